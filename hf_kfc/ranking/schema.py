@@ -1,0 +1,63 @@
+"""What a candidate-ranking example is, and the records it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import datasets
+
+__all__ = ["FEATURES", "Concept", "Mention"]
+
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "document": datasets.Value("string"),
+        "mention": datasets.Value("string"),
+        "left": datasets.Value("string"),
+        "right": datasets.Value("string"),
+        "candidate_ids": datasets.List(datasets.Value("string")),
+        "candidate_names": datasets.List(datasets.Value("string")),
+        "label": datasets.Value("int32"),
+    }
+)
+"""One example: a mention between its left and right context, the candidates (an id and a name
+each) and ``label``, the index of the gold candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """An entry of an ontology.
+
+    Args:
+        id: The ontology's identifier, for example ``"D003000"``.
+        name: The preferred name, the one a ranker is shown.
+        synonyms: Other names; retrieval searches them, a ranker is not shown them.
+    """
+
+    id: str
+    name: str
+    synonyms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The preferred name, then the synonyms."""
+        return (self.name, *self.synonyms)
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A span of text that refers to a concept.
+
+    Args:
+        document: Identifier of the document; no document may stand in two splits.
+        text: The span itself.
+        left: Text before the span (any length; builders cut it to the context width).
+        right: Text after the span.
+        concept: Identifier of the gold concept.
+    """
+
+    document: str
+    text: str
+    left: str
+    right: str
+    concept: str
