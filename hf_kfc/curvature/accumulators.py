@@ -1,0 +1,263 @@
+"""What is summed over examples for each layer, and the operator it becomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ..errors import CurvatureError
+from .capture import Use
+from .discovery import Layer
+from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
+from .positions import Positions
+
+__all__ = ["Accumulator", "LayerBatch", "Sharing", "make_accumulators", "rotate_accumulators"]
+
+
+class Sharing(StrEnum):
+    """How the positions at which one example uses a weight are treated."""
+
+    EXPAND = "expand"
+    REDUCE = "reduce"
+    AVERAGE = "average"
+
+
+class LayerBatch:
+    """One layer's tensors for one batch, all its uses side by side.
+
+    Args:
+        layer: The layer.
+        uses: Its calls in this forward pass.
+        positions: Of the batch.
+    """
+
+    def __init__(self, layer: Layer, uses: Sequence[Use], positions: Positions) -> None:
+        self.layer = layer
+        self.uses = uses
+        self.examples = positions.examples
+        self._positions = positions
+
+    @cached_property
+    def a(self) -> Tensor:
+        """Inputs [N, R, p]."""
+        rule = self.layer.rule
+        return torch.cat(
+            [
+                _wide(rule.inputs(u.module, u.unchanged_input(self.layer.name), self.examples))
+                for u in self.uses
+            ],
+            dim=1,
+        )
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Which positions count [N, R]."""
+        rule, name = self.layer.rule, self.layer.name
+        return torch.cat(
+            [self._positions.valid(rule.leading(u.module, u.output), name) for u in self.uses],
+            dim=1,
+        )
+
+    def set_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Take the gradients of the uses' outputs, in their order."""
+        self.g = torch.cat(
+            [
+                _wide(self.layer.rule.outputs(use.module, gradient, self.examples))
+                for use, gradient in zip(self.uses, gradients, strict=True)
+            ],
+            dim=1,
+        )
+        """Output gradients [N, R, q]."""
+
+
+class Accumulator(ABC):
+    """Sums of one layer over examples."""
+
+    @abstractmethod
+    def add_inputs(self, batch: LayerBatch) -> None:
+        """Add what depends on the inputs alone; called once per batch."""
+
+    @abstractmethod
+    def add_gradients(self, batch: LayerBatch) -> None:
+        """Add what depends on output gradients; called once per logit gradient."""
+
+    @abstractmethod
+    def totals(self) -> list[Tensor]:
+        """Return the tensors to be summed over processes."""
+
+    @abstractmethod
+    def operator(self, num_examples: int) -> Operator:
+        """Return the curvature, the mean over ``num_examples`` examples."""
+
+
+class SquaredGradients(Accumulator):
+    """Σ over examples of the squared per-example gradient, as it is or in an eigenbasis."""
+
+    def __init__(self, layer: Layer, basis: tuple[Tensor, Tensor] | None = None) -> None:
+        self.layer = layer
+        self.basis = basis
+        self.total = layer.zeros(*layer.shape)
+
+    def add_inputs(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_inputs`."""
+
+    def add_gradients(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_gradients`."""
+        a, g = batch.a, batch.g
+        if self.basis is not None:
+            U_A, U_G = self.basis
+            a, g = self.layer.rule.rotate_inputs(a, U_A), g @ U_G
+        self.layer.rule.add_squared_gradients(self.total, a, g)
+
+    def totals(self) -> list[Tensor]:
+        """See :meth:`Accumulator.totals`."""
+        return [self.total]
+
+    def operator(self, num_examples: int) -> Operator:
+        """See :meth:`Accumulator.operator`."""
+        mean = self.total / num_examples
+        return Diagonal(mean) if self.basis is None else KroneckerEigen(*self.basis, mean)
+
+
+class InputMoment:
+    """A of one layer, or of several that read the same inputs (query, key and value)."""
+
+    def __init__(self, leader: Layer, sharing: Sharing) -> None:
+        self.leader = leader
+        self.per_example = sharing is Sharing.REDUCE and not leader.rule.diagonal_inputs
+        p = leader.shape[1]
+        self.total = leader.zeros(p) if leader.rule.diagonal_inputs else leader.zeros(p, p)
+        self.positions = torch.zeros((), dtype=torch.float64, device=self.total.device)
+        self._read: list[int] = []
+        self._factor: Tensor | None = None
+
+    def add(self, batch: LayerBatch) -> None:
+        """Add a batch of the leader; make sure that another layer reads the same tensors."""
+        read = [id(use.x) for use in batch.uses]
+        if batch.layer is self.leader:
+            rule, p = self.leader.rule, self.leader.shape[1]
+            self.total += rule.input_moment(batch.a, batch.valid, p, self.per_example)
+            self.positions += batch.valid.sum()
+            self._read = read
+        elif read != self._read:
+            raise CurvatureError(
+                f"layers '{self.leader.name}' and '{batch.layer.name}' read the same inputs for "
+                "the first example but not for this batch; a model whose wiring depends on its "
+                "input is not supported"
+            )
+
+    @property
+    def count(self) -> float:
+        """Number of positions that were summed."""
+        return max(float(self.positions), 1.0)
+
+    def factor(self, num_examples: int) -> Tensor:
+        """Return A; the same tensor for every layer that shares it."""
+        if self._factor is None:
+            self._factor = self.total / (num_examples if self.per_example else self.count)
+        return self._factor
+
+
+class Factors(Accumulator):
+    """Σ a aᵀ and Σ g gᵀ of one layer."""
+
+    def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
+        self.layer = layer
+        self.moment = moment
+        self.sharing = sharing
+        q, _ = layer.shape
+        self.total = layer.zeros(q, q)
+
+    def add_inputs(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_inputs`."""
+        self.moment.add(batch)
+
+    def add_gradients(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_gradients`."""
+        g = batch.g.sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
+        self.total += g.T @ g
+
+    def totals(self) -> list[Tensor]:
+        """See :meth:`Accumulator.totals`."""
+        if self.moment.leader is not self.layer:
+            return [self.total]
+        return [self.total, self.moment.total, self.moment.positions]
+
+    def operator(self, num_examples: int) -> Kronecker:
+        """See :meth:`Accumulator.operator`."""
+        average = self.sharing is Sharing.AVERAGE
+        G = self.total / (self.moment.count if average else num_examples)
+        return Kronecker(self.moment.factor(num_examples), G)
+
+
+def make_accumulators(
+    layers: Sequence[Layer], uses: Mapping[str, Sequence[Use]], kind: str, sharing: str
+) -> dict[str, Accumulator]:
+    """Choose what to sum for every layer.
+
+    Args:
+        layers: The layers.
+        uses: Of one forward pass; layers that read the same tensors will share one A.
+        kind: ``diagonal``, or a Kronecker kind, which starts from the factors.
+        sharing: How positions are treated.
+
+    Returns:
+        One accumulator per layer name.
+    """
+    moments: dict[tuple[object, ...], InputMoment] = {}
+    accumulators: dict[str, Accumulator] = {}
+    for layer in layers:
+        if kind == "diagonal" or not layer.rule.has_factors:
+            accumulators[layer.name] = SquaredGradients(layer)
+            continue
+        key = (layer.rule, layer.shape[1], *(id(use.x) for use in uses[layer.name]))
+        moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing)))
+        accumulators[layer.name] = Factors(layer, moment, Sharing(sharing))
+    return accumulators
+
+
+def rotate_accumulators(
+    accumulators: Mapping[str, Accumulator], num_examples: int
+) -> dict[str, Accumulator]:
+    """Make the accumulators of EKFAC's second pass from the factors of the first.
+
+    Args:
+        accumulators: After the first pass; those without factors are left out.
+        num_examples: That were summed.
+
+    Returns:
+        Squared gradients in the eigenbasis of each layer's factors.
+    """
+    bases: dict[int, Tensor] = {}
+    rotated: dict[str, Accumulator] = {}
+    for name, accumulator in accumulators.items():
+        if isinstance(accumulator, Factors):
+            operator = accumulator.operator(num_examples)
+            for factor in (operator.A, operator.G):
+                if id(factor) not in bases:
+                    bases[id(factor)] = _eigenvectors(factor)
+            basis = bases[id(operator.A)], bases[id(operator.G)]
+            rotated[name] = SquaredGradients(accumulator.layer, basis)
+    return rotated
+
+
+def _eigenvectors(factor: Tensor) -> Tensor:
+    if factor.ndim == 1:
+        return factor.new_empty(0)
+    basis: Tensor = torch.linalg.eigh(factor).eigenvectors.contiguous()
+    if dist.is_initialized():  # processes on unlike machines may differ in signs and order
+        dist.broadcast(basis, src=0)
+    return basis
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Leave ids alone; bring half precision to float32 before it is summed."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

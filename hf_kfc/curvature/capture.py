@@ -1,0 +1,111 @@
+"""Inputs, outputs and output gradients of layers during one forward pass, by hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CurvatureError
+from .discovery import Layer
+from .positions import Positions
+
+__all__ = ["Use", "capture", "frozen"]
+
+
+@dataclass
+class Use:
+    """One call of one module.
+
+    Args:
+        module: The module.
+        x: Its input.
+        output: Its output, part of the graph that leads to the logits.
+    """
+
+    module: nn.Module
+    x: Tensor
+    output: Tensor
+
+    def __post_init__(self) -> None:
+        self._version = self.x._version
+
+    def unchanged_input(self, layer: str) -> Tensor:
+        """Return the input, after making sure that nothing wrote to it since.
+
+        Args:
+            layer: Name for the error.
+
+        Raises:
+            CurvatureError: The input was modified in place after the layer had read it.
+        """
+        if self.x._version != self._version:
+            raise CurvatureError(
+                f"the input of layer '{layer}' was modified in place after the layer had read it; "
+                "make that operation out of place"
+            )
+        return self.x.detach()
+
+
+@contextmanager
+def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str, list[Use]]]:
+    """Record every use of some layers during the forward passes inside the block.
+
+    The parameters should be :func:`frozen`: then the graph starts at the output of the first
+    recorded layer and no weight gradient is ever computed.
+
+    Args:
+        layers: The layers to record.
+        positions: Of the batch that is run.
+
+    Yields:
+        Uses by layer name, in the order of the calls.
+    """
+    uses: dict[str, list[Use]] = {layer.name: [] for layer in layers}
+
+    def record(
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Tensor,
+    ) -> Tensor:
+        x, output = positions.separate(args[0] if args else next(iter(kwargs.values())), output)
+        if torch.is_grad_enabled() and not output.requires_grad:
+            # Adding zero keeps the leaf apart, so that an in-place activation may follow.
+            output = output.detach().requires_grad_() + 0
+        uses[name].append(Use(module, x, output))
+        return output
+
+    handles = [
+        module.register_forward_hook(partial(record, layer.name), with_kwargs=True)
+        for layer in layers
+        for module in layer.modules.values()
+    ]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode without trainable parameters; restore both afterwards."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,286 @@
+"""The estimator: one pass over the data (two for EKFAC) from a model to its curvature."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from ..errors import CurvatureError
+from .accumulators import Accumulator, LayerBatch, Sharing, make_accumulators, rotate_accumulators
+from .blocks import Curvature
+from .capture import Use, capture, frozen
+from .discovery import Layer, find_layers
+from .objective import (
+    Forward,
+    Labels,
+    PositionMask,
+    default_forward,
+    default_position_mask,
+    logit_gradients,
+)
+from .positions import Positions
+
+__all__ = ["CurvatureArguments", "estimate_curvature"]
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("diagonal", "kronecker", "kronecker_eigen")
+
+
+@dataclass
+class CurvatureArguments:
+    """How the curvature of a finished task is estimated."""
+
+    curvature: str = field(
+        default="kronecker",
+        metadata={
+            "help": "Kind of curvature: 'diagonal' (EWC), 'kronecker' (KFC) or "
+            "'kronecker_eigen' (EKFAC, a second pass over the data).",
+            "choices": KINDS,
+        },
+    )
+    labels: str = field(
+        default="empirical",
+        metadata={
+            "help": "Labels of the Fisher: 'empirical' (the data's), 'sampled' (drawn from the "
+            "model) or 'exact' (expectation over the model, one backward pass per class).",
+            "choices": tuple(Labels),
+        },
+    )
+    sharing: str = field(
+        default="expand",
+        metadata={
+            "help": "How positions that share a weight are treated: 'expand', 'reduce' "
+            "(Eschenhagen et al. 2023) or 'average' (McInerney et al. 2021).",
+            "choices": tuple(Sharing),
+        },
+    )
+    ignore: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Parameters left to move freely: glob patterns of names or class names of "
+            "modules; 'LayerNorm' is the choice of McInerney et al. 2021."
+        },
+    )
+    max_curvature_examples: int | None = field(
+        default=None,
+        metadata={"help": "Estimate on a random part of the examples (default: all)."},
+    )
+    curvature_batch_size: int = field(
+        default=32,
+        metadata={"help": "Examples per forward pass and process; does not change the result."},
+    )
+    curvature_seed: int = field(
+        default=0, metadata={"help": "Seed of the random part and of the sampled labels."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.curvature not in KINDS:
+            raise CurvatureError(
+                f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
+            )
+        for name, kinds in (("labels", Labels), ("sharing", Sharing)):
+            value = getattr(self, name)
+            if value not in tuple(kinds):
+                raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
+        for name in ("max_curvature_examples", "curvature_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CurvatureError(f"{name} is {value}; give a positive number")
+
+
+def estimate_curvature(
+    model: nn.Module,
+    dataset: Any,
+    data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+    args: CurvatureArguments | None = None,
+    *,
+    forward: Forward = default_forward,
+    position_mask: PositionMask = default_position_mask,
+) -> Curvature:
+    """Estimate the Fisher of a model's loss on a data set, one operator per layer.
+
+    F = mean over examples of the outer product of the **per-example** gradient of the
+    log-likelihood. The model runs in evaluation mode, no weight gradient is computed (except,
+    per example, for diagonals), and the result depends neither on the batch size nor on the
+    number of processes: with ``torch.distributed`` initialised each process takes its share of
+    the examples and all return the same curvature.
+
+    Kronecker factors (Martens & Grosse 2015; Eschenhagen et al. 2023, arXiv:2311.00636), for
+    inputs a and output gradients g at the R positions of each of N examples:
+
+    * ``expand``: A = mean over positions of a aᵀ, G = mean over examples of Σ_r g_r g_rᵀ;
+    * ``reduce``: A = mean of ā āᵀ with ā the mean over positions, G = mean of (Σ_r g)(Σ_r g)ᵀ;
+    * ``average``: as ``expand``, but G is a mean over positions too (McInerney et al. 2021).
+
+    Layer normalisation always has a diagonal curvature.
+
+    Args:
+        model: At the parameters to be remembered; unwrapped (not DDP or FSDP).
+        dataset: Examples by index, with a length.
+        data_collator: Makes a batch of tensors of a list of examples.
+        args: Kind, labels, sharing, ignored parameters and sizes.
+        forward: Runs the model on a batch; the default expects a ``logits`` output.
+        position_mask: Says which positions of a batch count.
+
+    Returns:
+        The curvature, in float32 or the model's wider dtype, on the model's device.
+
+    Raises:
+        CurvatureError: A parameter without a rule, a layer never used, tensors that cannot be
+            assigned to examples, a sharded model, or an empty data set.
+
+    Example:
+        >>> import torch
+        >>> from transformers.modeling_outputs import SequenceClassifierOutput
+        >>> class Tiny(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = torch.nn.Linear(4, 3)
+        ...     def forward(self, x):
+        ...         return SequenceClassifierOutput(logits=self.head(x))
+        >>> data = [{"x": torch.randn(4), "labels": torch.tensor(1)} for _ in range(8)]
+        >>> curvature = estimate_curvature(Tiny(), data, torch.utils.data.default_collate)
+        >>> curvature.blocks[0].operator.A.shape
+        torch.Size([5, 5])
+    """
+    args = args or CurvatureArguments()
+    _refuse_wrapped(model)
+    layers, ignored = find_layers(model, args.ignore)
+    indices = _choose_examples(len(dataset), args)
+    run = _Run(model, dataset, data_collator, args, forward, position_mask, layers, indices)
+    with frozen(model):
+        accumulators = make_accumulators(layers, run.discover(), args.curvature, args.sharing)
+        run.accumulate(accumulators, "curvature")
+        if args.curvature == "kronecker_eigen":
+            rotated = rotate_accumulators(accumulators, len(indices))
+            run.accumulate(rotated, "eigenvalues")
+            accumulators |= rotated
+    blocks = tuple(layer.block(accumulators[layer.name].operator(len(indices))) for layer in layers)
+    return Curvature(blocks, len(indices), tuple(ignored))
+
+
+@dataclass
+class _Run:
+    """What all passes of one estimate have in common."""
+
+    model: nn.Module
+    dataset: Any
+    data_collator: Callable[[list[Any]], Mapping[str, Tensor]]
+    args: CurvatureArguments
+    forward: Forward
+    position_mask: PositionMask
+    layers: Sequence[Layer]
+    indices: Sequence[int]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def discover(self) -> dict[str, list[Use]]:
+        """Run one example to see which layers are used, how often, and on which inputs."""
+        batch = self._to_device(self.data_collator([self.dataset[self.indices[0]]]))
+        positions = Positions(self.position_mask(batch))
+        with torch.no_grad(), capture(self.layers, positions) as uses:
+            self.forward(self.model, batch)
+        if unused := [name for name, calls in uses.items() if not calls]:
+            raise CurvatureError(
+                f"layers {', '.join(unused)} were never called in the forward pass, so their "
+                "curvature is unknown; list their parameters in `ignore=[...]`"
+            )
+        return uses
+
+    def accumulate(self, accumulators: Mapping[str, Accumulator], what: str) -> None:
+        """Pass over this process's share of the data once, then sum over processes."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        mine = self.indices[rank::world]
+        with tqdm(total=len(mine), desc=what, unit="ex", disable=rank != 0) as bar:
+            for keys, batch in self._batches(mine):
+                self._accumulate_batch(accumulators, keys, batch)
+                bar.update(len(keys))
+        for accumulator in accumulators.values():
+            for total in accumulator.totals():
+                if world > 1:
+                    dist.all_reduce(total)
+
+    def _accumulate_batch(
+        self,
+        accumulators: Mapping[str, Accumulator],
+        keys: Sequence[int],
+        batch: Mapping[str, Tensor],
+    ) -> None:
+        positions = Positions(self.position_mask(batch))
+        if positions.examples != len(keys):
+            raise CurvatureError(
+                f"the position mask has {positions.examples} rows for a batch of {len(keys)} "
+                "examples; its first dimension must be the examples"
+            )
+        layers = [layer for layer in self.layers if layer.name in accumulators]
+        with torch.enable_grad(), capture(layers, positions) as uses:
+            outputs = self.forward(self.model, batch)
+        batches = [LayerBatch(layer, uses[layer.name], positions) for layer in layers]
+        wanted = [use.output for layer_batch in batches for use in layer_batch.uses]
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for layer_batch in batches:
+                accumulators[layer_batch.layer.name].add_inputs(layer_batch)
+            kind = Labels(self.args.labels)
+            for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
+                gradients = iter(
+                    torch.autograd.grad(
+                        outputs.logits,
+                        wanted,
+                        v.to(outputs.logits.dtype),
+                        retain_graph=kind is Labels.EXACT,
+                        materialize_grads=True,
+                    )
+                )
+                for layer_batch in batches:
+                    layer_batch.set_gradients([next(gradients) for _ in layer_batch.uses])
+                    accumulators[layer_batch.layer.name].add_gradients(layer_batch)
+
+    def _batches(
+        self, indices: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
+        size = self.args.curvature_batch_size
+        loader = DataLoader(
+            Subset(self.dataset, indices), batch_size=size, collate_fn=self.data_collator
+        )
+        for start, batch in zip(range(0, len(indices), size), loader, strict=True):
+            yield indices[start : start + size], self._to_device(batch)
+
+    def _to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _choose_examples(available: int, args: CurvatureArguments) -> list[int]:
+    if available == 0:
+        raise CurvatureError("the data set is empty; curvature needs at least one example")
+    wanted = args.max_curvature_examples
+    if wanted is None or wanted >= available:
+        return list(range(available))
+    generator = torch.Generator().manual_seed(args.curvature_seed)
+    chosen: list[int] = torch.randperm(available, generator=generator)[:wanted].tolist()
+    logger.info("curvature is estimated on %d of %d examples", wanted, available)
+    return sorted(chosen)
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    sharded = [name for name, p in model.named_parameters() if hasattr(p, "full_tensor")]
+    wrapper = type(model).__name__
+    if sharded or wrapper in (
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+        "DataParallel",
+    ):
+        raise CurvatureError(
+            f"the model is wrapped or sharded ({wrapper}); estimate on the unwrapped model, for "
+            "example after save_pretrained and from_pretrained"
+        )

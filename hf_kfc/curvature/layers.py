@@ -1,0 +1,230 @@
+"""One rule per kind of layer: how its inputs and output gradients become curvature.
+
+Shapes: N examples, R positions (uses of the weight) per example, p inputs (bias included),
+q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from .blocks import Layout
+
+__all__ = ["RULES", "LayerRule"]
+
+_CHUNK = 2**25  # elements of per-example gradients held at once: 128 MiB in float32
+
+
+class LayerRule(ABC):
+    """What the estimator asks of one kind of layer."""
+
+    layout: ClassVar[Layout]
+    has_factors: ClassVar[bool] = True
+    """Whether the layer has Kronecker factors; without, its curvature is always diagonal."""
+    diagonal_inputs: ClassVar[bool] = False
+    """Whether A is diagonal and kept as a vector."""
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """Say which setting of this module has no rule although its class has; None if all have."""
+        return None
+
+    @abstractmethod
+    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Bring a layer's input to [N, R, p], the constant 1 of the bias last."""
+
+    def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
+        """Bring a layer's output, or its gradient, to [N, R, q]."""
+        return g.reshape(examples, -1, g.shape[-1])
+
+    def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
+        """Return the shape of an output without its features."""
+        return tuple(output.shape[:-1])
+
+    def input_moment(self, a: Tensor, valid: Tensor, size: int, average: bool) -> Tensor:
+        """Sum a aᵀ over the positions that count, or over the per-example means of those.
+
+        Args:
+            a: Inputs [N, R, p].
+            valid: Which positions count [N, R].
+            size: p.
+            average: Average over the positions of an example first (``reduce``).
+
+        Returns:
+            Shape [p, p], or [p] if it is diagonal.
+        """
+        a = a * valid[..., None]
+        if average:
+            a = a.sum(1) / valid.sum(1).clamp(min=1)[:, None]
+        rows = a.reshape(-1, size)
+        return rows.T @ rows
+
+    def rotate_inputs(self, a: Tensor, basis: Tensor) -> Tensor:
+        """Express inputs in a basis given by its columns [p, p]."""
+        return a @ basis
+
+    def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
+        """Add the sum over examples of the squared per-example gradient, (Σ_r g_r a_rᵀ)².
+
+        Args:
+            total: Changed in place, [q, p].
+            a: Inputs [N, R, p].
+            g: Output gradients [N, R, q].
+        """
+        if a.shape[1] == 1:  # (g aᵀ)² = g² (a²)ᵀ
+            total += g[:, 0].square().T @ a[:, 0].square()
+            return
+        step = max(1, _CHUNK // (a.shape[-1] * g.shape[-1]))
+        for a_part, g_part in zip(torch.split(a, step), torch.split(g, step), strict=True):
+            total += (g_part.mT @ a_part).square().sum(0)
+
+
+class LinearRule(LayerRule):
+    """``nn.Linear``: weight [q, p]."""
+
+    layout = Layout.OUT_IN
+
+    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.inputs`."""
+        return _with_bias(module, x.reshape(examples, -1, x.shape[-1]))
+
+
+class Gpt2Conv1dRule(LinearRule):
+    """GPT-2's ``Conv1D``: a linear layer whose weight is stored [p, q]."""
+
+    layout = Layout.IN_OUT
+
+
+class ConvRule(LayerRule):
+    """``nn.Conv1d`` and ``nn.Conv2d`` (Grosse & Martens 2016): a position's input is its patch."""
+
+    layout = Layout.OUT_IN
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """See :meth:`LayerRule.refusal`."""
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        return f"groups={module.groups}" if module.groups != 1 else None
+
+    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.inputs`."""
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        x = functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        if isinstance(module, nn.Conv1d):  # unfold knows images only: one row of pixels
+            x, kernel, dilation, stride = x.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
+        patches = functional.unfold(x, kernel, dilation=dilation, stride=stride).mT
+        return _with_bias(module, patches.reshape(examples, -1, patches.shape[-1]))
+
+    def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.outputs`."""
+        return g.flatten(2).mT.reshape(examples, -1, g.shape[1])
+
+    def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
+        """See :meth:`LayerRule.leading`."""
+        return (output.shape[0], *output.shape[2:])
+
+
+class EmbeddingRule(LayerRule):
+    """``nn.Embedding``: the input is one-hot, so A is exactly the diagonal of token frequencies.
+
+    Inputs stay token ids [N, R] instead of one-hot rows. Under ``reduce`` A would be a full
+    [V, V] matrix of co-occurrences, so an embedding keeps the A of ``expand`` there.
+    """
+
+    layout = Layout.IN_OUT
+    diagonal_inputs = True
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """See :meth:`LayerRule.refusal`."""
+        for setting in ("max_norm", "scale_grad_by_freq"):
+            if value := getattr(module, setting):
+                return f"{setting}={value}"
+        return None
+
+    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Bring token ids to [N, R]; the padding token, which never learns, becomes -1."""
+        assert isinstance(module, nn.Embedding)
+        ids = x.reshape(examples, -1)
+        return ids if module.padding_idx is None else ids.masked_fill(ids == module.padding_idx, -1)
+
+    def input_moment(self, a: Tensor, valid: Tensor, size: int, average: bool) -> Tensor:
+        """Count the tokens at positions that count: the diagonal of Σ a aᵀ, shape [V]."""
+        return torch.bincount(a[valid & (a >= 0)], minlength=size)
+
+    def rotate_inputs(self, a: Tensor, basis: Tensor) -> Tensor:
+        """A is diagonal already: its eigenbasis is the identity."""
+        return a
+
+    def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
+        """Add the squared per-example gradient of every row; see the base class.
+
+        Args:
+            total: Changed in place, [q, V].
+            a: Token ids [N, R], -1 for tokens without gradient.
+            g: Output gradients [N, R, q].
+        """
+        counted = a >= 0
+        example = torch.arange(len(a), device=a.device)[:, None].expand_as(a)
+        # One gradient row per (example, token): a token seen twice adds up before it is squared.
+        pairs, row = torch.unique(
+            torch.stack([example[counted], a[counted]]), dim=1, return_inverse=True
+        )
+        rows = g.new_zeros(pairs.shape[1], g.shape[-1]).index_add_(0, row, g[counted])
+        total.index_add_(1, pairs[1], rows.square().T)
+
+
+class LayerNormRule(LayerRule):
+    """``nn.LayerNorm``: gain and bias act elementwise; the curvature is diagonal per example."""
+
+    layout = Layout.ELEMENTWISE
+    has_factors = False
+
+    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Return the normalised input [N, R, q], with a constant 1 for the bias: [N, R, q, p]."""
+        assert isinstance(module, nn.LayerNorm)
+        normalised = functional.layer_norm(x, module.normalized_shape, eps=module.eps)
+        a = self.outputs(module, normalised, examples)[..., None]
+        return a if module.bias is None else torch.cat([a, torch.ones_like(a)], dim=-1)
+
+    def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.outputs`."""
+        assert isinstance(module, nn.LayerNorm)
+        return g.reshape(examples, -1, torch.Size(module.normalized_shape).numel())
+
+    def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
+        """See :meth:`LayerRule.leading`."""
+        assert isinstance(module, nn.LayerNorm)
+        return tuple(output.shape[: -len(module.normalized_shape)])
+
+    def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
+        """Add the squared per-example gradient; see the base class.
+
+        Args:
+            total: Changed in place, [q, p].
+            a: Normalised inputs and ones [N, R, q, p].
+            g: Output gradients [N, R, q].
+        """
+        total += (g[..., None] * a).sum(1).square().sum(0)
+
+
+RULES: dict[type[nn.Module], LayerRule] = {
+    nn.Linear: LinearRule(),
+    Conv1D: Gpt2Conv1dRule(),
+    nn.Conv1d: ConvRule(),
+    nn.Conv2d: ConvRule(),
+    nn.Embedding: EmbeddingRule(),
+    nn.LayerNorm: LayerNormRule(),
+}
+"""Rules by exact class: a subclass may compute something else, so it needs a rule of its own."""
+
+
+def _with_bias(module: nn.Module, a: Tensor) -> Tensor:
+    if getattr(module, "bias", None) is None:
+        return a
+    return torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)

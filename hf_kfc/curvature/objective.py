@@ -1,0 +1,173 @@
+"""What is differentiated: the logits of a batch, and the gradients of its log-likelihood there.
+
+Every task is softmax cross-entropy, whose gradient at the logits is ``softmax(z) − onehot(y)``.
+Which ``y`` is the label kind; the estimator and the oracle share this file and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CurvatureError
+
+__all__ = [
+    "Forward",
+    "Labels",
+    "Outputs",
+    "PositionMask",
+    "default_forward",
+    "default_position_mask",
+    "logit_gradients",
+]
+
+
+class Labels(StrEnum):
+    """Whose labels the Fisher is taken over."""
+
+    EMPIRICAL = "empirical"
+    """The data's (McInerney et al. 2021, Eq. 3)."""
+    SAMPLED = "sampled"
+    """One drawn from the model's own distribution, the same for an example in every run."""
+    EXACT = "exact"
+    """The expectation over the model's own distribution: one backward pass per class."""
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives to the curvature.
+
+    Args:
+        logits: Shape [N, K] (one decision per example) or [N, T, K] (one per position); the
+            dtype's minimum where a class is not offered.
+        labels: Shape [N] or [N, T]; −100 where there is no decision.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+
+Forward = Callable[[nn.Module, Mapping[str, Tensor]], Outputs]
+PositionMask = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
+    """Say which positions of a batch count: the attended tokens of the offered candidates.
+
+    Args:
+        batch: Tensors by name: ``attention_mask`` [N, ..., T] and ``candidate_mask`` [N, C] are
+            used where they are; without ``attention_mask`` every position counts.
+
+    Returns:
+        Boolean tensor [N], [N, T] or [N, C, T].
+    """
+    if "attention_mask" not in batch:
+        return torch.ones(len(batch["labels"]), dtype=torch.bool, device=batch["labels"].device)
+    mask = batch["attention_mask"].bool()
+    if "candidate_mask" in batch:
+        mask = mask & batch["candidate_mask"].bool()[..., None]
+    return mask
+
+
+def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
+    """Run a Hugging Face model with a ``logits`` output.
+
+    Args:
+        model: Called with the batch less ``labels`` and ``candidate_mask``.
+        batch: Tensors by name; ``labels`` is required, ``candidate_mask`` [N, C] removes
+            candidates from the softmax.
+
+    Returns:
+        Logits and labels.
+
+    Raises:
+        CurvatureError: No labels, no logits, or logits that are not class scores of the labels.
+    """
+    inputs = dict(batch)
+    labels = inputs.pop("labels", None)
+    candidate_mask = inputs.pop("candidate_mask", None)
+    if labels is None:
+        raise CurvatureError(
+            f"the batch has no 'labels' (it has {', '.join(sorted(batch))}); "
+            "let the collator add them"
+        )
+    logits = getattr(model(**inputs), "logits", None)
+    if logits is None or logits.ndim != labels.ndim + 1 or logits.shape[-1] < 2:
+        shape = None if logits is None else list(logits.shape)
+        raise CurvatureError(
+            f"{type(model).__name__} gave logits of shape {shape} for labels of shape "
+            f"{list(labels.shape)}; curvature needs one score per class, so give `forward=` a "
+            "function that returns them"
+        )
+    if candidate_mask is not None:
+        logits = logits.masked_fill(~candidate_mask.bool(), torch.finfo(logits.dtype).min)
+    return Outputs(logits, labels)
+
+
+def logit_gradients(
+    outputs: Outputs, kind: Labels, keys: Sequence[int], seed: int
+) -> Iterator[Tensor]:
+    """Yield logit gradients V whose per-example outer products sum to the wanted Fisher.
+
+    For ``exact``, F = Σ_c p_c ∇log p_c ∇log p_cᵀ needs one V per class, scaled by √p_c; decisions
+    at different positions are independent, so each position has its own.
+
+    Args:
+        outputs: Of a forward pass.
+        kind: The label kind.
+        keys: A number per example that is the same in every run, whatever batch it is in.
+        seed: Of the sampled labels.
+
+    Yields:
+        Tensors shaped like the logits, without gradient.
+    """
+    logits = outputs.logits.detach()
+    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    decided = outputs.labels != -100
+    if kind is Labels.EMPIRICAL:
+        yield _residual(probabilities, outputs.labels.clamp(min=0), decided)
+    elif kind is Labels.SAMPLED:
+        yield _residual(probabilities, _sample(probabilities, keys, seed), decided)
+    else:
+        yield from _exact(probabilities, decided)
+
+
+def _residual(probabilities: Tensor, labels: Tensor, decided: Tensor) -> Tensor:
+    target = torch.zeros_like(probabilities).scatter_(-1, labels[..., None], 1.0)
+    return (probabilities - target) * decided[..., None]
+
+
+def _sample(probabilities: Tensor, keys: Sequence[int], seed: int) -> Tensor:
+    """Invert the cumulative distribution at uniforms that depend on seed and key alone."""
+    decisions = probabilities.shape[1:-1].numel()
+    uniform = torch.stack(
+        [
+            torch.rand(decisions, generator=torch.Generator().manual_seed(seed * 2**32 + key))
+            for key in keys
+        ]
+    ).reshape(probabilities.shape[:-1])
+    cumulative = probabilities.cumsum(-1)
+    threshold = uniform.to(cumulative) * cumulative[..., -1]
+    drawn = torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]
+    return drawn.clamp(max=probabilities.shape[-1] - 1)
+
+
+def _exact(probabilities: Tensor, decided: Tensor) -> Iterator[Tensor]:
+    classes = probabilities.shape[-1]
+    scaled = probabilities.sqrt() * decided[..., None]
+    for label in range(classes):
+        if not bool(scaled[..., label].any()):
+            continue
+        residual = probabilities.clone()
+        residual[..., label] -= 1.0
+        residual = residual * scaled[..., label, None]
+        if residual.ndim == 2:
+            yield residual
+            continue
+        for position in range(residual.shape[1]):
+            alone = torch.zeros_like(residual)
+            alone[:, position] = residual[:, position]
+            yield alone
