@@ -1,0 +1,44 @@
+"""A Trainer for candidate lists of uneven length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+
+from .loss import masked_logits, ranking_loss
+
+__all__ = ["RankingTrainer"]
+
+
+class RankingTrainer(Trainer):
+    """A Trainer whose batches may carry a ``candidate_mask``.
+
+    Encoders with a multiple-choice head do not know the mask (BERT takes it and ignores it), so
+    the padded candidates are taken out of the softmax here. Batches without a mask are trained
+    on as in the Trainer.
+    """
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the mean cross entropy of the gold candidates that are really there.
+
+        Args:
+            model: The (wrapped) model.
+            inputs: The batch.
+            return_outputs: Whether to return the model's outputs too.
+            num_items_in_batch: As in the Trainer.
+        """
+        if "candidate_mask" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        features = {k: v for k, v in inputs.items() if k not in ("candidate_mask", "labels")}
+        outputs = model(**features)
+        outputs["logits"] = masked_logits(outputs["logits"], inputs["candidate_mask"])
+        loss = ranking_loss(outputs["logits"], inputs["labels"])
+        return (loss, outputs) if return_outputs else loss

@@ -1,0 +1,242 @@
+"""``ConsolidationTrainer``: the Trainer whose loss remembers earlier tasks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+
+from ..errors import ConsolidationError
+from ..priors import ConsolidationPrior
+from ..ranking.trainer import RankingTrainer
+from .arguments import ConsolidationArguments
+from .penalty import ConsolidationPenalty, bayesian_strength
+
+__all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class ConsolidationMixin(_Base):
+    """Adds the consolidation penalty to the ``compute_loss`` of any Trainer subclass.
+
+    Put it before the Trainer: ``class MyTrainer(ConsolidationMixin, Seq2SeqTrainer)``. The total
+    loss of an optimizer step is ``mean task loss + Σ_i λ_i Δᵀ F_i Δ`` (McInerney et al. 2021,
+    Eq. 4): the penalty enters once per optimizer step, whatever the gradient accumulation and
+    the number of processes, and never in evaluation. It is logged as ``penalty`` and
+    ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``.
+
+    Args:
+        args: Positional arguments of the Trainer.
+        priors: One for each earlier task; none gives plain fine-tuning.
+        kwargs: Keyword arguments of the Trainer; ``args`` must be ConsolidationArguments.
+
+    Raises:
+        PriorError: A prior does not fit the model.
+        ConsolidationError: Strengths that do not match the priors, or a set-up under which the
+            penalty would be wrong (DeepSpeed ZeRO-3, FSDP1, ``compute_loss_func``).
+    """
+
+    # The task loss is a mean over the micro-batch, which the Trainer divides by the number of
+    # accumulated ones; it would guess wrongly for heads whose forward takes **kwargs.
+    loss_is_scaled_for_ga = False
+    args: ConsolidationArguments
+
+    def __init__(
+        self, *args: Any, priors: Sequence[ConsolidationPrior] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.priors = list(priors)
+        if not isinstance(self.args, ConsolidationArguments):
+            raise ConsolidationError(
+                f"args is {type(self.args).__name__}; give ConsolidationArguments"
+            )
+        self._refuse_unsupported()
+        for prior in self.priors:
+            prior.check(cast(nn.Module, self.model))
+        self.strengths = self._resolve_strengths()
+        self.add_callback(_ConsolidationState(self._identity()))
+        self._penalty: ConsolidationPenalty | None = None
+        self._penalty_sum: Tensor | None = None
+        self._penalty_steps = 0
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train as the Trainer does; a checkpoint must come from the same priors and strengths.
+
+        Args:
+            resume_from_checkpoint: As in the Trainer.
+            trial: As in the Trainer.
+            ignore_keys_for_eval: As in the Trainer.
+
+        Raises:
+            ConsolidationError: The checkpoint was started with other priors or strengths.
+        """
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
+        if isinstance(checkpoint, str):
+            self._refuse_other_priors(Path(checkpoint) / TRAINER_STATE_NAME)
+        self._penalty = None  # wrapping may give the model new parameters
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the task loss, plus the penalty in the last micro-batch of an optimizer step.
+
+        Args:
+            model: The (wrapped) model.
+            inputs: The batch.
+            return_outputs: Whether to return the model's outputs too.
+            num_items_in_batch: As in the Trainer.
+        """
+        wanted = self.priors and model.training and self.accelerator.sync_gradients
+        if wanted and self._penalty is None:
+            # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
+            self._penalty = ConsolidationPenalty(
+                self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+                self.priors,
+                self.strengths,
+                self.args.damping,
+            )
+        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not wanted:
+            return result
+        assert self._penalty is not None
+        loss, outputs = result if return_outputs else (result, None)
+        penalty, per_prior = self._penalty()
+        self._log_penalty(per_prior)
+        # training_step divides what it gets by the number of accumulated micro-batches.
+        loss = loss + penalty.to(loss.device) * self.current_gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the penalty's values to the training log.
+
+        Args:
+            logs: Values to log.
+            start_time: Start of training.
+        """
+        if "loss" in logs and self._penalty_steps and self._penalty_sum is not None:
+            means = (self._penalty_sum / self._penalty_steps).tolist()
+            logs["penalty"] = sum(means)
+            logs["task_loss"] = logs["loss"] - logs["penalty"]
+            logs |= {f"penalty_{task}": v for task, v in zip(self._names(), means, strict=True)}
+            self._penalty_sum, self._penalty_steps = None, 0
+        super().log(logs, start_time)
+
+    def _log_penalty(self, per_prior: Tensor) -> None:
+        # Summed on the device: reading a value here would wait for it in every step.
+        previous = self._penalty_sum
+        self._penalty_sum = per_prior if previous is None else previous + per_prior
+        self._penalty_steps += 1
+
+    def _names(self) -> list[str]:
+        """Task names, numbered where two priors have the same."""
+        count = Counter(prior.task for prior in self.priors)
+        return [
+            prior.task if count[prior.task] == 1 else f"{prior.task}_{i}"
+            for i, prior in enumerate(self.priors)
+        ]
+
+    def _resolve_strengths(self) -> list[float]:
+        given = self.args.strengths
+        if given is None:
+            new = len(cast(Sized, self.train_dataset)) if self.train_dataset is not None else 0
+            return [bayesian_strength(prior, new) for prior in self.priors]
+        if len(given) == 1:
+            return given * len(self.priors)
+        if len(given) != len(self.priors):
+            raise ConsolidationError(
+                f"{len(given)} strengths were given for {len(self.priors)} priors; give one for "
+                "all or one for each"
+            )
+        return given
+
+    def _refuse_unsupported(self) -> None:
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if self.compute_loss_func is not None:
+            problem = "compute_loss_func scales the loss itself; override compute_loss instead"
+        elif not self.priors:
+            return
+        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
+        elif plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
+            problem = "FSDP1 flattens the parameters; use fsdp_version=2"
+        else:
+            return
+        raise ConsolidationError(f"the penalty would be wrong: {problem}")
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be continued."""
+        return {
+            "priors": [
+                {"task": prior.task, "fingerprint": prior.fingerprint, "strength": strength}
+                for prior, strength in zip(self.priors, self.strengths, strict=True)
+            ],
+            "damping": self.args.damping if self.priors else None,
+        }
+
+    def _refuse_other_priors(self, state_file: Path) -> None:
+        if not state_file.is_file():
+            return  # the Trainer says what is wrong with the checkpoint
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
+        if saved.get("attributes", {}).get("identity") != self._identity():
+            was = [
+                p["task"] for p in saved.get("attributes", {}).get("identity", {}).get("priors", [])
+            ]
+            raise ConsolidationError(
+                f"{state_file.parent} was started with other priors, strengths or damping "
+                f"(priors of: {', '.join(was) or 'none'}); resume with the same ones or start anew"
+            )
+
+
+class _ConsolidationState(TrainerCallback, ExportableState):
+    """Keeps in every checkpoint which penalty it was trained with."""
+
+    def __init__(self, identity: dict[str, Any]) -> None:
+        self.identity = identity
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
+
+
+class ConsolidationTrainer(ConsolidationMixin, RankingTrainer):
+    """A Trainer that learns a new task while holding on to earlier ones.
+
+    Batches may carry a ``candidate_mask``; see
+    :class:`~hf_kfc.ranking.trainer.RankingTrainer`. See :class:`ConsolidationMixin` for what it
+    adds and raises.
+
+    Example:
+        >>> trainer = ConsolidationTrainer(  # doctest: +SKIP
+        ...     model,
+        ...     ConsolidationArguments("runs/tier2", strengths=[0.5], damping=0.1),
+        ...     priors=[ConsolidationPrior.from_pretrained("runs/tier1/prior")],
+        ...     train_dataset=train,
+        ...     data_collator=collator,
+        ... )
+    """
