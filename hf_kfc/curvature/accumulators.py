@@ -64,12 +64,16 @@ class LayerBatch:
             dim=1,
         )
 
-    def set_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Take the gradients of the uses' outputs, in their order."""
+    def set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take the gradients of the uses' outputs, in their order; None is zero."""
+        filled = [
+            torch.zeros_like(use.output) if gradient is None else gradient
+            for use, gradient in zip(self.uses, gradients, strict=True)
+        ]
         self.g = torch.cat(
             [
                 _wide(self.layer.rule.outputs(use.module, gradient, self.examples))
-                for use, gradient in zip(self.uses, gradients, strict=True)
+                for use, gradient in zip(self.uses, filled, strict=True)
             ],
             dim=1,
         )
@@ -148,7 +152,7 @@ class InputMoment:
         elif read != self._read:
             raise CurvatureError(
                 f"layers '{self.leader.name}' and '{batch.layer.name}' read the same inputs for "
-                "the first example but not for this batch; a model whose wiring depends on its "
+                "the first examples but not for this batch; a model whose wiring depends on its "
                 "input is not supported"
             )
 
@@ -216,7 +220,9 @@ def make_accumulators(
         if kind == "diagonal" or not layer.rule.has_factors:
             accumulators[layer.name] = SquaredGradients(layer)
             continue
-        key = (layer.rule, layer.shape[1], *(id(use.x) for use in uses[layer.name]))
+        calls = uses[layer.name]
+        read = tuple((id(use.x), layer.rule.reading(use.module)) for use in calls)
+        key = (layer.rule, layer.shape[1], read)
         moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing)))
         accumulators[layer.name] = Factors(layer, moment, Sharing(sharing))
     return accumulators

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..errors import CurvatureError
 from .discovery import Layer
@@ -25,12 +26,14 @@ class Use:
     Args:
         module: The module.
         x: Its input.
-        output: Its output, part of the graph that leads to the logits.
+        output: Its output as the model reads it; an in-place activation may write to it.
+        edge: Where the gradient of the output arrives; None without a graph.
     """
 
     module: nn.Module
     x: Tensor
     output: Tensor
+    edge: GradientEdge | None
 
     def __post_init__(self) -> None:
         self._version = self.x._version
@@ -76,10 +79,13 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         output: Tensor,
     ) -> Tensor:
         x, output = positions.separate(args[0] if args else next(iter(kwargs.values())), output)
-        if torch.is_grad_enabled() and not output.requires_grad:
-            # Adding zero keeps the leaf apart, so that an in-place activation may follow.
-            output = output.detach().requires_grad_() + 0
-        uses[name].append(Use(module, x, output))
+        edge = None
+        if torch.is_grad_enabled():
+            own = output if output.requires_grad else output.detach().requires_grad_()
+            edge = get_gradient_edge(own)
+            # The model goes on with a copy: an in-place activation leaves the edge where it is.
+            output = own.clone()
+        uses[name].append(Use(module, x, output, edge))
         return output
 
     handles = [

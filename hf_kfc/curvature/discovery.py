@@ -143,7 +143,11 @@ def _layer(modules: dict[str, nn.Module], names: dict[int, str], ignored: set[st
         return "tied between " + " and ".join(modules) + ", which do not share all parameters"
     (parameter_names,) = owned
     module = next(iter(modules.values()))
-    if refusal := rule.refusal(module):
+    extra = sorted(
+        {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}
+    )
+    refusal = f"parameters {', '.join(extra)} added to it" if extra else rule.refusal(module)
+    if refusal:
         return f"{kind.__name__} with {refusal}"
     if len({p.requires_grad for p in module.parameters()}) > 1 or ignored & set(parameter_names):
         return "only a part of its layer's parameters is trainable and not ignored"

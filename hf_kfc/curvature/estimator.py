@@ -155,6 +155,11 @@ def estimate_curvature(
     args = args or CurvatureArguments()
     _refuse_wrapped(model)
     layers, ignored = find_layers(model, args.ignore)
+    if not layers:
+        raise CurvatureError(
+            f"{type(model).__name__} has no trainable parameter outside `ignore`, so there is no "
+            "curvature to estimate; make some trainable"
+        )
     indices = _choose_examples(len(dataset), args)
     run = _Run(model, dataset, data_collator, args, forward, position_mask, layers, indices)
     with frozen(model):
@@ -162,7 +167,8 @@ def estimate_curvature(
         run.accumulate(accumulators, "curvature")
         if args.curvature == "kronecker_eigen":
             rotated = rotate_accumulators(accumulators, len(indices))
-            run.accumulate(rotated, "eigenvalues")
+            if rotated:
+                run.accumulate(rotated, "eigenvalues")
             accumulators |= rotated
     blocks = tuple(layer.block(accumulators[layer.name].operator(len(indices))) for layer in layers)
     return Curvature(blocks, len(indices), tuple(ignored))
@@ -186,17 +192,44 @@ class _Run:
         return next(self.model.parameters()).device
 
     def discover(self) -> dict[str, list[Use]]:
-        """Run one example to see which layers are used, how often, and on which inputs."""
-        batch = self._to_device(self.data_collator([self.dataset[self.indices[0]]]))
-        positions = Positions(self.position_mask(batch))
-        with torch.no_grad(), capture(self.layers, positions) as uses:
-            self.forward(self.model, batch)
+        """Run two examples to see which layers are used, how often, on what, and if separately."""
+        chosen = self.indices[: min(2, self.args.curvature_batch_size)]
+        batch = self._to_device(self.data_collator([self.dataset[index] for index in chosen]))
+        positions = self._positions(batch, len(chosen))
+        with torch.enable_grad(), capture(self.layers, positions) as uses:
+            outputs = self.forward(self.model, batch)
         if unused := [name for name, calls in uses.items() if not calls]:
             raise CurvatureError(
                 f"layers {', '.join(unused)} were never called in the forward pass, so their "
                 "curvature is unknown; list their parameters in `ignore=[...]`"
             )
+        self._refuse_mixing(outputs.logits, uses, positions)
         return uses
+
+    def _refuse_mixing(
+        self, logits: Tensor, uses: Mapping[str, list[Use]], positions: Positions
+    ) -> None:
+        """Make sure that the first example's logits depend on no row of another example.
+
+        A shape alone does not tell ``[examples, tokens]`` from ``[tokens, examples]``, or from
+        ``[tokens]`` computed once for all examples.
+        """
+        first = torch.zeros_like(logits)
+        first[0] = torch.arange(1, logits.shape[-1] + 1)
+        calls = [(layer, use) for layer in self.layers for use in uses[layer.name] if use.edge]
+        edges = [use.edge for _, use in calls if use.edge]
+        gradients = torch.autograd.grad(logits, edges, first, allow_unused=True)
+        for (layer, use), gradient in zip(calls, gradients, strict=True):
+            rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
+            if gradient is None or (
+                rows % positions.examples == 0
+                and not layer.rule.outputs(use.module, gradient, positions.examples)[1:].any()
+            ):
+                continue
+            raise CurvatureError(
+                f"the output of layer '{layer.name}', of shape {list(use.output.shape)}, is not "
+                "separate for each example of a batch; estimate with curvature_batch_size=1"
+            )
 
     def accumulate(self, accumulators: Mapping[str, Accumulator], what: str) -> None:
         """Pass over this process's share of the data once, then sum over processes."""
@@ -217,17 +250,17 @@ class _Run:
         keys: Sequence[int],
         batch: Mapping[str, Tensor],
     ) -> None:
-        positions = Positions(self.position_mask(batch))
-        if positions.examples != len(keys):
-            raise CurvatureError(
-                f"the position mask has {positions.examples} rows for a batch of {len(keys)} "
-                "examples; its first dimension must be the examples"
-            )
+        positions = self._positions(batch, len(keys))
         layers = [layer for layer in self.layers if layer.name in accumulators]
         with torch.enable_grad(), capture(layers, positions) as uses:
             outputs = self.forward(self.model, batch)
+        if unused := [name for name, calls in uses.items() if not calls]:
+            raise CurvatureError(
+                f"layers {', '.join(unused)} were called for the first examples but not for this "
+                "batch; a model whose wiring depends on its input is not supported"
+            )
         batches = [LayerBatch(layer, uses[layer.name], positions) for layer in layers]
-        wanted = [use.output for layer_batch in batches for use in layer_batch.uses]
+        edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer_batch in batches:
                 accumulators[layer_batch.layer.name].add_inputs(layer_batch)
@@ -236,15 +269,26 @@ class _Run:
                 gradients = iter(
                     torch.autograd.grad(
                         outputs.logits,
-                        wanted,
+                        edges,
                         v.to(outputs.logits.dtype),
                         retain_graph=kind is Labels.EXACT,
-                        materialize_grads=True,
+                        allow_unused=True,
                     )
                 )
                 for layer_batch in batches:
-                    layer_batch.set_gradients([next(gradients) for _ in layer_batch.uses])
+                    layer_batch.set_gradients(
+                        [None if u.edge is None else next(gradients) for u in layer_batch.uses]
+                    )
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
+
+    def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
+        positions = Positions(self.position_mask(batch))
+        if positions.examples != examples:
+            raise CurvatureError(
+                f"the position mask has {positions.examples} rows for a batch of {examples} "
+                "examples; its first dimension must be the examples"
+            )
+        return positions
 
     def _batches(
         self, indices: Sequence[int]

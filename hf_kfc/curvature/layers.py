@@ -34,6 +34,10 @@ class LayerRule(ABC):
         """Say which setting of this module has no rule although its class has; None if all have."""
         return None
 
+    def reading(self, module: nn.Module) -> tuple[object, ...]:
+        """Return the settings that :meth:`inputs` depends on, to tell who shares an A."""
+        return (getattr(module, "bias", None) is not None,)
+
     @abstractmethod
     def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring a layer's input to [N, R, p], the constant 1 of the bias last."""
@@ -110,6 +114,13 @@ class ConvRule(LayerRule):
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         return f"groups={module.groups}" if module.groups != 1 else None
 
+    def reading(self, module: nn.Module) -> tuple[object, ...]:
+        """See :meth:`LayerRule.reading`."""
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        padding = (*module._reversed_padding_repeated_twice, module.padding_mode)
+        patch = (module.kernel_size, module.stride, module.dilation)
+        return (*super().reading(module), *patch, *padding)
+
     def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """See :meth:`LayerRule.inputs`."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
@@ -146,6 +157,10 @@ class EmbeddingRule(LayerRule):
             if value := getattr(module, setting):
                 return f"{setting}={value}"
         return None
+
+    def reading(self, module: nn.Module) -> tuple[object, ...]:
+        """See :meth:`LayerRule.reading`."""
+        return (module.padding_idx,)
 
     def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring token ids to [N, R]; the padding token, which never learns, becomes -1."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from random import Random
 from typing import NamedTuple
 
 import torch
@@ -59,13 +60,19 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         batch: Tensors by name: ``attention_mask`` [N, ..., T] and ``candidate_mask`` [N, C] are
-            used where they are; without ``attention_mask`` every position counts.
+            used where they are; without both every position counts.
 
     Returns:
-        Boolean tensor [N], [N, T] or [N, C, T].
+        Boolean tensor [N], [N, C], [N, T] or [N, C, T].
+
+    Raises:
+        CurvatureError: Neither mask, and no labels to count the examples by.
     """
     if "attention_mask" not in batch:
-        return torch.ones(len(batch["labels"]), dtype=torch.bool, device=batch["labels"].device)
+        if "candidate_mask" in batch:
+            return batch["candidate_mask"].bool()
+        labels = _labels(batch)
+        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     mask = batch["attention_mask"].bool()
     if "candidate_mask" in batch:
         mask = mask & batch["candidate_mask"].bool()[..., None]
@@ -87,15 +94,11 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         CurvatureError: No labels, no logits, or logits that are not class scores of the labels.
     """
     inputs = dict(batch)
-    labels = inputs.pop("labels", None)
+    labels = _labels(inputs)
+    del inputs["labels"]
     candidate_mask = inputs.pop("candidate_mask", None)
-    if labels is None:
-        raise CurvatureError(
-            f"the batch has no 'labels' (it has {', '.join(sorted(batch))}); "
-            "let the collator add them"
-        )
     logits = getattr(model(**inputs), "logits", None)
-    if logits is None or logits.ndim != labels.ndim + 1 or logits.shape[-1] < 2:
+    if logits is None or logits.shape[:-1] != labels.shape or logits.shape[-1] < 2:
         shape = None if logits is None else list(logits.shape)
         raise CurvatureError(
             f"{type(model).__name__} gave logits of shape {shape} for labels of shape "
@@ -123,16 +126,40 @@ def logit_gradients(
 
     Yields:
         Tensors shaped like the logits, without gradient.
+
+    Raises:
+        CurvatureError: Logits and labels do not fit each other or the examples.
     """
     logits = outputs.logits.detach()
-    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    if logits.shape[:-1] != outputs.labels.shape or len(logits) != len(keys):
+        raise CurvatureError(
+            f"logits of shape {list(logits.shape)} and labels of shape "
+            f"{list(outputs.labels.shape)} are no scores of {len(keys)} examples; `forward=` must "
+            "return [N, K] and [N], or [N, T, K] and [N, T]"
+        )
     decided = outputs.labels != -100
+    wrong = decided & ((outputs.labels < 0) | (outputs.labels >= logits.shape[-1]))
+    if bool(wrong.any()):
+        raise CurvatureError(
+            f"label {int(outputs.labels[wrong][0])} is out of range for {logits.shape[-1]} classes; "
+            "use -100 where there is no decision"
+        )
+    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
     if kind is Labels.EMPIRICAL:
         yield _residual(probabilities, outputs.labels.clamp(min=0), decided)
     elif kind is Labels.SAMPLED:
         yield _residual(probabilities, _sample(probabilities, keys, seed), decided)
     else:
         yield from _exact(probabilities, decided)
+
+
+def _labels(batch: Mapping[str, Tensor]) -> Tensor:
+    if batch.get("labels") is None:
+        raise CurvatureError(
+            f"the batch has no 'labels' (it has {', '.join(sorted(batch))}); "
+            "let the collator add them"
+        )
+    return batch["labels"]
 
 
 def _residual(probabilities: Tensor, labels: Tensor, decided: Tensor) -> Tensor:
@@ -142,13 +169,11 @@ def _residual(probabilities: Tensor, labels: Tensor, decided: Tensor) -> Tensor:
 
 def _sample(probabilities: Tensor, keys: Sequence[int], seed: int) -> Tensor:
     """Invert the cumulative distribution at uniforms that depend on seed and key alone."""
-    decisions = probabilities.shape[1:-1].numel()
-    uniform = torch.stack(
-        [
-            torch.rand(decisions, generator=torch.Generator().manual_seed(seed * 2**32 + key))
-            for key in keys
-        ]
-    ).reshape(probabilities.shape[:-1])
+    decisions = range(probabilities.shape[1:-1].numel())
+    # Not torch's generator: on a CPU it uses only the lower 32 bits of its seed.
+    generators = [Random(f"{seed} {key}") for key in keys]
+    uniform = torch.tensor([[generator.random() for _ in decisions] for generator in generators])
+    uniform = uniform.reshape(probabilities.shape[:-1])
     cumulative = probabilities.cumsum(-1)
     threshold = uniform.to(cumulative) * cumulative[..., -1]
     drawn = torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]

@@ -243,7 +243,7 @@ def _wrong_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> list[str]
 
 def _negative(name: str, tensor: Tensor) -> list[str]:
     lowest = float(tensor.min()) if tensor.numel() else 0.0
-    return [f"{name} has a negative entry ({lowest:.3g})"] if lowest < 0 else []
+    return [] if lowest >= 0 else [f"{name} has a negative entry ({lowest:.3g})"]
 
 
 def _bad_factor(name: str, factor: Tensor, size: int) -> list[str]:
@@ -251,6 +251,9 @@ def _bad_factor(name: str, factor: Tensor, size: int) -> list[str]:
         return _wrong_shape(name, factor, (size,)) or _negative(name, factor)
     if wrong := _wrong_shape(name, factor, (size, size)):
         return wrong
+    factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
+    if not bool(factor.isfinite().all()):
+        return [f"{name} has entries that are not finite"]
     scale = float(factor.abs().max())
     asymmetry = float((factor - factor.T).abs().max())
     if asymmetry > _ASYMMETRIC * scale:

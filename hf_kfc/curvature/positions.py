@@ -84,8 +84,8 @@ class Positions:
             return torch.ones(shape, dtype=torch.bool, device=self.mask.device)
         raise CurvatureError(
             f"the output of layer '{layer}' has leading dimensions {list(leading)}, which fit no "
-            f"level of the position mask {list(self.mask.shape)}; give `forward=` a function that "
-            "returns the mask of this model"
+            f"level of the position mask {list(self.mask.shape)}; give `position_mask=` a function "
+            "that returns the mask of this model"
         )
 
 

@@ -54,6 +54,8 @@ class Mention:
         left: Text before the span (any length; builders cut it to the context width).
         right: Text after the span.
         concept: Identifier of the gold concept.
+        key: What tells the mention from the others of its document, for example its offsets;
+            empty: its number in the document.
     """
 
     document: str
@@ -61,3 +63,4 @@ class Mention:
     left: str
     right: str
     concept: str
+    key: str = ""

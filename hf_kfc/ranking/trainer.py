@@ -16,9 +16,20 @@ class RankingTrainer(Trainer):
     """A Trainer whose batches may carry a ``candidate_mask``.
 
     Encoders with a multiple-choice head do not know the mask (BERT takes it and ignores it), so
-    the padded candidates are taken out of the softmax here. Batches without a mask are trained
-    on as in the Trainer.
+    the padded candidates are taken out of the softmax here. The loss is a mean over the
+    micro-batch with or without a mask, and is scaled as one: the Trainer would multiply that of
+    an encoder by the accumulated micro-batches and the processes (transformers#47688).
+
+    Args:
+        args: Positional arguments of the Trainer.
+        kwargs: Keyword arguments of the Trainer.
     """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self,

@@ -41,8 +41,7 @@ class ConsolidationPenalty:
     """Σ_i λ_i Σ_blocks ⟨Δ, F_i·Δ⟩ with Δ = θ − θ*_i, of a model's present parameters.
 
     The parameters are taken once, here. Under FSDP2 the penalty must be made after wrapping and
-    before the first forward: later the module's parameters are temporary unsharded copies, whose
-    gradients are lost.
+    outside of forward and backward, where the module's parameters are temporary unsharded copies.
 
     Args:
         model: The model to be trained; unwrapped names, parameters may be FSDP2's DTensors.
@@ -60,7 +59,7 @@ class ConsolidationPenalty:
     ) -> None:
         named = dict(model.named_parameters())
         covered = {name for prior in priors for name in prior.anchor}
-        self._parameters = {n: p for n, p in named.items() if n in covered and p.requires_grad}
+        self._parameters = {n: p for n, p in named.items() if n in covered}
         self._terms = [
             _Term(prior, strength, damping, named)
             for prior, strength in zip(priors, strengths, strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -68,7 +69,8 @@ class ConsolidationMixin(_Base):
         for prior in self.priors:
             prior.check(cast(nn.Module, self.model))
         self.strengths = self._resolve_strengths()
-        self.add_callback(_ConsolidationState(self._identity()))
+        if self.priors:
+            self.add_callback(_ConsolidationState(self._identity()))
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
@@ -92,9 +94,12 @@ class ConsolidationMixin(_Base):
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
-        if isinstance(checkpoint, str):
+        if checkpoint:
             self._refuse_other_priors(Path(checkpoint) / TRAINER_STATE_NAME)
+        if self.accelerator.num_processes > 1:
+            self._undo_evaluation()
         self._penalty = None  # wrapping may give the model new parameters
+        self._penalty_sum, self._penalty_steps = None, 0
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def compute_loss(
@@ -112,7 +117,8 @@ class ConsolidationMixin(_Base):
             return_outputs: Whether to return the model's outputs too.
             num_items_in_batch: As in the Trainer.
         """
-        wanted = self.priors and model.training and self.accelerator.sync_gradients
+        training = self.is_in_train and model.training  # it also evaluates while it trains
+        wanted = self.priors and training and self.accelerator.sync_gradients
         if wanted and self._penalty is None:
             # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
             self._penalty = ConsolidationPenalty(
@@ -147,6 +153,19 @@ class ConsolidationMixin(_Base):
             self._penalty_sum, self._penalty_steps = None, 0
         super().log(logs, start_time)
 
+    def _undo_evaluation(self) -> None:
+        """Undo what an evaluation before training does to the model in several processes.
+
+        It marks the model as prepared, so that accelerate would not wrap it in DDP and every
+        process would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that
+        the optimizer would step on temporary copies.
+        """
+        assert isinstance(self.model, nn.Module)
+        vars(self.model).pop("_is_accelerate_prepared", None)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
     def _log_penalty(self, per_prior: Tensor) -> None:
         # Summed on the device: reading a value here would wait for it in every step.
         previous = self._penalty_sum
@@ -164,7 +183,7 @@ class ConsolidationMixin(_Base):
     def _resolve_strengths(self) -> list[float]:
         given = self.args.strengths
         if given is None:
-            new = len(cast(Sized, self.train_dataset)) if self.train_dataset is not None else 0
+            new = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else 0
             return [bayesian_strength(prior, new) for prior in self.priors]
         if len(given) == 1:
             return given * len(self.priors)
@@ -204,10 +223,9 @@ class ConsolidationMixin(_Base):
             return  # the Trainer says what is wrong with the checkpoint
         state = json.loads(state_file.read_text(encoding="utf-8"))
         saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
-        if saved.get("attributes", {}).get("identity") != self._identity():
-            was = [
-                p["task"] for p in saved.get("attributes", {}).get("identity", {}).get("priors", [])
-            ]
+        identity = saved.get("attributes", {}).get("identity", {"priors": [], "damping": None})
+        if identity != self._identity():
+            was = [prior["task"] for prior in identity["priors"]]
             raise ConsolidationError(
                 f"{state_file.parent} was started with other priors, strengths or damping "
                 f"(priors of: {', '.join(was) or 'none'}); resume with the same ones or start anew"

@@ -1,0 +1,43 @@
+"""From a command line to a call: readable help, one-line errors, quiet libraries."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from ..errors import HfKfcError
+
+__all__ = ["command_line"]
+
+
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the script's own text as it is and shows defaults."""
+
+
+def command_line(
+    run: Callable[..., None], argument_classes: tuple[Any, ...], description: str | None
+) -> None:
+    """Parse the command line into dataclasses and call a function with them.
+
+    Args:
+        run: Called with one instance of each class.
+        argument_classes: Dataclasses for ``HfArgumentParser``.
+        description: Shown by ``--help``.
+
+    Raises:
+        SystemExit: With status 1 and one line on stderr for the library's own errors, 2 for
+            arguments that do not parse.
+    """
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    try:
+        parser = HfArgumentParser(argument_classes, description=description, formatter_class=_Help)
+        arguments: Any = parser.parse_args_into_dataclasses()
+        run(*arguments)
+    except HfKfcError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None

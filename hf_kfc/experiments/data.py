@@ -1,0 +1,64 @@
+"""The encoded splits of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from ..ranking import encode_candidates
+from ..ranking.checks import check_examples
+
+__all__ = ["TaskData", "encode_task", "task_texts"]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task ready for a ranker.
+
+    Args:
+        name: The task's name.
+        train: Encoded training examples.
+        validation: Encoded examples for choosing strengths.
+        test: Encoded examples for the figures that are reported.
+    """
+
+    name: str
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+
+
+def encode_task(
+    name: str,
+    splits: datasets.DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> TaskData:
+    """Check and encode the splits of a task.
+
+    Args:
+        name: The task's name.
+        splits: ``train``, ``validation`` and ``test`` as the builders make them.
+        tokenizer: Of the ranker.
+        max_length: The most tokens of text and candidate name together.
+
+    Raises:
+        DataError: An example cannot be ranked.
+    """
+    for split in splits.values():
+        check_examples(split)
+    encoded = {
+        split: encode_candidates(examples, tokenizer, max_length)
+        for split, examples in splits.items()
+    }
+    return TaskData(name, encoded["train"], encoded["validation"], encoded["test"])
+
+
+def task_texts(splits: datasets.DatasetDict) -> Iterator[str]:
+    """Yield the texts of a task's training examples, for a tokenizer to be trained on."""
+    for example in splits["train"]:
+        yield " ".join((example["left"], example["mention"], example["right"]))
+        yield from example["candidate_names"]

@@ -1,0 +1,54 @@
+"""Folders that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import HfKfcError
+
+__all__ = ["refuse_foreign", "replace_directory"]
+
+
+def refuse_foreign(directory: Path, marker: str) -> None:
+    """Make sure that a folder may be replaced.
+
+    Args:
+        directory: Absent, empty, or an older result of ours.
+        marker: Name of a file that tells an older result.
+
+    Raises:
+        HfKfcError: The folder holds something else.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / marker).is_file():
+        raise HfKfcError(f"{directory} exists and has no {marker}; choose another folder")
+
+
+@contextmanager
+def replace_directory(directory: Path) -> Iterator[Path]:
+    """Yield a partial folder beside ``directory``; put it in place only if all went well.
+
+    Args:
+        directory: What to make; an older one is replaced.
+
+    Yields:
+        The folder to write into.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
+    replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if directory.exists():
+            directory.rename(replaced)
+        partial.rename(directory)
+    finally:
+        if replaced.exists() and not directory.exists():
+            replaced.rename(directory)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)

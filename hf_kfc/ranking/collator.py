@@ -1,0 +1,95 @@
+"""Batches of candidate-ranking examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hf_kfc.errors import DataError
+
+__all__ = ["CandidateCollator"]
+
+
+@dataclass
+class CandidateCollator:
+    """Pad encoded examples to ``[batch, candidates, positions]`` and mask what was padded.
+
+    Examples may have different numbers of candidates. None is dropped: shorter lists are padded
+    with rows that ``candidate_mask`` marks. Such a row keeps one attended position, because
+    attention over nothing is NaN, and a NaN would reach the whole batch through its gradient.
+
+    Args:
+        tokenizer: Gives the padding id.
+        pad_to_multiple_of: Round the number of positions up to a multiple of this.
+
+    Raises:
+        DataError: The tokenizer has no padding token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.pad_token_id is None:
+            raise DataError(
+                f"The tokenizer {type(self.tokenizer).__name__} has no padding token; set its "
+                "pad_token to a token of its vocabulary."
+            )
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Args:
+            examples: Rows of :func:`~hf_kfc.ranking.encoding.encode_candidates`.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, where the examples have them,
+            ``token_type_ids``, int64 ``[batch, candidates, positions]``; ``candidate_mask``, bool
+            ``[batch, candidates]``, true at real candidates; ``labels``, int64 ``[batch]``.
+
+        Raises:
+            DataError: An example has fewer than two candidates, or its label names none of them.
+        """
+        for index, example in enumerate(examples):
+            _check(example, str(example.get("id", f"number {index} of the batch")))
+        counts = [len(example["input_ids"]) for example in examples]
+        positions = max(len(ids) for example in examples for ids in example["input_ids"])
+        if self.pad_to_multiple_of is not None:
+            positions += -positions % self.pad_to_multiple_of
+        shape = (len(examples), max(counts), positions)
+        batch = {
+            "input_ids": torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+        }
+        if "token_type_ids" in examples[0]:
+            batch["token_type_ids"] = torch.zeros(shape, dtype=torch.long)
+        for row, example in enumerate(examples):
+            for column, ids in enumerate(example["input_ids"]):
+                batch["input_ids"][row, column, : len(ids)] = torch.as_tensor(ids)
+                batch["attention_mask"][row, column, : len(ids)] = 1
+                if "token_type_ids" in batch:
+                    types = example["token_type_ids"][column]
+                    batch["token_type_ids"][row, column, : len(ids)] = torch.as_tensor(types)
+        batch["candidate_mask"] = torch.arange(shape[1]) < torch.tensor(counts).unsqueeze(1)
+        batch["attention_mask"][..., 0] = 1
+        batch["labels"] = torch.tensor([int(example["labels"]) for example in examples])
+        return batch
+
+
+def _check(example: Mapping[str, Any], name: str) -> None:
+    count = len(example["input_ids"])
+    if count < 2:
+        raise DataError(
+            f"Example {name} has {count} candidate(s), so that there is nothing to rank; retrieve "
+            "more candidates or remove the example."
+        )
+    if not 0 <= example["labels"] < count:
+        raise DataError(
+            f"Example {name} has the label {example['labels']} but {count} candidates; labels "
+            "count from 0 and must name the gold candidate."
+        )

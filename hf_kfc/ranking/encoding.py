@@ -1,0 +1,309 @@
+"""From candidate-ranking examples to token ids, and a tokenizer trained on one's own text."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hf_kfc.errors import DataError
+
+__all__ = ["encode_candidates", "train_tokenizer"]
+
+logger = logging.getLogger(__name__)
+
+_COUNTS = ("cut_names", "cut_mentions", "cut_contexts")
+_ALPHABET_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The special tokens that a tokenizer puts around a pair of segments, and their types."""
+
+    prefix: list[int]
+    middle: list[int]
+    suffix: list[int]
+    first_type: int
+    second_type: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> _Pair:
+        """Read the template off an encoded pair, so that any tokenizer's own layout is kept."""
+        probe = tokenizer("a", "b", return_special_tokens_mask=True, return_token_type_ids=True)
+        runs: list[list[int]] = [[], [], []]
+        types: list[int] = []
+        inside = False
+        for token, special, kind in zip(
+            probe["input_ids"],
+            probe["special_tokens_mask"],
+            probe["token_type_ids"],
+            strict=True,
+        ):
+            if special:
+                runs[len(types)].append(token)
+                inside = False
+            elif not inside:
+                types.append(kind)
+                inside = True
+        if len(types) != 2:
+            raise DataError(
+                f"The tokenizer {type(tokenizer).__name__} puts no special token between the two "
+                "texts of a pair; use one with a pair template, such as a BERT tokenizer."
+            )
+        return cls(runs[0], runs[1], runs[2], types[0], types[1])
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    def join(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
+        """Return the ids and the token types of the pair."""
+        head = self.prefix + first + self.middle
+        tail = second + self.suffix
+        types = [self.first_type] * len(head) + [self.second_type] * len(tail)
+        return head + tail, types
+
+
+def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Keep the ``room`` tokens nearest to the mention; a short side leaves its share to the other.
+
+    Args:
+        left: Tokens before the mention; its last ones are kept.
+        right: Tokens after the mention; its first ones are kept.
+        room: The number of tokens that both may take together.
+    """
+    keep_left = min(len(left), max(room // 2, room - len(right)))
+    return left[len(left) - keep_left :], right[: room - keep_left]
+
+
+@dataclass(frozen=True)
+class _CandidateEncoder:
+    """The function given to ``Dataset.map``."""
+
+    tokenizer: PreTrainedTokenizerBase
+    pair: _Pair
+    separator: int
+    max_length: int
+    max_name_length: int
+    with_types: bool
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Encode a batch of examples."""
+        lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
+        names = sorted({name for row in batch["candidate_names"] for name in row})
+        name_ids = dict(zip(names, self._ids(names), strict=True))
+        encoded: dict[str, list[Any]] = {"input_ids": [], "labels": batch["label"]}
+        encoded |= {name: [] for name in _COUNTS}
+        if self.with_types:
+            encoded["token_type_ids"] = []
+        for example, left, mention, right, row in zip(
+            batch["id"], lefts, mentions, rights, batch["candidate_names"], strict=True
+        ):
+            candidates = [name_ids[name] for name in row]
+            self._require_tokens(example, mention, candidates, row)
+            kept = [candidate[: self.max_name_length] for candidate in candidates]
+            # The text gets one length for all candidates of an example: were it to follow each
+            # candidate's own length, the context shown would tell the candidates apart.
+            longest = max(map(len, kept), default=0)
+            room = self.max_length - len(self.pair) - 2 - longest
+            text = mention[:room]
+            before, after = _fit_context(left, right, room - len(text))
+            first = [*before, self.separator, *text, self.separator, *after]
+            pairs = [self.pair.join(first, candidate) for candidate in kept]
+            encoded["input_ids"].append([ids for ids, _ in pairs])
+            if self.with_types:
+                encoded["token_type_ids"].append([types for _, types in pairs])
+            encoded["cut_names"].append(
+                sum(len(candidate) > self.max_name_length for candidate in candidates)
+            )
+            encoded["cut_mentions"].append(int(len(text) < len(mention)))
+            encoded["cut_contexts"].append(int(len(before) + len(after) < len(left) + len(right)))
+        return encoded
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return ids
+
+    @staticmethod
+    def _require_tokens(
+        example: str, mention: list[int], candidates: list[list[int]], names: list[str]
+    ) -> None:
+        if not mention:
+            raise DataError(
+                f"The mention of example {example!r} has no tokens; remove the example or use a "
+                "tokenizer that knows its characters."
+            )
+        for candidate, name in zip(candidates, names, strict=True):
+            if not candidate:
+                raise DataError(
+                    f"The candidate name {name!r} of example {example!r} has no tokens; give the "
+                    "concept another name."
+                )
+
+
+def encode_candidates(
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int = 128,
+    max_name_length: int = 32,
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """Encode every candidate of every example as a pair (mention in its context, candidate name).
+
+    The first segment is ``left [SEP] mention [SEP] right``: the tokenizer's own separator marks
+    the mention, so that no token has to be added to a pretrained vocabulary. Too long a text
+    loses context first, the tokens farthest from the mention on both sides; the mention is cut
+    only where it does not fit alone. Names and mentions that were cut are counted in a warning.
+
+    Args:
+        dataset: Examples with the columns of :data:`~hf_kfc.ranking.schema.FEATURES`.
+        tokenizer: A tokenizer with a separator and a template for pairs.
+        max_length: The most tokens that a pair may have, special tokens included.
+        max_name_length: The most tokens of a candidate name; the rest is cut off.
+        num_proc: Number of processes, as in ``datasets.Dataset.map``.
+
+    Returns:
+        A dataset with ``id``, ``input_ids`` (candidates × tokens, ragged), ``token_type_ids`` of
+        the same shape if they are among the tokenizer's model inputs, and ``labels``. Every token
+        is attended to; :class:`~hf_kfc.ranking.collator.CandidateCollator` makes the masks.
+
+    Raises:
+        DataError: There are no examples, the tokenizer has no separator or no pair template,
+            ``max_length`` leaves no room or exceeds the tokenizer's, or a mention or a name has no
+            tokens.
+    """
+    if len(dataset) == 0:
+        raise DataError(
+            "The dataset has no examples to encode; check how it was split or filtered."
+        )
+    if tokenizer.sep_token_id is None:
+        raise DataError(
+            f"The tokenizer {type(tokenizer).__name__} has no separator to mark the mention with; "
+            "set its sep_token to a token of its vocabulary."
+        )
+    if max_length > tokenizer.model_max_length:
+        raise DataError(
+            f"max_length is {max_length}, but the tokenizer's model takes "
+            f"{tokenizer.model_max_length} tokens; lower max_length."
+        )
+    pair = _Pair.of(tokenizer)
+    least = len(pair) + 2 + max_name_length + 1
+    if max_length < least:
+        raise DataError(
+            f"max_length is {max_length}, but special tokens, a name of {max_name_length} tokens "
+            f"and one token of the mention need {least}; raise it or lower max_name_length."
+        )
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    int_lists = datasets.List(datasets.List(datasets.Value("int32")))
+    features = {
+        "id": datasets.Value("string"),
+        "input_ids": int_lists,
+        "labels": datasets.Value("int64"),
+        **({"token_type_ids": int_lists} if with_types else {}),
+        **{name: datasets.Value("int32") for name in _COUNTS},
+    }
+    encoded = dataset.map(
+        _CandidateEncoder(
+            tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types
+        ),
+        batched=True,
+        remove_columns=[name for name in dataset.column_names if name != "id"],
+        features=datasets.Features(features),
+        num_proc=num_proc,
+        desc="Encoding candidates",
+    )
+    # The counts travel as columns: they survive several processes and the cache.
+    cut_names, cut_mentions, cut_contexts = (sum(encoded[name]) for name in _COUNTS)
+    if cut_names:
+        logger.warning(
+            "%d candidate names were cut to %d tokens; raise max_name_length to keep them whole.",
+            cut_names,
+            max_name_length,
+        )
+    if cut_mentions:
+        logger.warning(
+            "%d of %d mentions were cut; raise max_length (%d) to keep them whole.",
+            cut_mentions,
+            len(encoded),
+            max_length,
+        )
+    logger.info("%d of %d contexts were shortened.", cut_contexts, len(encoded))
+    return encoded.remove_columns(list(_COUNTS))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
+    """Train a lower-casing WordPiece tokenizer with BERT's special tokens and pair template.
+
+    Args:
+        texts: The texts to train on; the result depends on nothing else.
+        vocab_size: The size at which merging stops; special tokens and single characters are
+            always in the vocabulary.
+
+    Returns:
+        A tokenizer whose ``[PAD]`` has id 0; ``AutoTokenizer`` loads what it saves.
+
+    Raises:
+        DataError: The texts have no characters.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    corpus = list(texts)
+    counts = Counter(char for text in corpus for char in normalizer.normalize_str(text))
+    frequent = sorted(counts, key=lambda char: (-counts[char], char))
+    alphabet = sorted([char for char in frequent if not char.isspace()][:_ALPHABET_SIZE])
+    if not alphabet:
+        raise DataError("A tokenizer cannot be trained on no text; pass texts with words in them.")
+    # Left alone, the trainer numbers the "##" characters in the order of a hash table that differs
+    # between runs, and breaks ties between merges by these numbers. Special tokens come first.
+    inner = [
+        f"##{char}"
+        for char in alphabet
+        if len(splitter.pre_tokenize_str(normalizer.normalize_str(f"a{char}"))) == 1
+    ]
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer = normalizer
+    trained.pre_tokenizer = splitter
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *inner],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    trained.train_from_iterator(corpus, trainer=trainer)
+    # A new tokenizer, to which the "##" characters are ordinary tokens.
+    tokenizer = Tokenizer(models.WordPiece(vocab=trained.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )

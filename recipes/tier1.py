@@ -1,0 +1,25 @@
+"""Tier 1: learn a task and keep a prior of it.
+
+    accelerate launch recipes/tier1.py
+    accelerate launch recipes/tier1.py --task bc5cdr --data_dir data --output_dir runs/bc5cdr
+
+The folder then holds a model that from_pretrained loads, and in prior/ what a later tier needs to
+remember the task without its data.
+"""
+
+from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.experiments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    Tier1Arguments,
+    command_line,
+    run_tier1,
+)
+
+if __name__ == "__main__":
+    command_line(
+        run_tier1,
+        (Tier1Arguments, RankerArguments, DataArguments, LearningArguments, CurvatureArguments),
+        __doc__,
+    )

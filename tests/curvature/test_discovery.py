@@ -1,0 +1,155 @@
+"""Every trainable parameter has a rule, or is named in the refusal."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertForMaskedLM
+
+from hf_kfc.curvature import PAPER_IGNORE, find_layers
+from hf_kfc.errors import CurvatureError
+
+from .tiny import bert
+
+
+class Holder(nn.Module):
+    def __init__(self, **modules: Any) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+
+class OtherLinear(nn.Linear):
+    pass
+
+
+def tied_embedding() -> nn.Module:
+    model = Holder(words=nn.Embedding(5, 2), decoder=nn.Linear(2, 5, bias=False))
+    model.decoder.weight = model.words.weight
+    return model
+
+
+def tied_weight_only() -> nn.Module:
+    model = Holder(a=nn.Linear(2, 2), b=nn.Linear(2, 2))
+    model.b.weight = model.a.weight
+    return model
+
+
+def half_frozen() -> nn.Module:
+    model = Holder(a=nn.Linear(2, 2))
+    model.a.bias.requires_grad_(False)
+    return model
+
+
+def linear_with_a_scale() -> nn.Module:
+    model = Holder(a=nn.Linear(2, 2))
+    model.a.scale = nn.Parameter(torch.ones(2))
+    return model
+
+
+def masked_lm() -> nn.Module:
+    return BertForMaskedLM(bert().config)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "unknown": (lambda: Holder(x=nn.Bilinear(2, 2, 2)), r"x\.weight \(Bilinear\), x\.bias"),
+    "subclass": (lambda: Holder(x=OtherLinear(2, 2)), r"x\.weight \(OtherLinear\)"),
+    "parameter": (lambda: Holder(x=nn.Parameter(torch.ones(2))), r"x \(Holder\)"),
+    "added": (linear_with_a_scale, r"a\.weight \(Linear with parameters scale added"),
+    "grouped": (
+        lambda: Holder(x=nn.Conv1d(2, 2, 1, groups=2)),
+        r"x\.weight \(Conv1d with groups=2",
+    ),
+    "max_norm": (lambda: Holder(x=nn.Embedding(5, 2, max_norm=1.0)), r"x\.weight .*max_norm=1"),
+    "by_frequency": (
+        lambda: Holder(x=nn.Embedding(5, 2, scale_grad_by_freq=True)),
+        r"x\.weight .*scale_grad_by_freq=True",
+    ),
+    "tied_kinds": (
+        tied_embedding,
+        r"words\.weight \(tied between words: Embedding and decoder: Linear\)",
+    ),
+    "tied_masked_lm": (masked_lm, r"word_embeddings\.weight \(tied between .*Embedding.*Linear"),
+    "tied_weight": (
+        tied_weight_only,
+        r"a\.weight \(tied between a and b, which do not share all parameters\)",
+    ),
+    "half_frozen": (half_frozen, r"a\.weight \(only a part"),
+    "batch_norm": (lambda: Holder(x=nn.BatchNorm1d(2)), r"x\.weight \(BatchNorm1d\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusal_names_the_parameter(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(CurvatureError, match=message):
+        find_layers(make())
+
+
+def test_all_problems_are_named_at_once() -> None:
+    model = Holder(x=nn.Bilinear(2, 2, 2), y=nn.Parameter(torch.ones(2)))
+    with pytest.raises(CurvatureError) as caught:
+        find_layers(model)
+    assert all(f"{name} (" in str(caught.value) for name in ("x.weight", "x.bias", "y"))
+    assert "head" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["unknown", "subclass", "parameter", "grouped", "batch_norm"])
+def test_ignoring_lifts_the_refusal(name: str) -> None:
+    make, _ = REFUSED[name]
+    layers, ignored = find_layers(make(), ["x*"])
+    assert [layer.name for layer in layers] == ["head"]
+    assert ignored and all(i.startswith("x") for i in ignored)
+
+
+def test_half_ignored_layer_is_refused() -> None:
+    with pytest.raises(CurvatureError, match=r"head\.weight \(only a part"):
+        find_layers(Holder(), ["*.bias"])
+
+
+@pytest.mark.parametrize("pattern", ["LayerNrom", "heads.*", "Head", "bias"])
+def test_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(CurvatureError, match=f"'{pattern}' matches no parameter"):
+        find_layers(Holder(), [pattern])
+
+
+def test_the_papers_choice_leaves_normalisation_out() -> None:
+    model = bert()
+    layers, ignored = find_layers(model, PAPER_IGNORE)
+    assert ignored == sorted(n for n, _ in model.named_parameters() if "LayerNorm" in n)
+    assert len(ignored) == 6
+    covered = {name for layer in layers for name in layer.shapes}
+    assert covered | set(ignored) == {n for n, _ in model.named_parameters()}
+    assert not covered & set(ignored)
+
+
+def test_ignoring_a_class_takes_what_is_inside_it() -> None:
+    _, ignored = find_layers(bert(), ["BertEmbeddings"])
+    assert len(ignored) == 5
+    assert all(name.startswith("bert.embeddings.") for name in ignored)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = Holder(a=nn.Linear(2, 2), x=nn.Bilinear(2, 2, 2))
+    model.x.requires_grad_(False)
+    model.a.requires_grad_(False)
+    layers, ignored = find_layers(model)
+    assert [layer.name for layer in layers] == ["head"]
+    assert ignored == []
+
+
+def test_layers_are_in_the_models_order_with_the_weight_first() -> None:
+    model = Holder(b=nn.LayerNorm(2), a=nn.Conv1d(2, 3, 1))
+    layers, _ = find_layers(model)
+    assert [layer.name for layer in layers] == ["head", "b", "a"]
+    assert list(layers[2].shapes) == ["a.weight", "a.bias"]
+
+
+def test_fully_tied_layers_are_one() -> None:
+    model = Holder(a=nn.Linear(2, 2), b=nn.Linear(2, 2))
+    model.b.weight, model.b.bias = model.a.weight, model.a.bias
+    layers, _ = find_layers(model)
+    assert [layer.name for layer in layers] == ["head", "a"]
+    assert list(layers[1].modules) == ["a", "b"]

@@ -1,0 +1,87 @@
+"""The number of processes does not change a curvature: two of them run all cases once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_kfc.errors import CurvatureError
+
+from .tiny import Mlp, assert_equal_matrices, bert, choices, estimate, images, pad_choices, vectors
+
+CASES: dict[str, dict[str, Any]] = {
+    "kronecker": {"curvature": "kronecker"},
+    "reduce": {"curvature": "kronecker", "sharing": "reduce"},
+    "average": {"curvature": "kronecker", "sharing": "average"},
+    "diagonal": {"curvature": "diagonal"},
+    "ekfac": {"curvature": "kronecker_eigen"},
+    "sampled": {"curvature": "kronecker", "labels": "sampled"},
+    "sampled_ekfac": {"curvature": "kronecker_eigen", "labels": "sampled"},
+    "exact": {"curvature": "kronecker", "labels": "exact"},
+    "part": {"curvature": "kronecker", "max_curvature_examples": 3},
+    "fewer_than_processes": {"curvature": "kronecker_eigen", "max_curvature_examples": 1},
+}
+WORLD = 2
+
+
+def run_cases() -> dict[str, Any]:
+    """Estimate all cases; the same model and data in every process."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    model, data = bert(), choices(5)
+    results = {}
+    for name, arguments in CASES.items():
+        curvature = estimate(model, data, pad_choices(), curvature_batch_size=2, **arguments)
+        results[name] = (curvature.num_examples, images(curvature))
+    return results
+
+
+def process(rank: int, folder: str) -> None:
+    store = dist.FileStore(f"{folder}/store", WORLD)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    results = run_cases()
+    try:
+        estimate(DistributedDataParallel(Mlp()), vectors(2))
+    except CurvatureError as error:
+        results["ddp"] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TQDM_DISABLE", "1")
+        multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
+    return run_cases(), [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_curvature_of_one(results: Any, case: str) -> None:
+    alone, together = results
+    count, expected = alone[case]
+    for rank in range(WORLD):
+        assert together[rank][case][0] == count
+        assert_equal_matrices(together[rank][case][1], expected, rtol=1e-6)
+
+
+def test_processes_agree_to_the_bit(results: Any) -> None:
+    _, (first, second) = results
+    for case in CASES:
+        for name, image in first[case][1].items():
+            assert torch.equal(image, second[case][1][name])
+
+
+def test_ddp_is_refused(results: Any) -> None:
+    for of_rank in results[1]:
+        assert "DistributedDataParallel" in of_rank["ddp"]

@@ -1,0 +1,225 @@
+import inspect
+
+import datasets
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMultipleChoice
+
+from hf_kfc.errors import DataError, HfKfcError
+from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
+from hf_kfc.ranking.collator import CandidateCollator
+from hf_kfc.ranking.encoding import encode_candidates, train_tokenizer
+from hf_kfc.ranking.schema import FEATURES
+
+CONFIG = {"vocab_size": 50, "hidden_size": 12}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return CnnForMultipleChoice(CnnConfig(**CONFIG)).eval()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    types = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    return {
+        "input_ids": torch.randint(1, 50, (3, 4, 7), generator=generator),
+        "attention_mask": torch.ones(3, 4, 7, dtype=torch.long),
+        "token_type_ids": types.expand(3, 4, 7).clone(),
+    }
+
+
+def test_the_papers_size_is_26_million():
+    with torch.device("meta"):
+        model = CnnForMultipleChoice(CnnConfig())
+    count = sum(p.numel() for p in model.parameters())
+    assert 25e6 < count < 27e6
+    assert count == 30522 * 768 + (3 * 768 + 1) * 768 + (768 + 1) * 768 + (768 + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "pooled"),
+    [
+        ([1, 9, 4, 9], slice(0, 4)),  # one separator before the last token: no mention is marked
+        ([9, 4, 9, 9], slice(1, 2)),
+        ([4, 9, 5, 9], slice(0, 4)),
+        ([9, 4, 5, 9, 9], slice(1, 3)),
+        ([5, 6, 7, 8], slice(0, 4)),
+    ],
+)
+def test_scores_follow_the_formula(model, batch, text, pooled):
+    batch["input_ids"][1, 2, : len(text)] = torch.tensor(text)
+    batch["token_type_ids"][1, 2] = (torch.arange(7) >= len(text)).long()
+    score = model(**batch).logits[1, 2]
+    ids = batch["input_ids"][1, 2]
+    embedded = torch.nn.functional.pad(model.embeddings.weight[ids].T, (1, 1))
+    weight, bias = model.convolution.weight, model.convolution.bias
+    features = torch.stack(
+        [torch.einsum("oik,ik->o", weight, embedded[:, t : t + 3]) + bias for t in range(7)]
+    ).relu()
+    distance = (features[pooled].max(0).values - features[len(text) :].max(0).values).abs()
+    hidden = (model.dense.weight @ distance + model.dense.bias).relu()
+    expected = (model.classifier.weight @ hidden + model.classifier.bias).squeeze()
+    torch.testing.assert_close(score, expected)
+
+
+def test_loss_is_the_cross_entropy_and_only_there_with_labels(model, batch):
+    assert model(**batch).loss is None
+    labels = torch.tensor([0, 3, 1])
+    output = model(**batch, labels=labels)
+    assert output.logits.shape == (3, 4)
+    expected = -output.logits.log_softmax(-1)[torch.arange(3), labels].mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize("pad_id", [0, 7])
+def test_more_padding_changes_nothing(model, batch, pad_id):
+    def pad(tensor, value):
+        return torch.nn.functional.pad(tensor, (0, 5), value=value)
+
+    padded = {
+        "input_ids": pad(batch["input_ids"], pad_id),
+        "attention_mask": pad(batch["attention_mask"], 0),
+        "token_type_ids": pad(batch["token_type_ids"], 1),
+    }
+    torch.testing.assert_close(model(**padded).logits, model(**batch).logits, rtol=1e-6, atol=1e-6)
+
+
+def test_the_encoders_marks_bound_the_mention():
+    tokenizer = train_tokenizer(["pain in my head and feet"] * 2, vocab_size=60)
+    row = {"id": "1", "document": "d", "candidate_ids": ["0", "1"], "label": 0}
+    row |= {"candidate_names": ["pain", "feet"], "left": "my feet and", "mention": "head pain"}
+    rows = [row | {"right": "in my feet"}, row | {"right": "in pain"}, row | {"left": "in and"}]
+    rows[2]["right"] = "in"
+    rows.append(rows[2] | {"mention": "head feet"})
+    data = datasets.Dataset.from_list(rows, features=FEATURES)
+    batch = CandidateCollator(tokenizer)(list(encode_candidates(data, tokenizer)))
+    torch.manual_seed(0)
+    model = CnnForMultipleChoice(CnnConfig(vocab_size=len(tokenizer), hidden_size=16)).eval()
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    logits = model(**{name: batch[name] for name in inputs}).logits
+    # Only the fourth row has another mention.
+    torch.testing.assert_close(logits[1], logits[0])
+    torch.testing.assert_close(logits[2], logits[0])
+    assert not torch.allclose(logits[3], logits[0])
+
+
+def test_attention_mask_hides_tokens(model, batch):
+    batch["attention_mask"][..., -1] = 0
+    hidden = model(**batch).logits
+    batch["input_ids"][..., -1] = 3
+    torch.testing.assert_close(model(**batch).logits, hidden, rtol=0, atol=0)
+    batch["input_ids"][..., -2] = 3
+    assert not torch.allclose(model(**batch).logits, hidden)
+
+
+def test_no_attention_mask_means_no_padding(model, batch):
+    expected = model(**batch).logits
+    del batch["attention_mask"]
+    torch.testing.assert_close(model(**batch).logits, expected)
+
+
+def test_a_row_with_one_token_and_no_name_is_finite(model, batch):
+    batch["attention_mask"][0, 3, 1:] = 0
+    logits = model(**batch, labels=torch.tensor([0, 3, 1]))
+    logits.loss.backward()
+    assert logits.logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_padding_embedding_stays_zero(model, batch):
+    assert (model.embeddings.weight[0] == 0).all()
+    batch["input_ids"][..., 0] = 0
+    model(**batch, labels=torch.tensor([0, 3, 1])).loss.backward()
+    assert (model.embeddings.weight.grad[0] == 0).all()
+    assert all((p.grad != 0).any() for p in model.parameters())
+
+
+def test_initial_scores_differ_as_much_at_every_width(batch):
+    for width in (16, 256):
+        torch.manual_seed(0)
+        model = CnnForMultipleChoice(CnnConfig(vocab_size=50, hidden_size=width)).eval()
+        assert 0.03 < model(**batch).logits.std() < 3
+
+
+def test_initializer_range_sets_the_embeddings():
+    model = CnnForMultipleChoice(CnnConfig(vocab_size=5000, hidden_size=8, initializer_range=0.3))
+    assert model.embeddings.weight.std().item() == pytest.approx(0.3, rel=0.05)
+
+
+def test_token_types_are_required(model, batch):
+    del batch["token_type_ids"]
+    with pytest.raises(DataError, match="no token_type_ids"):
+        model(**batch)
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(HfKfcError, match="kernel_size of the CnnConfig is 4"):
+        CnnForMultipleChoice(CnnConfig(**CONFIG, kernel_size=4))
+
+
+def test_kernel_of_five_keeps_the_positions(batch):
+    model = CnnForMultipleChoice(CnnConfig(**CONFIG, kernel_size=5))
+    assert model(**batch).logits.shape == (3, 4)
+
+
+def test_saves_and_loads_through_the_auto_classes(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), CnnConfig)
+    for loader in (CnnForMultipleChoice, AutoModelForMultipleChoice):
+        loaded = loader.from_pretrained(tmp_path)
+        assert type(loaded) is CnnForMultipleChoice
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    config = AutoConfig.for_model("hf_kfc_cnn", **CONFIG, kernel_size=5)
+    assert AutoModelForMultipleChoice.from_config(config).convolution.kernel_size == (5,)
+
+
+def test_input_embeddings_can_be_resized(model):
+    assert model.get_input_embeddings() is model.embeddings
+    model.resize_token_embeddings(60)
+    assert model.embeddings.weight.shape == (60, 12)
+    assert model.config.vocab_size == 60
+
+
+def test_forward_takes_no_arbitrary_arguments():
+    # Trainer would read them as a promise to scale the loss by the number of items.
+    kinds = {p.kind for p in inspect.signature(CnnForMultipleChoice.forward).parameters.values()}
+    assert kinds == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def test_hooks_see_every_weight_at_work(model, batch):
+    seen = {}
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_full_backward_hook(
+                lambda module, _, out, name=name: seen.update({name: out[0].shape})
+            )
+    model(**batch, labels=torch.tensor([0, 3, 1])).loss.backward()
+    assert seen == {
+        "embeddings": (12, 7, 12),
+        "convolution": (12, 12, 7),
+        "dense": (12, 12),
+        "classifier": (12, 1),
+    }
+
+
+def test_it_learns_to_match(model):
+    # The gold candidate's name repeats the mention; only the comparison can tell.
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    model.train()
+    types = torch.tensor([0, 1]).expand(32, 4, 2)
+    for _ in range(80):
+        names = torch.rand(32, 49, generator=generator).argsort(-1)[:, :4] + 1
+        labels = torch.randint(0, 4, (32,), generator=generator)
+        mentions = names.gather(1, labels[:, None]).expand(32, 4)
+        ids = torch.stack([mentions, names], -1)
+        output = model(input_ids=ids, token_type_ids=types, labels=labels)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    model.eval()
+    logits = model(input_ids=ids, token_type_ids=types).logits
+    assert (logits.argmax(-1) == labels).float().mean() > 0.8

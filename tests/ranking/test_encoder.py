@@ -1,0 +1,96 @@
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMultipleChoice,
+    BertModel,
+    ModernBertConfig,
+    ModernBertForMultipleChoice,
+)
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
+from hf_kfc.ranking.encoder import load_ranker
+
+INPUT = {"input_ids": torch.tensor([[[3, 4, 5], [3, 6, 7]]])}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    BertForMultipleChoice(config).save_pretrained(path)
+    return path
+
+
+def test_all_layers_by_default(folder):
+    saved = BertForMultipleChoice.from_pretrained(folder)
+    loaded = load_ranker(folder)
+    assert torch.equal(loaded(**INPUT).logits, saved(**INPUT).logits)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_first_layers_are_kept(folder, layers):
+    saved = BertForMultipleChoice.from_pretrained(folder)
+    saved.bert.encoder.layer = saved.bert.encoder.layer[:layers]
+    loaded = load_ranker(folder, num_layers=layers)
+    assert loaded.config.num_hidden_layers == layers
+    assert loaded.state_dict().keys() == saved.state_dict().keys()
+    assert torch.equal(loaded(**INPUT).logits, saved(**INPUT).logits)
+
+
+def test_a_shortened_model_saves_and_loads_as_such(folder, tmp_path):
+    short = load_ranker(folder, num_layers=1)
+    short.save_pretrained(tmp_path)
+    again = load_ranker(tmp_path)
+    assert again.config.num_hidden_layers == 1
+    assert torch.equal(again(**INPUT).logits, short(**INPUT).logits)
+
+
+def test_an_encoder_with_a_list_of_layer_types_is_shortened_too(tmp_path):
+    config = ModernBertConfig(
+        vocab_size=30,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
+    )
+    ModernBertForMultipleChoice(config).save_pretrained(tmp_path / "long")
+    short = load_ranker(tmp_path / "long", num_layers=2)
+    short.save_pretrained(tmp_path / "short")
+    again = load_ranker(tmp_path / "short")
+    assert again.config.layer_types == config.layer_types[:2]
+    assert torch.equal(again(**INPUT).logits, short(**INPUT).logits)
+
+
+def test_a_bare_encoder_gets_a_head(folder, tmp_path):
+    BertModel.from_pretrained(folder).save_pretrained(tmp_path)
+    loaded = load_ranker(str(tmp_path), num_layers=2)
+    assert isinstance(loaded, BertForMultipleChoice)
+    saved = BertForMultipleChoice.from_pretrained(folder)
+    word = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(loaded.state_dict()[word], saved.state_dict()[word])
+
+
+@pytest.mark.parametrize("layers", [0, -1, 4])
+def test_wrong_numbers_of_layers_are_refused(folder, layers):
+    with pytest.raises(ConsolidationError, match=f"num_layers is {layers}.*has 3 layers"):
+        load_ranker(folder, num_layers=layers)
+
+
+def test_the_cnn_loads_but_has_no_layers_to_choose(tmp_path):
+    CnnForMultipleChoice(CnnConfig(vocab_size=30, hidden_size=4)).save_pretrained(tmp_path)
+    assert type(load_ranker(tmp_path)) is CnnForMultipleChoice
+    with pytest.raises(ConsolidationError, match=r"hf_kfc_cnn model .* has no num_hidden_layers"):
+        load_ranker(tmp_path, num_layers=1)

@@ -1,0 +1,54 @@
+"""Runs cases on two processes; ``accelerate launch`` starts it for test_gradients.py."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from consolidation_cases import Case, run
+from torch import distributed as dist
+
+BERT = Case("bert", accumulation=4, batch_size=1)
+CASES = [
+    *(
+        Case(model, sharded, accumulation, batch_size)
+        for model in ("bert", "cnn")
+        for sharded in (False, True)
+        for accumulation, batch_size in ((1, 2), (4, 1), (4, 2))
+    ),
+    *(
+        replace(BERT, sharded=sharded, **changes)
+        for sharded in (False, True)
+        for changes in (
+            {"arguments": (("activation_checkpointing", True),)},
+            {"masked": False},
+            {"frozen": "bert.embeddings"},
+            {"evaluated": True, "accumulation": 1},
+            {"arguments": (("eval_strategy", "steps"), ("eval_steps", 1)), "epochs": 2},
+        )
+    ),
+]
+
+
+def main(directory: Path) -> None:
+    """Run every case and write what the processes saw, rank by rank, by the case's name."""
+    results: dict[str, list[Any]] = {}
+    for index, case in enumerate(CASES):
+        folder = directory / f"case{index}"
+        try:
+            mine: Any = run(case, folder)
+        except Exception:
+            mine = traceback.format_exc()  # shown by this case's test
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        results[str(case)] = ranks
+    if dist.get_rank() == 0:
+        torch.save(results, directory / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

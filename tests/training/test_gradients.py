@@ -1,0 +1,70 @@
+"""The whole gradient right before the optimizer step equals a dense reference."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from consolidation_cases import Case, check_run, run
+from consolidation_worker import CASES
+
+HERE = Path(__file__).parent
+LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+TIMEOUT = 240.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    folder = tmp_path_factory.mktemp("two_processes")
+    root = str(HERE.parents[1])
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(" ")]
+    port = ["--main_process_port", str(free_port())]
+    process = subprocess.Popen(
+        [*launcher, *port, str(HERE / "consolidation_worker.py"), str(folder)],
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.terminate()  # after a timeout; the launcher then ends the workers
+    assert process.returncode == 0, errors[-5000:]
+    results: dict[str, list[Any]] = torch.load(folder / "results.pt", weights_only=False)
+    return results
+
+
+def test_every_case_has_its_own_result() -> None:
+    assert len({str(case) for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_processes(case: Case, two_processes: dict[str, list[Any]]) -> None:
+    ranks = two_processes[str(case)]
+    assert len(ranks) == 2
+    for rank in ranks:
+        assert not isinstance(rank, str), rank
+        assert rank["world_size"] == 2
+        assert all(rank["sharded"]) if case.sharded else not any(rank["sharded"])
+        assert case.sharded or rank["wrapper"] == "DistributedDataParallel"
+    check_run(case, ranks)
+
+
+@pytest.mark.parametrize("model", ["bert", "cnn"])
+@pytest.mark.parametrize(("accumulation", "batch_size"), [(1, 1), (1, 4), (4, 1), (4, 3)])
+def test_one_process(model: str, accumulation: int, batch_size: int, tmp_path: Path) -> None:
+    case = Case(model, accumulation=accumulation, batch_size=batch_size)
+    check_run(case, [run(case, tmp_path)])

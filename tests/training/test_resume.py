@@ -1,0 +1,136 @@
+"""A continued run is the uninterrupted one, or is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from consolidation_cases import Collator, arguments, bert, make_examples, make_prior
+from torch import Tensor
+from transformers import Trainer
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.ranking.trainer import RankingTrainer
+from hf_kfc.training import ConsolidationTrainer
+
+
+def priors(task: str = "old", seed: int = 0) -> list[ConsolidationPrior]:
+    return [make_prior(bert(), "mixed", task=task, seed=seed)]
+
+
+def make_trainer(
+    folder: Path, given: Sequence[ConsolidationPrior], kind: Any = ConsolidationTrainer, **new: Any
+) -> Any:
+    """Dropout, shuffling, AdamW and a schedule: six steps and a half epoch to resume in."""
+    changes: dict[str, Any] = {
+        "optim": "adamw_torch",
+        "lr_scheduler_type": "linear",
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 2,
+    }
+    args = arguments(folder, **(changes | new))
+    return kind(
+        bert(dropout=0.2),
+        args,
+        train_dataset=make_examples(),
+        data_collator=Collator(),
+        **({} if kind is RankingTrainer else {"priors": given}),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    trainer = make_trainer(tmp_path_factory.mktemp("finished"), priors())
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def without_priors(tmp_path_factory: pytest.TempPathFactory) -> dict[type[Trainer], Path]:
+    """A checkpoint of a run without priors, by the trainer that wrote it."""
+    checkpoints = {}
+    for kind in (ConsolidationTrainer, RankingTrainer):
+        folder = tmp_path_factory.mktemp(kind.__name__)
+        make_trainer(folder, (), kind, max_steps=1).train()
+        checkpoints[kind] = folder / "checkpoint-1"
+    return checkpoints
+
+
+def checkpoint(trainer: Any, step: int) -> Path:
+    return Path(trainer.args.output_dir) / f"checkpoint-{step}"
+
+
+def optimizer_tensors(trainer: Any) -> list[Tensor]:
+    state = trainer.optimizer.state_dict()["state"]
+    return [value for entry in state.values() for value in entry.values()]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4], ids=["in_epoch_1", "between", "in_epoch_2"])
+def test_bit_identical(step: int, finished: Any, tmp_path: Path) -> None:
+    assert finished.state.global_step == 6
+    trainer = make_trainer(tmp_path, priors())
+    torch.rand(3)  # the random numbers must come from the checkpoint
+    trainer.train(resume_from_checkpoint=str(checkpoint(finished, step)))
+    assert trainer.state.global_step == 6
+    for name, value in finished.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value), name
+    for found, expected in zip(
+        optimizer_tensors(trainer), optimizer_tensors(finished), strict=True
+    ):
+        assert torch.equal(found, expected)
+    logs = [entry for entry in trainer.state.log_history if "penalty" in entry]
+    assert logs == [entry for entry in finished.state.log_history if "penalty" in entry]
+
+
+def test_the_last_checkpoint_and_restored_callbacks(finished: Any) -> None:
+    trainer = make_trainer(
+        Path(finished.args.output_dir), priors(), restore_callback_states_from_checkpoint=True
+    )
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 6
+
+
+@pytest.mark.parametrize("form", [str, Path])
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        (priors(seed=7), {}),
+        (priors(task="other"), {}),
+        (priors() * 2, {}),
+        ([], {}),
+        (priors(), {"strengths": [0.31]}),
+        (priors(), {"damping": 0.2}),
+    ],
+    ids=["other_prior", "other_task", "one_more", "no_priors", "other_strength", "other_damping"],
+)
+def test_refusals(
+    given: list[ConsolidationPrior],
+    changes: dict[str, Any],
+    form: Any,
+    finished: Any,
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(tmp_path, given, **changes)
+    with pytest.raises(
+        ConsolidationError, match=r"priors of: old\).*resume with the same ones or start anew"
+    ):
+        trainer.train(resume_from_checkpoint=form(checkpoint(finished, 3)))
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("kind", [ConsolidationTrainer, RankingTrainer])
+def test_checkpoint_of_a_run_without_priors(
+    kind: type[Trainer], without_priors: dict[type[Trainer], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConsolidationError, match=r"priors of: none\).*start anew"):
+        make_trainer(tmp_path, priors()).train(str(without_priors[kind]))
+    trainer = make_trainer(tmp_path, (), max_steps=2)
+    trainer.train(str(without_priors[kind]))
+    assert trainer.state.global_step == 2
