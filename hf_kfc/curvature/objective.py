@@ -141,8 +141,8 @@ def logit_gradients(
     wrong = decided & ((outputs.labels < 0) | (outputs.labels >= logits.shape[-1]))
     if bool(wrong.any()):
         raise CurvatureError(
-            f"label {int(outputs.labels[wrong][0])} is out of range for {logits.shape[-1]} classes; "
-            "use -100 where there is no decision"
+            f"label {int(outputs.labels[wrong][0])} is out of range for {logits.shape[-1]} "
+            "classes; use -100 where there is no decision"
         )
     probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
     if kind is Labels.EMPIRICAL:

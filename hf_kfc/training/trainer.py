@@ -39,6 +39,9 @@ class ConsolidationMixin(_Base):
     the number of processes, and never in evaluation. It is logged as ``penalty`` and
     ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``.
 
+    DDP refuses a gradient of a parameter that the forward pass does not use: if a prior covers
+    one, set ``ddp_find_unused_parameters=False``.
+
     Args:
         args: Positional arguments of the Trainer.
         priors: One for each earlier task; none gives plain fine-tuning.

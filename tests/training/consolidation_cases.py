@@ -106,7 +106,7 @@ class Collator:
         indices = [example["index"] for example in examples]
         if FOR_EVALUATION not in indices:
             self.seen.append(indices)
-        batch = CandidateCollator(SimpleNamespace(pad_token_id=0))(examples)  # type: ignore[arg-type]
+        batch = CandidateCollator(SimpleNamespace(pad_token_id=0))(examples)
         return {k: v for k, v in batch.items() if self.masked or k != "candidate_mask"}
 
 
@@ -271,7 +271,7 @@ def reference_step(
     model.zero_grad()
     task = torch.stack([reference_task_loss(model, batch) for batch in batches]).mean()
     penalties = torch.stack(penalty(dict(model.named_parameters())))
-    (task + penalties.sum()).backward()  # type: ignore[no-untyped-call]
+    (task + penalties.sum()).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return Step(gradients, task.item(), penalties.tolist())
 

@@ -42,6 +42,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[An
         _, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.terminate()  # after a timeout; the launcher then ends the workers
+        process.wait(timeout=60)
     assert process.returncode == 0, errors[-5000:]
     results: dict[str, list[Any]] = torch.load(folder / "results.pt", weights_only=False)
     return results

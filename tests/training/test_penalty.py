@@ -130,7 +130,7 @@ def test_one_product_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
     total, _ = ConsolidationPenalty(model, priors, [0.7, 0.2], 0.1)()
     blocks = sum(len(prior.curvature.blocks) for prior in priors)
     assert len(calls) == blocks
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     assert len(calls) == blocks
 
 
@@ -145,7 +145,7 @@ def test_follows_the_parameters_and_scales_with_the_loss() -> None:
     assert not values.requires_grad
     (reference,) = DensePenalty([prior], [0.7], 0.1)(dict(model.named_parameters()))
     torch.testing.assert_close(total, reference, rtol=1e-10, atol=0)
-    (3 * total).backward()  # type: ignore[no-untyped-call]
+    (3 * total).backward()
     (expected,) = torch.autograd.grad(reference, [model.linear.weight])
     torch.testing.assert_close(model.linear.weight.grad, 3 * expected, rtol=1e-10, atol=0)
 
