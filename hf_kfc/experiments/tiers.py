@@ -36,6 +36,7 @@ __all__ = [
     "learn",
     "make_prior",
     "new_ranker",
+    "prepare",
 ]
 
 CURVATURE_OF: Mapping[str, str | None] = {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import PriorError
+from ..files import replace_directory
 
 __all__ = ["CONFIG_NAME", "FORMAT", "FORMAT_VERSION", "read_prior_files", "write_prior_files"]
 
@@ -24,6 +24,8 @@ CONFIG_NAME = "config.json"
 FORMAT = "hf_kfc.prior"
 FORMAT_VERSION = 1
 _PATTERN = "prior{suffix}.safetensors"
+_SHARD = re.compile(r"prior(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+_INDEX_NAME = "prior.safetensors.index.json"
 
 
 def write_prior_files(
@@ -40,9 +42,10 @@ def write_prior_files(
     Raises:
         PriorError: The folder holds something other than a prior.
     """
-    if directory.exists() and any(directory.iterdir()) and not _is_prior(directory):
-        raise PriorError(f"{directory} exists and is not a prior; choose another folder")
-    with _moved_into(directory) as partial:
+    directory = directory.resolve()  # a link stays, the folder it points to is replaced
+    if foreign := _foreign(directory):
+        raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
+    with replace_directory(directory) as partial:
         save_torch_state_dict(
             tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
         )
@@ -52,44 +55,49 @@ def write_prior_files(
         (partial / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
     """Read a prior's folder.
 
     Args:
         directory: As made by :func:`write_prior_files`.
 
     Returns:
-        The configuration and the tensors by name.
+        The configuration, the tensors by name, and one phrase for each file that is missing or
+        damaged, whose tensors are left out.
 
     Raises:
-        PriorError: A file is missing, damaged, or of an unknown format; all are listed.
+        PriorError: The configuration is missing, damaged, or of an unknown format.
     """
     config = _read_config(directory / CONFIG_NAME)
-    problems: list[str] = []
+    damages: list[str] = []
     tensors: dict[str, Tensor] = {}
     for name, expected in config["files"].items():
-        path = directory / name
-        if Path(name).name != name or not path.is_file():
-            problems.append(f"file {name} is missing")
-            continue
-        found = _describe(path)
-        if found != expected:
-            what = "size" if found["bytes"] != expected.get("bytes") else "checksum"
-            problems.append(
-                f"file {name} is damaged ({what} {found[_KEY[what]]}, expected "
-                f"{expected.get(_KEY[what])})"
-            )
-            continue
         try:
-            tensors |= load_file(path)
-        except SafetensorError as error:
-            problems.append(f"file {name} is not readable ({error})")
-    if problems:
-        raise PriorError(f"prior at {directory} cannot be loaded: {'; '.join(problems)}")
-    return config, tensors
+            found = _read_tensors(directory, name, expected)
+        except PriorError as error:
+            damages.append(str(error))
+            continue
+        damages += [f"tensor {key} is in two files" for key in found if key in tensors]
+        tensors |= found
+    return config, tensors, damages
 
 
-_KEY = {"size": "bytes", "checksum": "sha256"}
+def _read_tensors(directory: Path, name: str, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not _SHARD.fullmatch(name):
+        raise PriorError(f"file {short(name)} is not one that a prior has")
+    path = directory / name
+    if not path.is_file():
+        raise PriorError(f"file {name} is missing")
+    try:
+        found = _describe(path)
+        for key, value in found.items():
+            if value != expected.get(key):
+                raise PriorError(
+                    f"file {name} is damaged ({key} {value}, expected {short(expected.get(key))})"
+                )
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PriorError(f"file {name} is not readable ({error})") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -100,13 +108,15 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"no prior at {path.parent}: {path.name} is missing; give the folder that "
             "save_pretrained made"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PriorError(f"{path} is not readable ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise PriorError(f"{path} is not valid JSON ({error}); save the prior again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise PriorError(f"{path} does not describe a prior (no 'format': '{FORMAT}')")
     if config.get("format_version") != FORMAT_VERSION:
         raise PriorError(
-            f"{path} has format version {config.get('format_version')!r}, this library reads "
+            f"{path} has format version {short(config.get('format_version'))}, this library reads "
             f"{FORMAT_VERSION}; install the version of hf_kfc that wrote it"
         )
     files = config.get("files")
@@ -118,30 +128,23 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _is_prior(directory: Path) -> bool:
+def _foreign(directory: Path) -> str | None:
+    """Say what there is at a path besides a prior."""
+    if not directory.exists():
+        return None
+    if not directory.is_dir():
+        return "is a file"
+    names = sorted(path.name for path in directory.iterdir())
+    if not names:
+        return None
+    ours = {CONFIG_NAME, _INDEX_NAME}
+    if foreign := [name for name in names if name not in ours and not _SHARD.fullmatch(name)]:
+        return f"holds {', '.join(foreign)}"
     try:
         _read_config(directory / CONFIG_NAME)
     except PriorError:
-        return False
-    return True
-
-
-@contextmanager
-def _moved_into(directory: Path) -> Iterator[Path]:
-    """Yield a partial folder beside ``directory``; put it in place only if all went well."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
-    replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if directory.exists():
-            directory.rename(replaced)
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        return f"holds {', '.join(names)} but no prior"
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature import (
-    OPERATORS,
-    Block,
     Curvature,
     CurvatureArguments,
-    Layout,
     estimate_curvature,
     identity_curvature,
 )
@@ -27,6 +23,7 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
+from .content import fingerprint_of, from_content, misfits_of, to_content
 from .files import read_prior_files, write_prior_files
 from .provenance import Provenance
 
@@ -58,7 +55,7 @@ class ConsolidationPrior:
         self.anchor = dict(anchor)
         self.curvature = curvature
         self.provenance = provenance
-        if misfits := self._misfits():
+        if misfits := misfits_of(self.anchor, curvature, provenance):
             raise PriorError(f"prior of task '{provenance.task}' is unusable: {'; '.join(misfits)}")
 
     @property
@@ -105,7 +102,7 @@ class ConsolidationPrior:
             curvature=args.curvature,
             labels=str(args.labels),
             sharing=str(args.sharing),
-            anchor_metrics=dict(anchor_metrics or {}),
+            anchor_metrics={k: float(v) for k, v in (anchor_metrics or {}).items()},
         )
         return cls(_anchor(model, curvature), curvature, provenance)
 
@@ -124,14 +121,8 @@ class ConsolidationPrior:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the anchor and the operators: equal exactly for equal penalties."""
-        digest = hashlib.sha256()
-        config, tensors = self._to_files()
-        digest.update(repr(config["blocks"]).encode())
-        for name in sorted(tensors):
-            digest.update(name.encode())
-            digest.update(tensors[name].numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of the anchor and the operators as they are stored."""
+        return fingerprint_of(*self._content())
 
     def check(self, model: nn.Module) -> None:
         """Make sure that the prior can consolidate a model.
@@ -176,7 +167,8 @@ class ConsolidationPrior:
         Raises:
             PriorError: The folder holds something other than a prior.
         """
-        config, tensors = self._to_files()
+        config, tensors = self._content()
+        config["fingerprint"] = fingerprint_of(config, tensors)
         write_prior_files(Path(directory), config, tensors, max_shard_size)
 
     @classmethod
@@ -191,103 +183,20 @@ class ConsolidationPrior:
                 (names, shapes, dtypes, non-finite values, asymmetric or indefinite factors);
                 all misfits are listed.
         """
-        directory = Path(directory)
-        config, tensors = read_prior_files(directory)
+        config, tensors, damages = read_prior_files(Path(directory))
         try:
-            return cls._from_files(config, tensors)
+            prior = cls(*from_content(config, tensors, damages))
         except PriorError as error:
-            raise PriorError(f"{directory}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PriorError(f"prior at {directory} cannot be loaded: {error}") from None
+        if prior.fingerprint != config.get("fingerprint"):
             raise PriorError(
-                f"{directory}: config.json is malformed ({type(error).__name__}: {error}); "
-                "save the prior again"
-            ) from None
-
-    def _to_files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        tensors = {f"anchor/{name}": _stored(value) for name, value in self.anchor.items()}
-        keys: dict[int, str] = {}  # layers that read the same inputs store one A
-        blocks = []
-        for block in self.curvature.blocks:
-            names = {}
-            for part, tensor in block.operator.state().items():
-                key = keys.setdefault(id(tensor), f"{block.name}/{part}")
-                tensors[key] = _stored(tensor) if key not in tensors else tensors[key]
-                names[part] = key
-            blocks.append(
-                {
-                    "name": block.name,
-                    "layout": str(block.layout),
-                    "parameters": {name: list(shape) for name, shape in block.shapes.items()},
-                    "operator": block.operator.kind,
-                    "tensors": names,
-                }
+                f"prior at {directory} cannot be loaded: its content has fingerprint "
+                f"{prior.fingerprint}, config.json says {config.get('fingerprint')}"
             )
-        config = {
-            "provenance": self.provenance.to_dict(),
-            "num_curvature_examples": self.curvature.num_examples,
-            "ignored": list(self.curvature.ignored),
-            "blocks": blocks,
-        }
-        return config, tensors
+        return prior
 
-    @classmethod
-    def _from_files(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        misfits = [
-            f"{name} is {value.dtype}, expected torch.float32"
-            for name, value in tensors.items()
-            if value.dtype != torch.float32
-        ]
-        used, blocks = set(), []
-        for entry in config["blocks"]:
-            missing = [key for key in entry["tensors"].values() if key not in tensors]
-            misfits += [f"tensor {key} is missing" for key in missing]
-            if entry["operator"] not in OPERATORS:
-                misfits.append(f"operator '{entry['operator']}' of {entry['name']} is unknown")
-            elif not missing:
-                state = {part: tensors[key] for part, key in entry["tensors"].items()}
-                shapes = {name: tuple(shape) for name, shape in entry["parameters"].items()}
-                operator = OPERATORS[entry["operator"]].from_state(state)
-                blocks.append(Block(entry["name"], Layout(entry["layout"]), shapes, operator))
-            used |= set(entry["tensors"].values())
-        anchor = {
-            name.removeprefix("anchor/"): value
-            for name, value in tensors.items()
-            if name.startswith("anchor/") and name not in used
-        }
-        extra = tensors.keys() - used - {f"anchor/{name}" for name in anchor}
-        misfits += [f"tensor {name} belongs to no block" for name in sorted(extra)]
-        if misfits:
-            raise PriorError("; ".join(misfits))
-        curvature = Curvature(
-            tuple(blocks), int(config["num_curvature_examples"]), tuple(config["ignored"])
-        )
-        return cls(anchor, curvature, Provenance.from_dict(config["provenance"]))
-
-    def _misfits(self) -> list[str]:
-        shapes = self.curvature.parameters
-        misfits = [f"the anchor of {name} is missing" for name in shapes if name not in self.anchor]
-        misfits += [f"the anchor {name} has no curvature" for name in self.anchor.keys() - shapes]
-        for name, value in self.anchor.items():
-            if name in shapes and tuple(value.shape) != shapes[name]:
-                misfits.append(
-                    f"the anchor {name} has shape {list(value.shape)}, not {list(shapes[name])}"
-                )
-            if not bool(value.isfinite().all()):
-                misfits.append(f"the anchor {name} has NaN or infinite values")
-        if sum(len(block.shapes) for block in self.curvature.blocks) != len(shapes):
-            misfits.append("a parameter stands in two blocks")
-        for block in self.curvature.blocks:
-            misfits += [f"{block.name}: {m}" for m in _operator_misfits(block)]
-        return misfits
-
-
-def _operator_misfits(block: Block) -> list[str]:
-    infinite = [
-        f"{part} has NaN or infinite values"
-        for part, tensor in block.operator.state().items()
-        if not bool(tensor.isfinite().all())
-    ]
-    return infinite or block.operator.mismatch(block.shape)
+    def _content(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return to_content(self.anchor, self.curvature, self.provenance)
 
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
@@ -298,10 +207,6 @@ def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
 def _wide_copy(parameter: Tensor) -> Tensor:
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     return parameter.detach().to(dtype, copy=True)
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
 def _origin(model: nn.Module) -> dict[str, Any]:

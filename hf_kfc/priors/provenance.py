@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
+from reprlib import repr as short
 from typing import Any, Self
+
+from ..errors import PriorError
 
 __all__ = ["Provenance"]
 
@@ -51,14 +54,44 @@ class Provenance:
         """Return the fields as JSON values."""
         return asdict(self)
 
+    def misfits(self) -> list[str]:
+        """Say which fields hold something else than they should, one phrase per field."""
+        right = {
+            "task": isinstance(self.task, str),
+            "base_model": isinstance(self.base_model, str),
+            "base_revision": isinstance(self.base_revision, str | None),
+            "num_examples": type(self.num_examples) is int and self.num_examples >= 0,
+            "curvature": isinstance(self.curvature, str),
+            "labels": isinstance(self.labels, str | None),
+            "sharing": isinstance(self.sharing, str | None),
+            "anchor_metrics": _maps(self.anchor_metrics, (int, float)),
+            "library_versions": _maps(self.library_versions, (str,)),
+        }
+        return [
+            f"provenance has {name} {short(getattr(self, name))}"
+            for name, holds in right.items()
+            if not holds
+        ]
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Rebuild from :meth:`to_dict`.
 
         Raises:
-            TypeError: An unknown or missing field.
+            PriorError: Unknown or missing fields; all are listed.
         """
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise TypeError(f"unknown provenance fields {', '.join(sorted(unknown))}")
+        if not isinstance(values, dict):
+            raise PriorError(f"provenance is {short(values)}, expected an object")
+        names = [f.name for f in fields(cls)]
+        problems = [f"provenance has no {name}" for name in names if name not in values]
+        problems += [f"provenance has an unknown {name}" for name in values if name not in names]
+        if problems:
+            raise PriorError("; ".join(problems))
         return cls(**values)
+
+
+def _maps(value: object, kinds: tuple[type, ...]) -> bool:
+    """Whether it is a dict from names to values of these kinds."""
+    return isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, kinds) for k, v in value.items()
+    )
