@@ -10,7 +10,21 @@ from pathlib import Path
 
 from .errors import HfKfcError
 
-__all__ = ["refuse_foreign", "replace_directory"]
+__all__ = ["refuse_blocked", "refuse_foreign", "replace_directory"]
+
+
+def refuse_blocked(directory: Path) -> None:
+    """Make sure that a folder can be made, before hours of work end without one.
+
+    Args:
+        directory: A folder, absent or not.
+
+    Raises:
+        HfKfcError: It, or a folder that it is to lie in, is a file.
+    """
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise HfKfcError(f"{existing} is not a folder; choose another folder than {directory}")
 
 
 def refuse_foreign(directory: Path, marker: str) -> None:
@@ -18,11 +32,12 @@ def refuse_foreign(directory: Path, marker: str) -> None:
 
     Args:
         directory: Absent, empty, or an older result of ours.
-        marker: Name of a file that tells an older result.
+        marker: Path, inside of it, of a file that tells an older result.
 
     Raises:
-        HfKfcError: The folder holds something else.
+        HfKfcError: The folder holds something else, or cannot be made.
     """
+    refuse_blocked(directory)
     if directory.exists() and any(directory.iterdir()) and not (directory / marker).is_file():
         raise HfKfcError(f"{directory} exists and has no {marker}; choose another folder")
 
@@ -32,11 +47,12 @@ def replace_directory(directory: Path) -> Iterator[Path]:
     """Yield a partial folder beside ``directory``; put it in place only if all went well.
 
     Args:
-        directory: What to make; an older one is replaced.
+        directory: What to make; an older one is replaced. Of a link, its target.
 
     Yields:
         The folder to write into.
     """
+    directory = directory.resolve()  # also gives "." its name
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
     replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"

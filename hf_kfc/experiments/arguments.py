@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 from ..errors import ConsolidationError
 
@@ -27,6 +28,13 @@ class RankerArguments:
     max_length: int = field(
         default=96, metadata={"help": "The most tokens of text and candidate name together."}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConsolidationError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.ranker == "cnn" and self.num_layers is not None:
+            raise ConsolidationError("a CNN has no layers to choose from; leave num_layers out")
 
 
 @dataclass
@@ -80,5 +88,12 @@ class LearningArguments:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ConsolidationError(f"{name} is {getattr(self, name)}; give a positive number")
+            value = getattr(self, name)
+            if not (isfinite(value) and value > 0):
+                raise ConsolidationError(f"{name} is {value}; give a positive number")
+        for name, values in (("strengths", self.strengths or []), ("damping", [self.damping])):
+            for value in values:
+                if not (isfinite(value) and value >= 0):
+                    raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
+        if not 0 <= self.seed < 2**32:
+            raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to 2**32 − 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +16,11 @@ __all__ = ["command_line"]
 
 
 class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the script's own text as it is and shows defaults."""
+    """Keeps the script's own text as it is and shows defaults that the help does not tell."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        told = action.default is None or "(default" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def command_line(
@@ -36,8 +40,11 @@ def command_line(
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
         parser = HfArgumentParser(argument_classes, description=description, formatter_class=_Help)
-        arguments: Any = parser.parse_args_into_dataclasses()
+        arguments: Any = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        *arguments, unknown = arguments
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         run(*arguments)
     except HfKfcError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None

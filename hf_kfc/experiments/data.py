@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import DataError
 from ..ranking import encode_candidates
 from ..ranking.checks import check_examples
 
@@ -48,8 +49,11 @@ def encode_task(
     Raises:
         DataError: An example cannot be ranked.
     """
-    for split in splits.values():
-        check_examples(split)
+    for split, examples in splits.items():
+        try:
+            check_examples(examples)
+        except DataError as error:
+            raise DataError(f"{name}/{split}: {error}") from None
     encoded = {
         split: encode_candidates(examples, tokenizer, max_length)
         for split, examples in splits.items()

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 _MULTIPLES = {
     "l2": (1e-4, 1e-3, 1e-2, 1e-1),  # λ itself: without data there is no Bayesian value
     "ewc": (1.0, 10.0, 100.0, 1000.0),
-    "kfc": (0.1, 1.0, 10.0, 100.0),
-    "ekfac": (0.1, 1.0, 10.0, 100.0),
+    "kfc": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "ekfac": (0.1, 0.3, 1.0, 3.0, 10.0),
 }
 
 

@@ -25,14 +25,14 @@ class Outcome:
 
     Args:
         method: Name of the method.
-        strength: λ of its priors; None where there is no penalty.
+        strengths: λ of each of its priors; empty where there is no penalty.
         damping: Relative damping; None where there is no penalty.
         old: Accuracy on the old task after learning the new one; None if it was not measured.
         new: Accuracy on the new task.
     """
 
     method: str
-    strength: float | None
+    strengths: Sequence[float]
     damping: float | None
     old: float | None
     new: float
@@ -57,8 +57,11 @@ class Comparison:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def change(self, outcome: Outcome) -> float:
-        """Return the relative change of the old task in percent; NaN if it was not measured."""
-        if self.old_before is None or outcome.old is None:
+        """Return the relative change of the old task in percent.
+
+        NaN where it was not measured, or where there was nothing to forget.
+        """
+        if not self.old_before or outcome.old is None:
             return math.nan
         return relative_change(self.old_before, outcome.old)
 
@@ -79,7 +82,7 @@ class Comparison:
         for outcome in self.outcomes:
             cells = (
                 outcome.method,
-                _number(outcome.strength, "{:.3g}"),
+                ", ".join(f"{strength:.3g}" for strength in outcome.strengths) or "-",
                 _number(outcome.damping, "{:g}"),
                 _number(self.old_before, "{:.1%}"),
                 _number(outcome.old, "{:.1%}"),
@@ -127,7 +130,7 @@ def choose_strength(
     Returns:
         One of ``candidates``.
     """
-    ordered = sorted(candidates, key=lambda o: o.strength or 0.0)
+    ordered = sorted(candidates, key=lambda o: o.strengths)
     kept = [o for o in ordered if o.new >= plain.new - tolerance]
     if not kept:
         return max(ordered, key=lambda o: o.new)

@@ -13,14 +13,17 @@ from ..curvature import CurvatureArguments
 from ..errors import ConsolidationError
 from ..files import refuse_foreign, replace_directory
 from ..priors import ConsolidationPrior
+from ..priors.files import CONFIG_NAME
 from ..ranking import CandidateCollator
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
 from .figures import require_matplotlib, save_comparison_figure
-from .results import RESULTS_NAME, Comparison, Outcome
+from .results import Comparison, Outcome
 from .tiers import CURVATURE_OF, Learned, as_learned, check_methods, learn, make_prior, prepare
 
 __all__ = ["Tier1Arguments", "Tier2Arguments", "run_tier1", "run_tier2"]
+
+_MARKER = f"prior/{CONFIG_NAME}"  # tells a folder that a tier made
 
 
 @dataclass
@@ -104,11 +107,11 @@ def run_tier1(
     Raises:
         HfKfcError: Something in the input is missing or wrong; nothing is left behind.
     """
-    refuse_foreign(Path(tier.output_dir), RESULTS_NAME)
+    refuse_foreign(Path(tier.output_dir), _MARKER)
     start, tokenizer, (task,) = prepare(ranker, learning.seed, [(tier.task, data)])
     collator = CandidateCollator(tokenizer)
     learned = learn(start, task, collator, learning)
-    outcome = Outcome("none", None, None, None, learned.accuracy(task.test))
+    outcome = Outcome("none", [], None, None, learned.accuracy(task.test))
     settings = _settings(tier, ranker, data, learning, curvature)
     comparison = Comparison("", task.name, None, [outcome], settings)
     _keep(Path(tier.output_dir), learned, task, tokenizer, collator, curvature, comparison)
@@ -138,7 +141,7 @@ def run_tier2(
     """
     require_matplotlib()
     check_methods(tier.methods)
-    refuse_foreign(Path(tier.output_dir), RESULTS_NAME)
+    refuse_foreign(Path(tier.output_dir), _MARKER)
     make_stage = _stage_from_priors if tier.priors else _stage_from_scratch
     stage = make_stage(tier, ranker, data, learning, curvature)
     old_tasks = stage.old.name if stage.old else " + ".join(p.task for p in _last(stage.priors))
@@ -151,10 +154,9 @@ def run_tier2(
     for method, priors in stage.priors.items():
         learned = learn(stage.start, stage.new, stage.collator, learning, priors)
         old = learned.accuracy(stage.old.test) if stage.old else None
-        strength = learned.trainer.strengths[0] if priors else None
         damping = learning.damping if priors else None
         new = learned.accuracy(stage.new.test)
-        comparison.outcomes.append(Outcome(method, strength, damping, old, new))
+        comparison.outcomes.append(Outcome(method, learned.trainer.strengths, damping, old, new))
     _keep(
         Path(tier.output_dir),
         learned,
@@ -176,13 +178,18 @@ def _stage_from_priors(
     if ranker.ranker == "cnn":
         raise ConsolidationError("--priors is given without a model; give its folder as --ranker")
     priors = [ConsolidationPrior.from_pretrained(folder) for folder in tier.priors]
+    _check_strengths(learning.strengths, len(priors))
     names = [tier.task] if tier.old_task is None else [tier.task, tier.old_task]
     start, tokenizer, (new, *old) = prepare(ranker, learning.seed, [(n, data) for n in names])
     for prior in priors:
         prior.check(start)
+        if learning.strengths is None:
+            bayesian_strength(prior, len(new.train))  # not first after learning with no method
     collator = CandidateCollator(tokenizer)
     before = as_learned(start, collator, learning).accuracy(old[0].test) if old else None
-    method = {kind: name for name, kind in CURVATURE_OF.items()}[priors[0].provenance.curvature]
+    method_of = {kind: name for name, kind in CURVATURE_OF.items()}
+    kinds = dict.fromkeys(prior.provenance.curvature for prior in priors)
+    method = " + ".join(method_of.get(kind, kind) for kind in kinds)
     methods: dict[str, list[ConsolidationPrior]] = {"none": [], method: priors}
     return _Stage(start, tokenizer, collator, old[0] if old else None, new, before, methods)
 
@@ -194,6 +201,9 @@ def _stage_from_scratch(
     learning: LearningArguments,
     curvature: CurvatureArguments,
 ) -> _Stage:
+    _check_strengths(learning.strengths, 1)
+    if learning.strengths is None and "l2" in tier.methods:
+        raise ConsolidationError("method 'l2' has no Bayesian strength; give --strengths")
     names = [tier.old_task or "articles", tier.task]
     start, tokenizer, (old, new) = prepare(ranker, learning.seed, [(n, data) for n in names])
     collator = CandidateCollator(tokenizer)
@@ -239,6 +249,15 @@ def _keep(
                 save_comparison_figure(comparison, partial / "forgetting.png")
         print(f"\n{comparison.table()}\n\nsaved in {directory}")  # noqa: T201
     state.wait_for_everyone()
+
+
+def _check_strengths(strengths: list[float] | None, num_priors: int) -> None:
+    """Refuse here what the Trainer would refuse after learning with no method."""
+    if strengths is not None and len(strengths) not in (1, num_priors):
+        raise ConsolidationError(
+            f"{len(strengths)} strengths are given for {num_priors} prior(s) at a time; give one "
+            "for all or one for each"
+        )
 
 
 def _last(priors: dict[str, list[ConsolidationPrior]]) -> list[ConsolidationPrior]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import datasets
+import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..curvature import CurvatureArguments
-from ..errors import ConsolidationError
+from ..errors import ConsolidationError, HfKfcError
 from ..priors import ConsolidationPrior
 from ..ranking import (
     CandidateCollator,
@@ -74,14 +76,29 @@ def new_ranker(
 
     Returns:
         The model and its tokenizer.
+
+    Raises:
+        ConsolidationError: The model or its tokenizer is missing or damaged.
     """
     set_seed(seed)
     if args.ranker != "cnn":
-        tokenizer = AutoTokenizer.from_pretrained(args.ranker)
-        return load_ranker(args.ranker, num_layers=args.num_layers), tokenizer
+        return _load(args)
     tokenizer = train_tokenizer(task_texts(first_task), args.vocab_size)
     config = CnnConfig(vocab_size=len(tokenizer), hidden_size=args.hidden_size)
     return CnnForMultipleChoice(config), tokenizer
+
+
+def _load(args: RankerArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.ranker)
+        return load_ranker(args.ranker, num_layers=args.num_layers), tokenizer
+    except HfKfcError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConsolidationError(
+            f"ranker '{args.ranker}' cannot be loaded ({str(error).strip()}); give 'cnn', the "
+            "folder of a model with its tokenizer, or the name of a Hub repository"
+        ) from error
 
 
 def prepare(
@@ -220,9 +237,10 @@ def _trainer(
             learning_rate=args.learning_rate,
             per_device_train_batch_size=args.batch_size,
             per_device_eval_batch_size=4 * args.batch_size,
-            strengths=args.strengths,
+            strengths=args.strengths if priors else None,
             damping=args.damping,
             bf16=args.bf16,
+            use_cpu=not torch.accelerator.is_available(),
             seed=args.seed,
             save_strategy="no",
             logging_steps=50,

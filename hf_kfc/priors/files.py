@@ -62,7 +62,7 @@ def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]
         directory: As made by :func:`write_prior_files`.
 
     Returns:
-        The configuration, the tensors by name, and one phrase for each file that is missing or
+        The configuration, the tensors in the order of their names, and one phrase for each file that is missing or
         damaged, whose tensors are left out.
 
     Raises:
@@ -79,7 +79,7 @@ def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]
             continue
         damages += [f"tensor {key} is in two files" for key in found if key in tensors]
         tensors |= found
-    return config, tensors, damages
+    return config, dict(sorted(tensors.items())), damages
 
 
 def _read_tensors(directory: Path, name: str, expected: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def _read_tensors(directory: Path, name: str, expected: Mapping[str, Any]) -> di
         for key, value in found.items():
             if value != expected.get(key):
                 raise PriorError(
-                    f"file {name} is damaged ({key} {value}, expected {short(expected.get(key))})"
+                    f"file {name} is damaged ({key} {short(value)}, expected {short(expected.get(key))})"
                 )
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,0 +1,164 @@
+"""A model of a hundred parameters, a prior of it with every kind of operator, and forgeries."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_kfc.curvature import (
+    Block,
+    Curvature,
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    Layout,
+    Operator,
+)
+from hf_kfc.errors import PriorError
+from hf_kfc.priors import ConsolidationPrior, Provenance
+from hf_kfc.priors.content import fingerprint_of
+from hf_kfc.priors.files import read_prior_files, write_prior_files
+
+Config = dict[str, Any]
+Tensors = dict[str, Tensor]
+Forge = Callable[[Config, Tensors], None]
+
+PROVENANCE = Provenance(
+    "old",
+    base_model="org/model",
+    base_revision="abc123",
+    num_examples=70,
+    curvature="kronecker",
+    labels="exact",
+    sharing="expand",
+    anchor_metrics={"accuracy": 0.1 + 0.2},
+)
+
+
+class Model(nn.Module):
+    """Every kind of layer that has a curvature of its own, and two that stay where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 4)
+        self.query = nn.Linear(4, 3)
+        self.key = nn.Linear(4, 3)
+        self.places = nn.Embedding(6, 4)
+        self.kinds = nn.Embedding(2, 4)
+        self.convolution = nn.Conv1d(2, 3, 2, bias=False)
+        self.norm = nn.LayerNorm(4)
+        self.scale = nn.Parameter(torch.randn(()))
+        self.head = nn.Linear(3, 2)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def model(seed: int = 0) -> Model:
+    """Make the model; equal for equal seeds."""
+    torch.manual_seed(seed)
+    return Model()
+
+
+def _moment(size: int) -> Tensor:
+    rows = torch.randn(size + 2, size)
+    return rows.T @ rows / len(rows)
+
+
+def _basis(size: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(size, size)).Q
+
+
+def operators() -> dict[str, tuple[Layout, Operator]]:
+    """Make an operator for every covered module of the model; the attention shares A."""
+    shared = _moment(5)
+    return {
+        "words": (Layout.IN_OUT, Kronecker(torch.rand(5), _moment(4))),
+        "query": (Layout.OUT_IN, Kronecker(shared, _moment(3))),
+        "key": (Layout.OUT_IN, Kronecker(shared, _moment(3))),
+        "places": (Layout.IN_OUT, KroneckerEigen(torch.empty(0), _basis(4), torch.rand(4, 6))),
+        "kinds": (Layout.IN_OUT, KroneckerEigen(torch.empty(0), _basis(4), torch.rand(4, 2))),
+        "convolution": (Layout.OUT_IN, KroneckerEigen(_basis(4), _basis(3), torch.rand(3, 4))),
+        "norm": (Layout.ELEMENTWISE, Diagonal(torch.rand(4, 2))),
+        "scale": (Layout.ELEMENTWISE, Identity(torch.tensor(0.7))),
+    }
+
+
+def prior(seed: int = 0) -> ConsolidationPrior:
+    """Make a prior of the model that ignores its head; equal for equal seeds."""
+    source = model(seed)
+    anchor = {
+        name: value.detach().clone()
+        for name, value in source.named_parameters()
+        if not name.startswith(("head", "frozen"))
+    }
+    blocks = []
+    for name, (layout, operator) in operators().items():
+        shapes = {n: tuple(v.shape) for n, v in anchor.items() if n.split(".")[0] == name}
+        blocks.append(Block(name, layout, shapes, operator))
+    curvature = Curvature(tuple(blocks), num_examples=64, ignored=("head.bias", "head.weight"))
+    return ConsolidationPrior(anchor, curvature, PROVENANCE)
+
+
+def one_block(block: Block, anchor: dict[str, Tensor]) -> ConsolidationPrior:
+    """Make a prior of a single block."""
+    return ConsolidationPrior(anchor, Curvature((block,), 1), Provenance("old"))
+
+
+def assert_equal_priors(actual: ConsolidationPrior, expected: ConsolidationPrior) -> None:
+    """Compare bit by bit, without the fingerprint."""
+    assert_equal_tensors(actual.anchor, expected.anchor)
+    assert actual.provenance == expected.provenance
+    assert actual.curvature.num_examples == expected.curvature.num_examples
+    assert actual.curvature.ignored == expected.curvature.ignored
+    assert len(actual.curvature.blocks) == len(expected.curvature.blocks)
+    for a, e in zip(actual.curvature.blocks, expected.curvature.blocks, strict=True):
+        assert (a.name, a.layout, a.shapes) == (e.name, e.layout, e.shapes)
+        assert list(a.shapes) == list(e.shapes)
+        assert type(a.operator) is type(e.operator)
+        assert_equal_tensors(a.operator.state(), e.operator.state())
+
+
+def assert_equal_tensors(actual: Tensors, expected: Tensors) -> None:
+    """Compare bit by bit; also types and shapes."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].dtype == value.dtype, name
+        assert torch.equal(actual[name], value), name
+
+
+def forge(folder: Path, *changes: Forge, shard: str = "5GB", sign: bool = True) -> Path:
+    """Write the sample prior with changed content, and checksums that fit the changes."""
+    prior().save_pretrained(folder)
+    config, tensors, damages = read_prior_files(folder)
+    assert not damages
+    config, tensors = copy.deepcopy(config), {n: v.clone() for n, v in tensors.items()}
+    del config["files"]
+    for change in changes:
+        change(config, tensors)
+    if sign:
+        config["fingerprint"] = "forged"
+    write_prior_files(folder, config, tensors, shard)
+    return folder
+
+
+def phrases(folder: Path) -> list[str]:
+    """Load what cannot be loaded and return the misfits that the error lists."""
+    try:
+        ConsolidationPrior.from_pretrained(folder)
+    except PriorError as error:
+        message = str(error)
+    else:
+        raise AssertionError(f"{folder} was loaded")
+    assert "\n" not in message
+    prefix = f"prior at {folder} cannot be loaded: "
+    assert message.startswith(prefix)
+    inner = "prior of task 'old' is unusable: "
+    return message.removeprefix(prefix).removeprefix(inner).split("; ")
+
+
+def resign(config: Config, tensors: Tensors) -> None:
+    """Give forged content the fingerprint it has."""
+    config["fingerprint"] = fingerprint_of(config, tensors)
