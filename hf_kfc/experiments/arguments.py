@@ -70,7 +70,7 @@ class LearningArguments:
 
     epochs: float = field(default=5.0, metadata={"help": "Passes over the training examples."})
     learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate of AdamW, decaying linearly to 0."}
+        default=3e-3, metadata={"help": "Peak learning rate of AdamW, decaying linearly to 0."}
     )
     batch_size: int = field(
         default=32, metadata={"help": "Examples per process and optimizer step."}
@@ -96,4 +96,4 @@ class LearningArguments:
                 if not (isfinite(value) and value >= 0):
                     raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
         if not 0 <= self.seed < 2**32:
-            raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to 2**32 − 1")
+            raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +13,10 @@ from ..errors import DataError
 from ..ranking import encode_candidates
 from ..ranking.checks import check_examples
 
-__all__ = ["TaskData", "encode_task", "task_texts"]
+__all__ = ["Examples", "TaskData", "encode_task", "task_texts"]
+
+Examples = list[dict[str, Any]]
+"""Encoded examples in memory: reading Arrow rows in every epoch costs as much as a small CNN."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class TaskData:
     """
 
     name: str
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    test: datasets.Dataset
+    train: Examples
+    validation: Examples
+    test: Examples
 
 
 def encode_task(
@@ -55,7 +59,7 @@ def encode_task(
         except DataError as error:
             raise DataError(f"{name}/{split}: {error}") from None
     encoded = {
-        split: encode_candidates(examples, tokenizer, max_length)
+        split: encode_candidates(examples, tokenizer, max_length).to_list()
         for split, examples in splits.items()
     }
     return TaskData(name, encoded["train"], encoded["validation"], encoded["test"])

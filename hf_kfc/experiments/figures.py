@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConsolidationError
 from .results import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["require_matplotlib", "save_comparison_figure"]
 
@@ -31,10 +35,15 @@ def save_comparison_figure(comparison: Comparison, path: Path) -> None:
         comparison: With the old task measured.
         path: A PNG or SVG file.
     """
+    from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
+    with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+        _draw(comparison, Figure(figsize=(9, 3.6), layout="constrained")).savefig(path, dpi=150)
+
+
+def _draw(comparison: Comparison, figure: Figure) -> Figure:
     names = [outcome.method for outcome in comparison.outcomes]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
     old_axes, new_axes = figure.subplots(1, 2)
     old = [100 * (outcome.old or 0.0) for outcome in comparison.outcomes]
     new = [100 * outcome.new for outcome in comparison.outcomes]
@@ -54,5 +63,5 @@ def save_comparison_figure(comparison: Comparison, path: Path) -> None:
         old_axes.text(
             -0.45, before, f"before {before:.1f}", color="#c0392b", va="bottom", fontsize=9
         )
-        old_axes.set_ylim(0, max(*old, before) * 1.15)
-    figure.savefig(path, dpi=150)
+        old_axes.set_ylim(0, max(*old, before, 1.0) * 1.15)
+    return figure

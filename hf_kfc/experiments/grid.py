@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..curvature import CurvatureArguments
 from ..errors import ConsolidationError
+from ..files import refuse_blocked
 from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator, cf_reduction, relative_change
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
 from .results import Outcome, choose_strength, command, versions
-from .tiers import Learned, check_methods, learn, make_prior, prepare
+from .tiers import Learned, learn, make_prior, prepare
 
 __all__ = ["GridArguments", "grid_table", "run_grid"]
 
@@ -61,6 +64,20 @@ class GridArguments:
         metadata={"help": "Training examples of the old task (default: --train_examples)."},
     )
 
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in _MULTIPLES:
+                raise ConsolidationError(
+                    f"unknown method '{method}'; choose from {', '.join(_MULTIPLES)}"
+                )
+        for damping in self.dampings:
+            if not (isfinite(damping) and damping >= 0):
+                raise ConsolidationError(f"dampings: {damping} is not a number ≥ 0; correct it")
+        for name in ("methods", "dampings", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ConsolidationError(f"{name} are {values}; give at least one, and none twice")
+
 
 @dataclass(frozen=True)
 class _Point:
@@ -73,31 +90,46 @@ class _Point:
 
 
 class _Runs:
-    """The runs done so far, in a JSON-lines file whose first line holds the settings."""
+    """The runs done so far, in a JSON-lines file whose first line holds the settings.
+
+    Every process knows them all; the main one writes.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
+        refuse_blocked(path.parent)
+        self.path, self.settings = path, settings
         self.records: dict[_Point, dict[str, Any]] = {}
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            header = {"settings": settings, "command": command(), "versions": versions()}
-            self._append(header)
-            return
-        first, *rest = (json.loads(line) for line in path.read_text("utf-8").splitlines())
-        if first["settings"] != settings:
-            raise ConsolidationError(
-                f"{path} was made with other settings; repeat those or give another --results"
-            )
-        for record in rest:
-            self.records[_Point(**record["point"])] = record
+        if path.exists():
+            found, self.records = _read(path)
+            if found != settings:
+                different = [name for name in settings if found.get(name) != settings[name]]
+                raise ConsolidationError(
+                    f"{path} was made with other {' and '.join(different)}; repeat those or give "
+                    "another --results"
+                )
 
     def add(self, point: _Point, record: dict[str, Any]) -> None:
         self.records[point] = record
-        self._append({"point": asdict(point), **record})
+        if PartialState().is_main_process:
+            lines = [{"point": asdict(point), **record}]
+            if not self.path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                header = {"settings": self.settings, "command": command(), "versions": versions()}
+                lines.insert(0, header)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
 
-    def _append(self, value: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[_Point, dict[str, Any]]]:
+    """Read the settings and the runs of a results file."""
+    try:
+        header, *records = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+        return header["settings"], {_Point(**record["point"]): record for record in records}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConsolidationError(
+            f"{path} does not hold the runs of a grid ({type(error).__name__}: {error}); mend it "
+            "or give another --results"
+        ) from error
 
 
 def run_grid(
@@ -119,13 +151,15 @@ def run_grid(
     Raises:
         HfKfcError: Something in the input is missing or wrong.
     """
-    check_methods(grid.methods)
     settings = {type(a).__name__: asdict(a) for a in (grid, ranker, data, learning, curvature)}
+    del settings["GridArguments"]["results"]  # the file may be moved
+    state = PartialState()
     runs = _Runs(Path(grid.results), json.loads(json.dumps(settings)))
-    with tqdm(desc="grid", unit="run", total=_size(grid)) as bar:
+    state.wait_for_everyone()  # all have read before the first writes
+    with tqdm(desc="grid", unit="run", total=_size(grid), disable=not state.is_main_process) as bar:
         bar.update(len(runs.records))
         for seed in grid.seeds:
-            points = list(_points(grid, seed, runs))
+            points = list(_points(grid, seed, runs.records))
             if all(point in runs.records for point in points):
                 continue
             stage = _Stage(grid, ranker, data, replace(learning, seed=seed), curvature)
@@ -133,7 +167,8 @@ def run_grid(
                 if point not in runs.records:
                     runs.add(point, stage.run(point))
                     bar.update()
-    print(f"\n{grid_table(Path(grid.results))}")  # noqa: T201
+    if state.is_main_process:
+        print(f"\n{grid_table(Path(grid.results))}")  # noqa: T201
 
 
 def _size(grid: GridArguments) -> int:
@@ -147,7 +182,7 @@ def _dampings(grid: GridArguments, method: str) -> Sequence[float]:
     return [0.0] if method == "l2" else grid.dampings
 
 
-def _points(grid: GridArguments, seed: int, runs: _Runs) -> Iterator[_Point]:
+def _points(grid: GridArguments, seed: int, records: Mapping[_Point, Any]) -> Iterator[_Point]:
     """All strengths for the first seed, the chosen one for the others."""
     yield _Point(seed, "none")
     for method in grid.methods:
@@ -155,25 +190,27 @@ def _points(grid: GridArguments, seed: int, runs: _Runs) -> Iterator[_Point]:
             if seed == grid.seeds[0]:
                 multiples: Sequence[float] = _MULTIPLES[method]
             else:
-                multiples = [_chosen(runs.records, grid.seeds[0], method, damping)]
+                multiples = [_chosen(records, grid.seeds[0], method, damping)]
             for multiple in multiples:
                 yield _Point(seed, method, damping, multiple)
 
 
-def _chosen(records: dict[_Point, dict[str, Any]], seed: int, method: str, damping: float) -> float:
+def _chosen(records: Mapping[_Point, Any], seed: int, method: str, damping: float) -> float:
     """Choose the strength (as a multiple) on the development splits of one seed."""
     outcomes = [
-        Outcome(method, point.multiple, damping, record["old_validation"], record["new_validation"])
+        Outcome(
+            method, [point.multiple], damping, record["old_validation"], record["new_validation"]
+        )
         for point, record in records.items()
         if (point.seed, point.method, point.damping) == (seed, method, damping)
+        and point.multiple is not None
     ]
     plain = records[_Point(seed, "none")]
     best = choose_strength(
         outcomes,
-        Outcome("none", None, None, plain["old_validation"], plain["new_validation"]),
+        Outcome("none", [], None, plain["old_validation"], plain["new_validation"]),
     )
-    assert best.strength is not None
-    return best.strength
+    return best.strengths[0]
 
 
 class _Stage:
@@ -188,7 +225,8 @@ class _Stage:
         curvature: CurvatureArguments,
     ) -> None:
         self.learning, self.curvature = learning, curvature
-        old_data = replace(data, train_examples=grid.old_train_examples or data.train_examples)
+        old_examples = grid.old_train_examples
+        old_data = data if old_examples is None else replace(data, train_examples=old_examples)
         start, tokenizer, (old, new) = prepare(
             ranker, learning.seed, [(grid.old_task, old_data), (grid.task, data)]
         )
@@ -197,6 +235,11 @@ class _Stage:
         self.new: TaskData = new
         self.first = learn(start, old, self.collator, learning)
         self.before = self._accuracies(self.first, "old", old)
+        if not self.before["old_test"]:
+            raise ConsolidationError(
+                f"with seed {learning.seed} tier 1 ranks no test example of {old.name} right, so "
+                "nothing can be forgotten; train longer or on more examples"
+            )
         self.priors: dict[str, ConsolidationPrior] = {}
 
     def run(self, point: _Point) -> dict[str, Any]:
@@ -238,10 +281,21 @@ def grid_table(results: Path) -> str:
 
     Args:
         results: File that :func:`run_grid` wrote.
+
+    Raises:
+        ConsolidationError: It is not such a file, or the grid is not finished.
     """
-    first, *rest = (json.loads(line) for line in results.read_text("utf-8").splitlines())
-    grid = GridArguments(**first["settings"]["GridArguments"])
-    records = {_Point(**record["point"]): record for record in rest}
+    settings, records = _read(results)
+    grid = GridArguments(**settings["GridArguments"] | {"results": str(results)})
+    try:
+        return _table(grid, records)
+    except KeyError as error:
+        raise ConsolidationError(
+            f"{results} has no run {error.args[0]}; run the grid again, it goes on"
+        ) from error
+
+
+def _table(grid: GridArguments, records: Mapping[_Point, Any]) -> str:
     plain = {seed: records[_Point(seed, "none")] for seed in grid.seeds}
     lines = [
         f"| method | damping | λ / Bayes | {grid.old_task} before | after | change (%) "

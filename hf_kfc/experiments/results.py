@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConsolidationError
 from ..ranking import cf_reduction, relative_change
 
 __all__ = ["RESULTS_NAME", "Comparison", "Outcome", "choose_strength", "command", "versions"]
@@ -129,8 +130,13 @@ def choose_strength(
 
     Returns:
         One of ``candidates``.
+
+    Raises:
+        ConsolidationError: There is no candidate.
     """
-    ordered = sorted(candidates, key=lambda o: o.strengths)
+    if not candidates:
+        raise ConsolidationError("there is no strength to choose from; run at least one")
+    ordered = sorted(candidates, key=lambda o: tuple(o.strengths))
     kept = [o for o in ordered if o.new >= plain.new - tolerance]
     if not kept:
         return max(ordered, key=lambda o: o.new)

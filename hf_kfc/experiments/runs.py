@@ -15,6 +15,7 @@ from ..files import refuse_foreign, replace_directory
 from ..priors import ConsolidationPrior
 from ..priors.files import CONFIG_NAME
 from ..ranking import CandidateCollator
+from ..training import bayesian_strength
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
 from .figures import require_matplotlib, save_comparison_figure

@@ -28,7 +28,7 @@ from ..ranking import (
 from ..ranking.tasks import load_task
 from ..training import ConsolidationArguments, ConsolidationTrainer
 from .arguments import DataArguments, LearningArguments, RankerArguments
-from .data import TaskData, encode_task, task_texts
+from .data import Examples, TaskData, encode_task, task_texts
 
 __all__ = [
     "CURVATURE_OF",
@@ -142,7 +142,7 @@ class Learned:
     model: PreTrainedModel
     trainer: ConsolidationTrainer
 
-    def accuracy(self, examples: datasets.Dataset) -> float:
+    def accuracy(self, examples: Examples) -> float:
         """Return the share of examples whose gold candidate is ranked first.
 
         Args:

@@ -210,7 +210,9 @@ def _operator_misfits(block: Block) -> list[str]:
 def _bad_values(name: str, value: Tensor) -> list[str]:
     if not value.is_floating_point():
         return [f"{name} is {value.dtype}, expected a floating-point type"]
-    return [] if bool(value.isfinite().all()) else [f"{name} has NaN or infinite values"]
+    if value.numel() == 0 or bool(value.isfinite().all()):
+        return []
+    return [f"{name} has NaN or infinite values"]
 
 
 def _malformed(entry: Any) -> list[str]:

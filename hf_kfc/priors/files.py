@@ -62,8 +62,8 @@ def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]
         directory: As made by :func:`write_prior_files`.
 
     Returns:
-        The configuration, the tensors in the order of their names, and one phrase for each file that is missing or
-        damaged, whose tensors are left out.
+        The configuration, the tensors in the order of their names, and one phrase for each file
+        that is missing or damaged, whose tensors are left out.
 
     Raises:
         PriorError: The configuration is missing, damaged, or of an unknown format.
@@ -91,13 +91,14 @@ def _read_tensors(directory: Path, name: str, expected: Mapping[str, Any]) -> di
     try:
         found = _describe(path)
         for key, value in found.items():
-            if value != expected.get(key):
+            if value != (due := expected.get(key)):
                 raise PriorError(
-                    f"file {name} is damaged ({key} {short(value)}, expected {short(expected.get(key))})"
+                    f"file {name} is damaged ({key} {short(value)}, expected {short(due)})"
                 )
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PriorError(f"file {name} is not readable ({error})") from None
+    except (OSError, SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes
+        reason = str(error).partition("\n")[0]
+        raise PriorError(f"file {name} is not readable ({reason})") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

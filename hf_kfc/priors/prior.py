@@ -190,8 +190,8 @@ class ConsolidationPrior:
             raise PriorError(f"prior at {directory} cannot be loaded: {error}") from None
         if prior.fingerprint != config.get("fingerprint"):
             raise PriorError(
-                f"prior at {directory} cannot be loaded: its content has fingerprint "
-                f"{prior.fingerprint}, config.json says {config.get('fingerprint')}"
+                f"prior at {directory} cannot be loaded: its content is not what was saved "
+                "(config.json has another fingerprint)"
             )
         return prior
 

@@ -3,12 +3,12 @@
 Importing this package registers the CNN with ``AutoConfig`` and ``AutoModelForMultipleChoice``.
 """
 
-from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
-from hf_kfc.ranking.collator import CandidateCollator
-from hf_kfc.ranking.encoder import load_ranker
-from hf_kfc.ranking.encoding import encode_candidates, train_tokenizer
-from hf_kfc.ranking.loss import masked_logits, ranking_loss
-from hf_kfc.ranking.metrics import (
+from .cnn import CnnConfig, CnnForMultipleChoice
+from .collator import CandidateCollator
+from .encoder import load_ranker
+from .encoding import encode_candidates, train_tokenizer
+from .loss import masked_logits, ranking_loss
+from .metrics import (
     Forgetting,
     RankingAccuracy,
     cf_reduction,
@@ -16,7 +16,7 @@ from hf_kfc.ranking.metrics import (
     ranking_accuracy,
     relative_change,
 )
-from hf_kfc.ranking.schema import FEATURES, Concept, Mention
+from .schema import FEATURES, Concept, Mention
 
 __all__ = [
     "FEATURES",

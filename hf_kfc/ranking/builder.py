@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 import datasets
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking.counts import Counts, SplitCounts
-from hf_kfc.ranking.retrieval import RETRIEVERS, Retriever
-from hf_kfc.ranking.schema import FEATURES, Concept, Mention
+from ..errors import DataError
+from .counts import Counts, SplitCounts
+from .retrieval import RETRIEVERS, Retriever
+from .schema import FEATURES, Concept, Mention
 
 __all__ = ["COUNTS_FILE", "SPLITS", "CandidateRankingBuilder", "RankingConfig", "stable_fraction"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = ["check_examples"]
 

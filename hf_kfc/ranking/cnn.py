@@ -14,8 +14,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import MultipleChoiceModelOutput
 
-from hf_kfc.errors import HfKfcError
-from hf_kfc.ranking.loss import ranking_loss
+from ..errors import HfKfcError
+from .loss import ranking_loss
 
 __all__ = ["CnnConfig", "CnnForMultipleChoice"]
 

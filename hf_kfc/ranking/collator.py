@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = ["CandidateCollator"]
 

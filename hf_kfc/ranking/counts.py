@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = ["Counts", "SplitCounts"]
 

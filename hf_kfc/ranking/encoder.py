@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForMultipleChoice, PreTrainedModel
 
+from ..errors import ConsolidationError
+
 # Registers the CNN, so that a saved one loads like any other model.
-import hf_kfc.ranking.cnn  # noqa: F401
-from hf_kfc.errors import ConsolidationError
+from . import cnn  # noqa: F401
 
 __all__ = ["load_ranker"]
 

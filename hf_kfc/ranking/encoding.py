@@ -20,7 +20,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = ["encode_candidates", "train_tokenizer"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = ["read_lines", "read_names"]
 

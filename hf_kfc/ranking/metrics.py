@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers import EvalPrediction
 
-from hf_kfc.errors import DataError
+from ..errors import DataError
 
 __all__ = [
     "Forgetting",

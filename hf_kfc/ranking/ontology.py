@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from hf_kfc.ranking.schema import Concept, Mention
+from .schema import Concept, Mention
 
 __all__ = ["concepts_from_names", "surface_forms"]
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking.builder import CandidateRankingBuilder, stable_fraction
-from hf_kfc.ranking.counts import SplitCounts
-from hf_kfc.ranking.files import read_lines, read_names
-from hf_kfc.ranking.ontology import concepts_from_names, surface_forms
-from hf_kfc.ranking.schema import Concept, Mention
+from ..errors import DataError
+from .builder import CandidateRankingBuilder, stable_fraction
+from .counts import SplitCounts
+from .files import read_lines, read_names
+from .ontology import concepts_from_names, surface_forms
+from .schema import Concept, Mention
 
 __all__ = ["PsyTar", "PsytarRow", "read_psytar"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from rank_bm25 import BM25Okapi
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking.schema import Concept
+from ..errors import DataError
+from .schema import Concept
 
 __all__ = ["RETRIEVERS", "Bm25Retriever", "Hit", "Retriever", "TfidfRetriever"]
 

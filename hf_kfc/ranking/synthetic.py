@@ -27,10 +27,10 @@ from typing import ClassVar, NamedTuple
 
 import datasets
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking.builder import SPLITS, CandidateRankingBuilder, RankingConfig
-from hf_kfc.ranking.counts import SplitCounts
-from hf_kfc.ranking.lexicon import (
+from ..errors import DataError
+from .builder import SPLITS, CandidateRankingBuilder, RankingConfig
+from .counts import SplitCounts
+from .lexicon import (
     MODIFIERS,
     SYSTEMS,
     Meaning,
@@ -38,7 +38,7 @@ from hf_kfc.ranking.lexicon import (
     misspell,
     named_meanings,
 )
-from hf_kfc.ranking.schema import Concept, Mention
+from .schema import Concept, Mention
 
 __all__ = [
     "CORPORA",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import datasets
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking.bc5cdr import Bc5cdr
-from hf_kfc.ranking.builder import CandidateRankingBuilder
-from hf_kfc.ranking.medmentions import MedMentions
-from hf_kfc.ranking.psytar import PsyTar
-from hf_kfc.ranking.synthetic import SyntheticMedical
+from ..errors import DataError
+from .bc5cdr import Bc5cdr
+from .builder import CandidateRankingBuilder
+from .medmentions import MedMentions
+from .psytar import PsyTar
+from .synthetic import SyntheticMedical
 
 __all__ = ["TASKS", "Task", "load_task", "prepare_task"]
 

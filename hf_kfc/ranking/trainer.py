@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ..errors import ConsolidationError
 from .loss import masked_logits, ranking_loss
 
 __all__ = ["RankingTrainer"]
@@ -45,9 +46,16 @@ class RankingTrainer(Trainer):
             inputs: The batch.
             return_outputs: Whether to return the model's outputs too.
             num_items_in_batch: As in the Trainer.
+
+        Raises:
+            ConsolidationError: Label smoothing is on.
         """
         if "candidate_mask" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.label_smoother is not None:
+            raise ConsolidationError(
+                "padded candidates have no label smoothing; set label_smoothing_factor=0"
+            )
         features = {k: v for k, v in inputs.items() if k not in ("candidate_mask", "labels")}
         outputs = model(**features)
         outputs["logits"] = masked_logits(outputs["logits"], inputs["candidate_mask"])

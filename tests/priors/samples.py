@@ -130,7 +130,10 @@ def assert_equal_tensors(actual: Tensors, expected: Tensors) -> None:
 
 
 def forge(folder: Path, *changes: Forge, shard: str = "5GB", sign: bool = True) -> Path:
-    """Write the sample prior with changed content, and checksums that fit the changes."""
+    """Write the sample prior with changed content, and checksums that fit the changes.
+
+    Only if signed does the fingerprint fit as well.
+    """
     prior().save_pretrained(folder)
     config, tensors, damages = read_prior_files(folder)
     assert not damages
@@ -139,7 +142,7 @@ def forge(folder: Path, *changes: Forge, shard: str = "5GB", sign: bool = True) 
     for change in changes:
         change(config, tensors)
     if sign:
-        config["fingerprint"] = "forged"
+        config["fingerprint"] = fingerprint_of(config, tensors)
     write_prior_files(folder, config, tensors, shard)
     return folder
 
@@ -157,8 +160,3 @@ def phrases(folder: Path) -> list[str]:
     assert message.startswith(prefix)
     inner = "prior of task 'old' is unusable: "
     return message.removeprefix(prefix).removeprefix(inner).split("; ")
-
-
-def resign(config: Config, tensors: Tensors) -> None:
-    """Give forged content the fingerprint it has."""
-    config["fingerprint"] = fingerprint_of(config, tensors)

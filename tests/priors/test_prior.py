@@ -81,8 +81,7 @@ def test_a_shared_factor_is_stored_once_and_shared_again(tmp_path: Path) -> None
     saved.save_pretrained(tmp_path / "copied")
     copied = load_file(tmp_path / "copied" / "prior.safetensors")
     assert copied.keys() - tensors.keys() == {"curvature/key/A"}
-    size = {name: (tmp_path / name / "prior.safetensors").stat().st_size for name in ("shared",)}
-    size["copied"] = (tmp_path / "copied" / "prior.safetensors").stat().st_size
+    size = {f: (tmp_path / f / "prior.safetensors").stat().st_size for f in ("shared", "copied")}
     assert size["copied"] - size["shared"] >= query.A.nbytes
 
 
@@ -150,7 +149,7 @@ def test_l2(tmp_path: Path) -> None:
         for name, _ in source.named_parameters()
         if not name.startswith(("norm", "head", "frozen"))
     ]
-    assert list(loaded.anchor) == covered
+    assert list(saved.anchor) == covered
     assert loaded.curvature.ignored == ("head.bias", "head.weight", "norm.bias", "norm.weight")
     assert loaded.provenance.num_examples == 0
     assert loaded.provenance.labels is None
@@ -185,16 +184,16 @@ def test_estimated_round_trip(kind: str, tmp_path: Path) -> None:
     assert_equal_tensors(loaded.anchor, {n: p.detach() for n, p in source.named_parameters()})
 
 
-def _no_collision(**names: str) -> nn.Module:
+def _with_parameters(*names: str) -> nn.Module:
     source = nn.Module()
-    for name in names.values():
+    for name in names:
         source.register_parameter(name, nn.Parameter(torch.rand(3)))
     return source
 
 
 def test_parameters_named_like_stored_tensors(tmp_path: Path) -> None:
     """With one name for both, one would be loaded for the other."""
-    saved = ConsolidationPrior.l2(_no_collision(a="anchor", b="scale", c="curvature"), task="old")
+    saved = ConsolidationPrior.l2(_with_parameters("anchor", "scale", "curvature"), task="old")
     assert_equal_priors(reload(saved, tmp_path), saved)
 
 

@@ -1,0 +1,171 @@
+"""Provenance: where a prior comes from, complete in the object and in the file."""
+
+import json
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from transformers import BertConfig, BertForMultipleChoice
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.errors import PriorError
+from hf_kfc.priors import ConsolidationPrior, Provenance
+
+from .samples import PROVENANCE, model
+
+LIBRARIES = ("hf_kfc", "torch", "transformers", "datasets", "accelerate", "safetensors")
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.config = SimpleNamespace(_name_or_path="org/model", _commit_hash="abc123")
+
+    def forward(self, x: Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.layer(x))
+
+
+def estimated(**settings: Any) -> ConsolidationPrior:
+    data = [{"x": torch.randn(4), "labels": torch.tensor(i % 3)} for i in range(7)]
+    arguments = CurvatureArguments(
+        curvature="kronecker", labels="exact", sharing="reduce", max_curvature_examples=5
+    )
+    return ConsolidationPrior.estimate(
+        Classifier(), data, default_collate, arguments, task="old", **settings
+    )
+
+
+def test_of_an_estimate() -> None:
+    made = estimated(anchor_metrics={"accuracy": np.float32(0.5), "loss": torch.tensor(1.25)})
+    assert made.provenance == Provenance(
+        task="old",
+        base_model="org/model",
+        base_revision="abc123",
+        num_examples=7,  # N_old counts the task's examples, also where fewer were looked at
+        curvature="kronecker",
+        labels="exact",
+        sharing="reduce",
+        anchor_metrics={"accuracy": 0.5, "loss": 1.25},
+        library_versions={name: version(name) for name in LIBRARIES},
+    )
+    assert made.curvature.num_examples == 5
+
+
+def test_in_the_file(tmp_path: Path) -> None:
+    estimated(anchor_metrics={"accuracy": np.float32(0.5)}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["format"] == "hf_kfc.prior"
+    assert config["format_version"] == 1
+    assert config["num_curvature_examples"] == 5
+    assert config["provenance"] == {
+        "task": "old",
+        "base_model": "org/model",
+        "base_revision": "abc123",
+        "num_examples": 7,
+        "curvature": "kronecker",
+        "labels": "exact",
+        "sharing": "reduce",
+        "anchor_metrics": {"accuracy": 0.5},
+        "library_versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def test_is_what_was_saved_and_not_what_is_installed(tmp_path: Path) -> None:
+    made = estimated()
+    past = replace(made.provenance, library_versions={"torch": "1.0"}, task="ältere Aufgabe")
+    ConsolidationPrior(made.anchor, made.curvature, past).save_pretrained(tmp_path)
+    assert ConsolidationPrior.from_pretrained(tmp_path).provenance == past
+
+
+def test_of_a_saved_model(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=4,
+        max_position_embeddings=4,
+    )
+    BertForMultipleChoice(config).save_pretrained(tmp_path / "model")
+    loaded = BertForMultipleChoice.from_pretrained(tmp_path / "model")
+    loaded.config._commit_hash = "abc123"
+    provenance = ConsolidationPrior.l2(loaded, task="old").provenance
+    assert provenance.base_model == str(tmp_path / "model")
+    assert provenance.base_revision == "abc123"
+
+    fresh = ConsolidationPrior.l2(BertForMultipleChoice(config), task="old").provenance
+    assert fresh.base_model == "BertForMultipleChoice"
+    assert fresh.base_revision is None
+
+
+def test_of_l2_without_data() -> None:
+    assert ConsolidationPrior.l2(model(), task="old").provenance == Provenance(
+        "old", base_model="Model"
+    )
+    provenance = Provenance("old")
+    assert (provenance.num_examples, provenance.curvature) == (0, "identity")
+    assert (provenance.labels, provenance.sharing) == (None, None)
+
+
+def test_of_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_kfc.priors.provenance._LIBRARIES", ("torch", "no-such-library"))
+    assert Provenance("old").library_versions == {
+        "torch": version("torch"),
+        "no-such-library": "unknown",
+    }
+
+
+def test_round_trip_through_json() -> None:
+    values = json.loads(json.dumps(PROVENANCE.to_dict()))
+    assert set(values) == {field.name for field in fields(Provenance)}
+    assert Provenance.from_dict(values) == PROVENANCE
+    assert PROVENANCE.misfits() == []
+
+
+def test_unknown_and_missing_fields_are_all_named() -> None:
+    values = PROVENANCE.to_dict() | {"colour": "red", "size": 1}
+    del values["labels"], values["task"]
+    with pytest.raises(PriorError) as refusal:
+        Provenance.from_dict(values)
+    assert str(refusal.value).split("; ") == [
+        "provenance has no task",
+        "provenance has no labels",
+        "provenance has an unknown colour",
+        "provenance has an unknown size",
+    ]
+
+
+@pytest.mark.parametrize("values", [None, [], "old"])
+def test_something_else(values: Any) -> None:
+    with pytest.raises(PriorError, match="expected an object"):
+        Provenance.from_dict(values)
+
+
+WRONG: dict[str, list[Any]] = {
+    "task": [None, 1],
+    "base_model": [None],
+    "base_revision": [1],
+    "num_examples": [-1, 1.0, True, None],
+    "curvature": [None],
+    "labels": [1],
+    "sharing": [[]],
+    "anchor_metrics": [None, {"f1": "high"}, {1: 0.5}],
+    "library_versions": [None, {"torch": 2}],
+}
+
+
+def test_every_field_is_checked() -> None:
+    assert set(WRONG) == {field.name for field in fields(Provenance)}
+    for name, values in WRONG.items():
+        for value in values:
+            wrong: Any = replace(PROVENANCE, **{name: value})
+            assert wrong.misfits() == [f"provenance has {name} {value!r}"]

@@ -1,0 +1,129 @@
+"""Runs recipes, in this process or in others, and looks at what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    *("--train_examples", "64", "--validation_examples", "32", "--test_examples", "32"),
+    *("--hidden_size", "8", "--vocab_size", "500", "--epochs", "1", "--learning_rate", "0.01"),
+)
+TWO = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a recipe ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines on stderr that tell an error."""
+        return [line for line in self.err.splitlines() if line.startswith("error:")]
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Starts recipes.
+
+    Args:
+        cache: Where examples are cached.
+        temporary: Where temporary files go.
+    """
+
+    cache: Path
+    temporary: Path
+
+    def call(self, recipe: str, *arguments: object) -> Result:
+        """Run a recipe in this process: its imports are there already."""
+        path = ROOT / "recipes" / f"{recipe}.py"
+        out, err = io.StringIO(), io.StringIO()
+        status: object = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("datasets.config.HF_DATASETS_CACHE", self.cache)
+            patch.setattr(tempfile, "tempdir", str(self.temporary))
+            patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    runpy.run_path(str(path), run_name="__main__")
+                except SystemExit as stop:
+                    status = stop.code
+        assert isinstance(status, int)
+        return Result(status, out.getvalue(), err.getvalue())
+
+    def start(self, recipe: str, *arguments: object, launcher: str = "") -> Result:
+        """Run a recipe in a process of its own, or by a module that starts it."""
+        script = ["-m", *launcher.split()] if launcher else []
+        # Not to be killed alone by a time limit: the launcher ends its workers when terminated.
+        process = subprocess.Popen(
+            [sys.executable, *script, f"recipes/{recipe}.py", *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "HF_DATASETS_CACHE": str(self.cache),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+                "TMPDIR": str(self.temporary),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+        return Result(process.returncode, out, err)
+
+    def launch(self, recipe: str, *arguments: object) -> Result:
+        """Run a recipe by ``accelerate launch``."""
+        return self.start(recipe, *arguments, launcher="accelerate.commands.launch")
+
+    def launch_two(self, recipe: str, *arguments: object) -> Result:
+        """Run a recipe by ``accelerate launch`` in two processes."""
+        launcher = f"accelerate.commands.launch {TWO} --main_process_port {_free_port()}"
+        return self.start(recipe, *arguments, launcher=launcher)
+
+    def leftovers(self) -> list[str]:
+        """Names of what lies in the temporary folder and the cache but should be gone."""
+        temporary = (path.name for path in self.temporary.iterdir())
+        # Of the libraries, not of the recipes.
+        own = [
+            name for name in temporary if not name.startswith(("torchinductor_", "torchelastic"))
+        ]
+        return own + [str(path) for path in self.cache.rglob("*.incomplete*") if path.is_dir()]
+
+
+def content(directory: Path) -> dict[str, str | None]:
+    """Map what lies in a folder, hidden or not, to checksums; folders to None."""
+    return {
+        str(path.relative_to(directory)): None
+        if path.is_dir()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

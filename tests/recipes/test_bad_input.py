@@ -1,0 +1,470 @@
+"""Bad input gives one line that says what and where, a status, and no file."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from recipe_runs import TINY, Recipes, Result, content
+from safetensors.torch import load_file, save_file
+
+from hf_kfc import ConsolidationPrior
+from hf_kfc.experiments import tiers
+from hf_kfc.ranking import CnnConfig, CnnForMultipleChoice
+from hf_kfc.ranking.schema import FEATURES
+
+
+def document(id_: str, title: str, abstract: str, *marks: tuple[str, str]) -> str:
+    """A PubTator block; each mark is a span of the text and its concept."""
+    text = f"{title} {abstract}"
+    rows = [f"{id_}|t|{title}", f"{id_}|a|{abstract}"]
+    for span, concept in marks:
+        start = text.index(span)
+        rows.append(f"{id_}\t{start}\t{start + len(span)}\t{span}\tDisease\t{concept}")
+    return "\n".join([*rows, "", ""])
+
+
+CORPUS = {
+    "mesh_names.tsv.gz": "D1\tNaloxone\nD2\tClonidine\nD3\tHypertension\nD4\tDelirium\n",
+    "train_corpus.pubtator.txt.gz": document(
+        "1", "Naloxone and high BP.", "Delusions.", ("Naloxone", "D1"), ("high BP", "D3")
+    ),
+    "dev_corpus.pubtator.txt.gz": document("2", "Catapres given.", "No more.", ("Catapres", "D2")),
+    "test_corpus.pubtator.txt.gz": document(
+        "3", "Case of confusion.", "High BP.", ("confusion", "D4"), ("High BP", "D3")
+    ),
+}
+
+
+@dataclass
+class Workplace:
+    """A folder with good input, to be spoilt.
+
+    Args:
+        folder: Holds ``data`` and, in ``tier1``, a model with its prior.
+        recipes: Starts recipes.
+        monkeypatch: To replace what is loaded.
+    """
+
+    folder: Path
+    recipes: Recipes
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def ranker(self) -> Path:
+        return self.folder / "tier1"
+
+    @property
+    def prior(self) -> Path:
+        return self.ranker / "prior"
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "data" / "bc5cdr"
+
+    def tier1(self, *arguments: object) -> Result:
+        """Run tier 1."""
+        return self._call("tier1", *arguments)
+
+    def bc5cdr(self) -> Result:
+        """Run tier 1 on the corpus in ``data``."""
+        return self.tier1("--task", "bc5cdr", "--data_dir", self.folder / "data")
+
+    def tier2(self, *arguments: object) -> Result:
+        """Run tier 2 from the model and the prior."""
+        return self._call("tier2", "--ranker", self.ranker, "--priors", self.prior, *arguments)
+
+    def methods(self, *arguments: object) -> Result:
+        """Run tier 2 with tier 1 on the spot."""
+        return self._call("tier2", *arguments)
+
+    def grid(self, *arguments: object) -> Result:
+        """Run a grid."""
+        tasks = ("--old_task", "articles", "--task", "patients")
+        results = self.folder / "new" / "results.jsonl"
+        return self.recipes.call("grid", *TINY, *tasks, "--results", results, *arguments)
+
+    def change(self, file: str, change: Callable[[str], str]) -> None:
+        """Rewrite a file of the corpus."""
+        path = self.corpus / file
+        path.write_text(change(path.read_text()))
+
+    def change_prior(self, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+        """Rewrite the prior's tensors, checksums included: only the content can tell."""
+        path = self.prior / "prior.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+        config = json.loads((self.prior / "config.json").read_text())
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        config["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+        (self.prior / "config.json").write_text(json.dumps(config))
+
+    def spoil_example(self, split: str, **values: Any) -> None:
+        """Let the builders return an example that they would never make."""
+        original = tiers.load_task
+
+        def load_task(*args: Any, **kwargs: Any) -> datasets.DatasetDict:
+            splits = original(*args, **kwargs)
+            rows = splits[split].to_list()
+            rows[5] |= {"id": "example five"} | values
+            return splits | {split: datasets.Dataset.from_list(rows, features=FEATURES)}
+
+        self.monkeypatch.setattr(tiers, "load_task", load_task)
+
+    def _call(self, recipe: str, *arguments: object) -> Result:
+        output = ("--output_dir", self.folder / "new" / "output")
+        return self.recipes.call(recipe, *TINY, *output, *arguments)
+
+
+@pytest.fixture
+def work(tier1, recipes, tmp_path, monkeypatch) -> Workplace:
+    workplace = Workplace(tmp_path, recipes, monkeypatch)
+    shutil.copytree(tier1, workplace.ranker)
+    workplace.corpus.mkdir(parents=True)
+    for name, text in CORPUS.items():
+        (workplace.corpus / name).write_text(text)
+    return workplace
+
+
+def check(result: Result, message: str) -> None:
+    assert result.status == 1, result
+    assert len(result.errors) == 1, result.err
+    assert re.search(message, result.errors[0]), result.errors[0]
+    assert "Traceback" not in result.err + result.out
+    assert "saved in" not in result.out
+
+
+def test_the_input_is_good_before_it_is_spoilt(work):
+    for result in (work.bc5cdr(), work.tier2()):
+        assert result.status == 0, result.err
+        assert result.errors == []
+
+
+Spoil = Callable[[Workplace], Result]
+
+BAD: dict[str, tuple[Spoil, str]] = {}
+
+
+def bad(message: str) -> Callable[[Spoil], Spoil]:
+    def register(spoil: Spoil) -> Spoil:
+        BAD[spoil.__name__.replace("_", " ")] = spoil, message
+        return spoil
+
+    return register
+
+
+@bad(r"'bc5cdr': .*/data/bc5cdr/dev_corpus\S* is missing; put it there")
+def missing_file(work):
+    (work.corpus / "dev_corpus.pubtator.txt.gz").unlink()
+    return work.bc5cdr()
+
+
+@bad(r"'bc5cdr' reads files; pass data_dir")
+def no_data_dir(work):
+    return work.tier1("--task", "bc5cdr")
+
+
+@bad(r"mesh_names.tsv.gz:2: expected 'id<TAB>name', got 'D2 Clonidine'")
+def malformed_name(work):
+    work.change("mesh_names.tsv.gz", lambda text: text.replace("D2\t", "D2 "))
+    return work.bc5cdr()
+
+
+@bad(r"test_corpus.pubtator.txt.gz:4: mention 'High BP' is not the text at 20:27")
+def wrong_offset(work):
+    work.change("test_corpus.pubtator.txt.gz", lambda text: text.replace("\t19\t26", "\t20\t27"))
+    return work.bc5cdr()
+
+
+@bad(r"train_corpus.pubtator.txt.gz:3: expected 'id, start, end, mention, type, concept'")
+def malformed_annotation(work):
+    work.change("train_corpus.pubtator.txt.gz", lambda text: text.replace("\t0\t", "\tzero\t"))
+    return work.bc5cdr()
+
+
+@bad(r"train_corpus.pubtator.txt.gz: damaged gzip data")
+def damaged_gzip(work):
+    (work.corpus / "train_corpus.pubtator.txt.gz").write_bytes(b"\x1f\x8bnothing")
+    return work.bc5cdr()
+
+
+@bad(r"bc5cdr/train: empty mention '1:9-9'; remove the annotation")
+def empty_mention(work):
+    work.change("train_corpus.pubtator.txt.gz", lambda text: text[:-1] + "1\t9\t9\t\tDisease\tD1\n")
+    return work.bc5cdr()
+
+
+@bad(r"bc5cdr: the ontology has 1 concept\(s\); ranking needs at least 2")
+def one_concept(work):
+    work.change("mesh_names.tsv.gz", lambda text: "D1\tNaloxone\n")
+    return work.bc5cdr()
+
+
+@bad(r"bc5cdr/validation: no usable mention .*gold concept not in the ontology")
+def no_gold_in_the_ontology(work):
+    work.change("mesh_names.tsv.gz", lambda text: text.replace("D2", "C2"))
+    return work.bc5cdr()
+
+
+@bad(r"articles/test: example 'example five': gold absent from candidates: label 10 of 10")
+def gold_absent(work):
+    work.spoil_example("test", label=10)
+    return work.tier1()
+
+
+@bad(r"articles/validation: example 'example five': gold absent from candidates: label -1 of 10")
+def gold_negative(work):
+    work.spoil_example("validation", label=-1)
+    return work.tier1()
+
+
+@bad(r"articles/train: example 'example five': 1 candidate\(s\); ranking needs at least 2")
+def one_candidate(work):
+    work.spoil_example("train", candidate_ids=["a"], candidate_names=["a"], label=0)
+    return work.tier1()
+
+
+@bad(r"articles/train: example 'example five': the mention is empty; remove it")
+def blank_mention(work):
+    work.spoil_example("train", mention=" ")
+    return work.tier1()
+
+
+@bad(r"unknown task 'nosuch'; use one of articles, notes, patients, medmentions, psytar, bc5cdr")
+def unknown_task(work):
+    return work.tier1("--task", "nosuch")
+
+
+@bad(r"unknown task 'nosuch'; use one of articles")
+def unknown_old_task(work):
+    return work.tier2("--old_task", "nosuch")
+
+
+@bad(r"'train'\] is 0; give at least 1")
+def no_examples(work):
+    return work.tier1("--train_examples", "0")
+
+
+@bad(r"max_length is 5, but special tokens, .* need 38; raise it")
+def no_room(work):
+    return work.tier1("--max_length", "5")
+
+
+@bad(
+    r"prior of task 'articles' does not fit CnnForMultipleChoice: .*"
+    r"dense.weight has shape \[12, 12\], the prior's has \[8, 8\]"
+)
+def prior_of_another_width(work):
+    config = CnnConfig.from_pretrained(work.ranker)
+    config.hidden_size = 12
+    CnnForMultipleChoice(config).save_pretrained(work.ranker)
+    return work.tier2()
+
+
+@bad(r"prior at .*/tier1/prior cannot be loaded: file prior.safetensors is damaged \(bytes 5000")
+def truncated_prior(work):
+    path = work.prior / "prior.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    return work.tier2()
+
+
+@bad(r"prior at .*/tier1/prior cannot be loaded: .*damaged \(sha256")
+def flipped_bit_in_the_prior(work):
+    path = work.prior / "prior.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return work.tier2()
+
+
+@bad(r"prior at .*/tier1/prior cannot be loaded: .*dense: .*A has .*NaN")
+def nan_factor(work):
+    work.change_prior(lambda tensors: tensors["curvature/dense/A"].fill_(float("nan")))
+    return work.tier2()
+
+
+@bad(r"prior at .*/tier1/prior cannot be loaded: .*dense.*G")
+def factor_gone(work):
+    work.change_prior(lambda tensors: tensors.pop("curvature/dense/G"))
+    return work.tier2()
+
+
+@bad(r"prior at .*/tier1/prior cannot be loaded: .*fingerprint")
+def another_factor(work):
+    work.change_prior(lambda tensors: tensors["curvature/dense/A"].mul_(2))
+    return work.tier2()
+
+
+@bad(r"/tier1/config.json does not describe a prior")
+def folder_of_the_model_for_that_of_the_prior(work):
+    return work.tier2("--priors", work.ranker)
+
+
+@bad(r"no prior at .*/nosuch: config.json is missing")
+def no_prior(work):
+    return work.tier2("--priors", work.prior, work.folder / "nosuch")
+
+
+@bad(r"--priors is given without a model; give its folder as --ranker")
+def prior_without_model(work):
+    return work.methods("--priors", work.prior)
+
+
+@bad(r"ranker '.*/tier1' cannot be loaded \(.*\); give 'cnn', the folder")
+def truncated_model(work):
+    path = work.ranker / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    return work.tier2()
+
+
+@bad(r"ranker '.*/tier1' cannot be loaded \(.*\); give 'cnn', the folder")
+def model_without_tokenizer(work):
+    for path in work.ranker.glob("tokenizer*"):
+        path.unlink()
+    return work.tier2()
+
+
+@bad(r"ranker '.*/nosuch' cannot be loaded \(.*\); give 'cnn', the folder")
+def no_model(work):
+    return work.tier1("--ranker", work.folder / "nosuch")
+
+
+@bad(r"hf_kfc_cnn model .*/tier1 has no num_hidden_layers")
+def layers_of_a_saved_cnn(work):
+    return work.tier2("--num_layers", "2")
+
+
+@bad(r"a CNN has no layers to choose from; leave num_layers out")
+def layers_of_a_new_cnn(work):
+    return work.tier1("--num_layers", "2")
+
+
+@bad(r"strengths: -1.0 is not a number ≥ 0; correct it")
+def negative_strength(work):
+    return work.tier2("--strengths", "-1")
+
+
+@bad(r"strengths: nan is not a number ≥ 0; correct it")
+def nan_strength(work):
+    return work.methods("--strengths", "nan")
+
+
+@bad(r"2 strengths are given for 1 prior\(s\) at a time; give one for all or one for each")
+def two_strengths_for_one_prior(work):
+    return work.tier2("--strengths", "1", "2")
+
+
+@bad(r"3 strengths are given for 2 prior\(s\) at a time; give one for all or one for each")
+def three_strengths_for_two_priors(work):
+    return work.tier2("--priors", work.prior, work.prior, "--strengths", "1", "2", "3")
+
+
+@bad(r"2 strengths are given for 1 prior\(s\) at a time; give one for all or one for each")
+def two_strengths_for_one_method(work):
+    return work.methods("--strengths", "1", "2")
+
+
+@bad(r"method 'l2' has no Bayesian strength; give --strengths")
+def l2_without_strength(work):
+    return work.methods("--methods", "none", "l2")
+
+
+@bad(r"prior of task 'articles' has 0 examples .*no Bayesian strength; set `strengths`")
+def l2_prior_without_strength(work):
+    model = CnnForMultipleChoice.from_pretrained(work.ranker)
+    ConsolidationPrior.l2(model, task="articles").save_pretrained(work.prior)
+    return work.tier2()
+
+
+@bad(r"damping: -0.1 is not a number ≥ 0; correct it")
+def negative_damping(work):
+    return work.tier2("--damping", "-0.1")
+
+
+@bad(r"dampings: -0.1 is not a number ≥ 0; correct it")
+def negative_damping_in_a_grid(work):
+    return work.grid("--dampings", "0", "-0.1")
+
+
+@bad(r"unknown method 'none'; choose from l2, ewc, kfc, ekfac")
+def no_method_as_a_method_of_a_grid(work):
+    return work.grid("--methods", "none")
+
+
+@bad(r"unknown method 'mas'; choose from none, l2, ewc, kfc, ekfac")
+def unknown_method(work):
+    return work.methods("--methods", "kfc", "mas")
+
+
+@bad(r"ignore entry 'LayerNrom' matches no parameter")
+def ignore_without_effect(work):
+    return work.tier1("--ignore", "LayerNrom")
+
+
+@bad(r"epochs is inf; give a positive number")
+def endless_epochs(work):
+    return work.tier1("--epochs", "inf")
+
+
+@bad(r"learning_rate is 0.0; give a positive number")
+def no_learning_rate(work):
+    return work.tier1("--learning_rate", "0")
+
+
+@bad(r"seed is -1; give a number from 0 to")
+def negative_seed(work):
+    return work.tier1("--seed", "-1")
+
+
+@bad(r"hidden_size is 0; give at least 1")
+def no_width(work):
+    return work.tier1("--hidden_size", "0")
+
+
+@bad(r"/data exists and has no prior/config.json; choose another folder")
+def output_into_a_foreign_folder(work):
+    (work.folder / "data" / "results.json").write_text("{}")  # others write such files too
+    return work.tier1("--output_dir", work.folder / "data")
+
+
+@bad(r"mesh_names.tsv.gz is not a folder; choose another folder than .*/runs/tier2")
+def output_into_a_file(work):
+    return work.tier2("--output_dir", work.corpus / "mesh_names.tsv.gz" / "runs" / "tier2")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, work, recipes, monkeypatch):
+    spoil, message = BAD[name]
+    call, before = Recipes.call, []
+
+    def watched(self: Recipes, *arguments: object) -> Result:
+        before.append(content(work.folder))  # the input is spoilt now
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Recipes, "call", watched)
+    check(spoil(work), message)
+    assert len(before) == 1
+    assert content(work.folder) == before[0]
+    assert recipes.leftovers() == []
+
+
+def test_the_process_ends_with_one_line_and_status_1(work, recipes):
+    before = content(work.folder)
+    result = recipes.start(
+        "tier1",
+        *(*TINY, "--task", "bc5cdr", "--data_dir", work.folder / "nosuch"),
+        *("--output_dir", work.folder / "new" / "output"),
+        # Without --quiet the launcher adds a traceback of its own.
+        launcher="accelerate.commands.launch --quiet",
+    )
+    check(result, r"'bc5cdr': .*/nosuch/bc5cdr/train_corpus\S* is missing; put it there")
+    assert content(work.folder) == before
+    assert recipes.leftovers() == []
