@@ -59,6 +59,13 @@ class GridArguments:
             "splits of the first and kept for the others."
         },
     )
+    multiples: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Strengths to try, as multiples of the Bayesian value N_old / (2 N_new) "
+            "(default: 1 to 1000 for ewc, 0.1 to 10 for kfc and ekfac; l2 has its own)."
+        },
+    )
     old_train_examples: int | None = field(
         default=None,
         metadata={"help": "Training examples of the old task (default: --train_examples)."},
@@ -172,7 +179,7 @@ def run_grid(
 
 
 def _size(grid: GridArguments) -> int:
-    first = sum(len(_MULTIPLES[m]) * len(_dampings(grid, m)) for m in grid.methods)
+    first = sum(len(_multiples(grid, m)) * len(_dampings(grid, m)) for m in grid.methods)
     later = sum(len(_dampings(grid, m)) for m in grid.methods)
     return 1 + first + (len(grid.seeds) - 1) * (1 + later)
 
@@ -182,13 +189,17 @@ def _dampings(grid: GridArguments, method: str) -> Sequence[float]:
     return [0.0] if method == "l2" else grid.dampings
 
 
+def _multiples(grid: GridArguments, method: str) -> Sequence[float]:
+    return _MULTIPLES[method] if method == "l2" or not grid.multiples else grid.multiples
+
+
 def _points(grid: GridArguments, seed: int, records: Mapping[_Point, Any]) -> Iterator[_Point]:
     """All strengths for the first seed, the chosen one for the others."""
     yield _Point(seed, "none")
     for method in grid.methods:
         for damping in _dampings(grid, method):
             if seed == grid.seeds[0]:
-                multiples: Sequence[float] = _MULTIPLES[method]
+                multiples = _multiples(grid, method)
             else:
                 multiples = [_chosen(records, grid.seeds[0], method, damping)]
             for multiple in multiples:

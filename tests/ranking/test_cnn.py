@@ -1,15 +1,11 @@
 import inspect
 
-import datasets
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMultipleChoice
 
-from hf_kfc.errors import DataError, HfKfcError
+from hf_kfc.errors import HfKfcError
 from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
-from hf_kfc.ranking.collator import CandidateCollator
-from hf_kfc.ranking.encoding import encode_candidates, train_tokenizer
-from hf_kfc.ranking.schema import FEATURES
 
 CONFIG = {"vocab_size": 50, "hidden_size": 12}
 
@@ -39,28 +35,14 @@ def test_the_papers_size_is_26_million():
     assert count == 30522 * 768 + (3 * 768 + 1) * 768 + (768 + 1) * 768 + (768 + 1)
 
 
-@pytest.mark.parametrize(
-    ("text", "pooled"),
-    [
-        ([1, 9, 4, 9], slice(0, 4)),  # one separator before the last token: no mention is marked
-        ([9, 4, 9, 9], slice(1, 2)),
-        ([4, 9, 5, 9], slice(0, 4)),
-        ([9, 4, 5, 9, 9], slice(1, 3)),
-        ([5, 6, 7, 8], slice(0, 4)),
-    ],
-)
-def test_scores_follow_the_formula(model, batch, text, pooled):
-    batch["input_ids"][1, 2, : len(text)] = torch.tensor(text)
-    batch["token_type_ids"][1, 2] = (torch.arange(7) >= len(text)).long()
+def test_scores_follow_the_formula(model, batch):
     score = model(**batch).logits[1, 2]
-    ids = batch["input_ids"][1, 2]
-    embedded = torch.nn.functional.pad(model.embeddings.weight[ids].T, (1, 1))
+    embedded = torch.nn.functional.pad(model.embeddings.weight[batch["input_ids"][1, 2]].T, (1, 1))
     weight, bias = model.convolution.weight, model.convolution.bias
     features = torch.stack(
         [torch.einsum("oik,ik->o", weight, embedded[:, t : t + 3]) + bias for t in range(7)]
     ).relu()
-    distance = (features[pooled].max(0).values - features[len(text) :].max(0).values).abs()
-    hidden = (model.dense.weight @ distance + model.dense.bias).relu()
+    hidden = (model.dense.weight @ features.max(0).values + model.dense.bias).relu()
     expected = (model.classifier.weight @ hidden + model.classifier.bias).squeeze()
     torch.testing.assert_close(score, expected)
 
@@ -85,25 +67,6 @@ def test_more_padding_changes_nothing(model, batch, pad_id):
         "token_type_ids": pad(batch["token_type_ids"], 1),
     }
     torch.testing.assert_close(model(**padded).logits, model(**batch).logits, rtol=1e-6, atol=1e-6)
-
-
-def test_the_encoders_marks_bound_the_mention():
-    tokenizer = train_tokenizer(["pain in my head and feet"] * 2, vocab_size=60)
-    row = {"id": "1", "document": "d", "candidate_ids": ["0", "1"], "label": 0}
-    row |= {"candidate_names": ["pain", "feet"], "left": "my feet and", "mention": "head pain"}
-    rows = [row | {"right": "in my feet"}, row | {"right": "in pain"}, row | {"left": "in and"}]
-    rows[2]["right"] = "in"
-    rows.append(rows[2] | {"mention": "head feet"})
-    data = datasets.Dataset.from_list(rows, features=FEATURES)
-    batch = CandidateCollator(tokenizer)(list(encode_candidates(data, tokenizer)))
-    torch.manual_seed(0)
-    model = CnnForMultipleChoice(CnnConfig(vocab_size=len(tokenizer), hidden_size=16)).eval()
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
-    logits = model(**{name: batch[name] for name in inputs}).logits
-    # Only the fourth row has another mention.
-    torch.testing.assert_close(logits[1], logits[0])
-    torch.testing.assert_close(logits[2], logits[0])
-    assert not torch.allclose(logits[3], logits[0])
 
 
 def test_attention_mask_hides_tokens(model, batch):
@@ -137,22 +100,15 @@ def test_padding_embedding_stays_zero(model, batch):
     assert all((p.grad != 0).any() for p in model.parameters())
 
 
-def test_initial_scores_differ_as_much_at_every_width(batch):
-    for width in (16, 256):
-        torch.manual_seed(0)
-        model = CnnForMultipleChoice(CnnConfig(vocab_size=50, hidden_size=width)).eval()
-        assert 0.03 < model(**batch).logits.std() < 3
-
-
 def test_initializer_range_sets_the_embeddings():
     model = CnnForMultipleChoice(CnnConfig(vocab_size=5000, hidden_size=8, initializer_range=0.3))
     assert model.embeddings.weight.std().item() == pytest.approx(0.3, rel=0.05)
 
 
-def test_token_types_are_required(model, batch):
+def test_token_types_change_nothing(model, batch):
+    expected = model(**batch).logits
     del batch["token_type_ids"]
-    with pytest.raises(DataError, match="no token_type_ids"):
-        model(**batch)
+    assert torch.equal(model(**batch).logits, expected)
 
 
 def test_even_kernels_are_refused():
@@ -205,21 +161,11 @@ def test_hooks_see_every_weight_at_work(model, batch):
     }
 
 
-def test_it_learns_to_match(model):
-    # The gold candidate's name repeats the mention; only the comparison can tell.
-    generator = torch.Generator().manual_seed(0)
+def test_it_learns_which_names_are_gold(model, batch):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    model.train()
-    types = torch.tensor([0, 1]).expand(32, 4, 2)
-    for _ in range(80):
-        names = torch.rand(32, 49, generator=generator).argsort(-1)[:, :4] + 1
-        labels = torch.randint(0, 4, (32,), generator=generator)
-        mentions = names.gather(1, labels[:, None]).expand(32, 4)
-        ids = torch.stack([mentions, names], -1)
-        output = model(input_ids=ids, token_type_ids=types, labels=labels)
+    labels = (batch["input_ids"] == batch["input_ids"].max()).any(-1).float().argmax(-1)
+    for _ in range(60):
         optimizer.zero_grad()
-        output.loss.backward()
+        model.train()(**batch, labels=labels).loss.backward()
         optimizer.step()
-    model.eval()
-    logits = model(input_ids=ids, token_type_ids=types).logits
-    assert (logits.argmax(-1) == labels).float().mean() > 0.8
+    assert torch.equal(model.eval()(**batch).logits.argmax(-1), labels)

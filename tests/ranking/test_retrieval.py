@@ -1,11 +1,14 @@
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.retrieval import Bm25Retriever
+from hf_kfc.ranking.retrieval import Bm25Retriever, TfidfRetriever
 from hf_kfc.ranking.schema import Concept
 
 
@@ -106,3 +109,29 @@ def test_errors():
         Bm25Retriever([Concept("A", "a"), Concept("A", "b")])
     with pytest.raises(DataError, match=r"^no name of the ontology's 1 concept\(s\) has a letter"):
         Bm25Retriever([Concept("A", "--")])
+
+
+def test_tfidf_scores_are_the_cosines_of_trigram_vectors():
+    names = ("renal failure", "renal stones", "cough")
+    hits = TfidfRetriever(named(*names)).search("Renal Failures", 3)
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3)).fit(names)
+    expected = (vectorizer.transform(["renal failures"]) @ vectorizer.transform(names).T).toarray()
+    assert [hit.concept.name for hit in hits[:2]] == ["renal failure", "renal stones"]
+    assert [hit.score for hit in hits[:2]] == pytest.approx(expected[0, :2], abs=1e-8)
+    assert hits[2].score == 0.0
+
+
+def test_tfidf_finds_a_misspelt_name_by_a_synonym():
+    ontology = [Concept("A", "varicella", ("chickenpox",)), Concept("B", "measles")]
+    assert TfidfRetriever(ontology).search("chikenpox", 1)[0].concept.id == "A"
+
+
+def test_tfidf_breaks_ties_in_the_ontologys_order():
+    ontology = [Concept(str(i), "pain") for i in range(6)]
+    assert ids(TfidfRetriever(ontology).search("pain", 4)) == ["0", "1", "2", "3"]
+
+
+def test_tfidf_without_scikit_learn_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
+    with pytest.raises(DataError, match=r"pip install hf_kfc\[corpora\]"):
+        TfidfRetriever(named("pain"))
