@@ -4,7 +4,7 @@
         --results benchmarks/forgetting/bc5cdr-psytar.jsonl
 
 Strengths are multiples of the Bayesian value N_old / (2 N_new), chosen on the development splits.
-A grid that was stopped goes on where it was.
+A grid that was stopped goes on where it was. The table goes beside the results, as .md.
 """
 
 from hf_kfc.curvature import CurvatureArguments

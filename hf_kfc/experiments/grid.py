@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 _MULTIPLES = {
     "l2": (1e-4, 1e-3, 1e-2, 1e-1),  # λ itself: without data there is no Bayesian value
-    "ewc": (1.0, 10.0, 100.0, 1000.0),
-    "kfc": (0.1, 0.3, 1.0, 3.0, 10.0),
-    "ekfac": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "ewc": (100.0, 1e3, 1e4, 1e5),
+    "kfc": (1.0, 3.0, 10.0, 30.0, 100.0),
+    "ekfac": (1.0, 3.0, 10.0, 30.0, 100.0),
 }
 
 
@@ -63,7 +63,7 @@ class GridArguments:
         default=None,
         metadata={
             "help": "Strengths to try, as multiples of the Bayesian value N_old / (2 N_new) "
-            "(default: 1 to 1000 for ewc, 0.1 to 10 for kfc and ekfac; l2 has its own)."
+            "(default: 100 to 1e5 for ewc, 1 to 100 for kfc and ekfac; l2 has its own)."
         },
     )
     old_train_examples: int | None = field(
@@ -146,7 +146,7 @@ def run_grid(
     learning: LearningArguments,
     curvature: CurvatureArguments,
 ) -> None:
-    """Run what is missing of a grid, then print its table.
+    """Run what is missing of a grid, then print its table and write it beside the results.
 
     Args:
         grid: The pair, the methods and the results file.
@@ -175,7 +175,9 @@ def run_grid(
                     runs.add(point, stage.run(point))
                     bar.update()
     if state.is_main_process:
-        print(f"\n{grid_table(Path(grid.results))}")  # noqa: T201
+        table = grid_table(Path(grid.results))
+        Path(grid.results).with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+        print(f"\n{table}")  # noqa: T201
 
 
 def _size(grid: GridArguments) -> int:

@@ -42,7 +42,6 @@ def write_prior_files(
     Raises:
         PriorError: The folder holds something other than a prior.
     """
-    directory = directory.resolve()  # a link stays, the folder it points to is replaced
     if foreign := _foreign(directory):
         raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
     with replace_directory(directory) as partial:

@@ -611,6 +611,16 @@ def test_all_damages_are_listed_together(tmp_path: Path) -> None:
     assert sorted(found) == sorted(phrase for _, phrase in chosen)
 
 
+def test_misfits_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
+    """Safetensors gives empty tensors in another order every time."""
+
+    def add(_: Config, tensors: Tensors) -> None:
+        tensors.update({f"extra {i}": torch.empty(0) for i in range(6)})
+
+    expected = [f"tensor extra {i} belongs to no block" for i in range(6)]
+    assert phrases(forge(tmp_path, add)) == expected
+
+
 def test_damaged_files_and_content_are_listed_together(tmp_path: Path) -> None:
     forge(tmp_path, DAMAGES["unknown operator"][0], set_field("ignored", 1), shard="1KB")
     holder = json.loads((tmp_path / f"{SHARD}.index.json").read_text())["weight_map"]
