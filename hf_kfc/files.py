@@ -46,6 +46,9 @@ def refuse_foreign(directory: Path, marker: str) -> None:
 def replace_directory(directory: Path) -> Iterator[Path]:
     """Yield a partial folder beside ``directory``; put it in place only if all went well.
 
+    A process killed between the two renames leaves the older folder under ``.<name>.replaced``;
+    the next call for the same folder puts it back first.
+
     Args:
         directory: What to make; an older one is replaced. Of a link, its target.
 
@@ -55,7 +58,8 @@ def replace_directory(directory: Path) -> Iterator[Path]:
     directory = directory.resolve()  # also gives "." its name
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
-    replaced = directory.parent / f".{directory.name}.replaced-{os.getpid()}"
+    replaced = directory.parent / f".{directory.name}.replaced"
+    _settle(directory, replaced)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -64,7 +68,12 @@ def replace_directory(directory: Path) -> Iterator[Path]:
             directory.rename(replaced)
         partial.rename(directory)
     finally:
-        if replaced.exists() and not directory.exists():
-            replaced.rename(directory)
+        _settle(directory, replaced)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _settle(directory: Path, replaced: Path) -> None:
+    """Put the older folder back if nothing took its place, otherwise remove it."""
+    if replaced.exists() and not directory.exists():
+        replaced.rename(directory)
+    shutil.rmtree(replaced, ignore_errors=True)

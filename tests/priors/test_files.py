@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_kfc.errors import PriorError
+from hf_kfc.files import replace_directory
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 
@@ -810,10 +811,15 @@ def test_killed_between_moving_out_and_in(tmp_path: Path) -> None:
     """The one moment without a prior in place: both are whole, beside it."""
     target = killed(tmp_path, "moving")
     assert not target.exists()
-    (replaced,) = target.parent.glob(".prior.replaced-*")
+    replaced = target.with_name(".prior.replaced")
     assert_equal_priors(ConsolidationPrior.from_pretrained(replaced), prior(seed=1))
     (partial,) = target.parent.glob(".prior.partial-*")
     assert_equal_priors(ConsolidationPrior.from_pretrained(partial), prior())
+    # The next attempt begins by putting the older one back, even if it then fails itself.
+    with pytest.raises(KeyboardInterrupt), replace_directory(target):
+        raise KeyboardInterrupt
+    assert_equal_priors(ConsolidationPrior.from_pretrained(target), prior(seed=1))
+    assert not replaced.exists()
 
 
 # --- Saving: never over anything else ------------------------------------------------------------
