@@ -21,6 +21,7 @@ from .discovery import Layer, find_layers
 from .objective import (
     Forward,
     Labels,
+    Outputs,
     PositionMask,
     default_forward,
     default_position_mask,
@@ -197,7 +198,7 @@ class _Run:
         batch = self._to_device(self.data_collator([self.dataset[index] for index in chosen]))
         positions = self._positions(batch, len(chosen))
         with torch.enable_grad(), capture(self.layers, positions) as uses:
-            outputs = self.forward(self.model, batch)
+            outputs = self._forward(batch)
         if unused := [name for name, calls in uses.items() if not calls]:
             raise CurvatureError(
                 f"layers {', '.join(unused)} were never called in the forward pass, so their "
@@ -253,7 +254,7 @@ class _Run:
         positions = self._positions(batch, len(keys))
         layers = [layer for layer in self.layers if layer.name in accumulators]
         with torch.enable_grad(), capture(layers, positions) as uses:
-            outputs = self.forward(self.model, batch)
+            outputs = self._forward(batch)
         if unused := [name for name, calls in uses.items() if not calls]:
             raise CurvatureError(
                 f"layers {', '.join(unused)} were called for the first examples but not for this "
@@ -280,6 +281,15 @@ class _Run:
                         [None if u.edge is None else next(gradients) for u in layer_batch.uses]
                     )
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
+
+    def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
+        outputs = self.forward(self.model, batch)
+        if not bool(outputs.logits.isfinite().all()):
+            raise CurvatureError(
+                f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
+                "diverged, or its forward masks classes with -inf instead of the dtype's minimum"
+            )
+        return outputs
 
     def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
         positions = Positions(self.position_mask(batch))

@@ -241,7 +241,7 @@ class _Stage:
         old_examples = grid.old_train_examples
         old_data = data if old_examples is None else replace(data, train_examples=old_examples)
         start, tokenizer, (old, new) = prepare(
-            ranker, learning.seed, [(grid.old_task, old_data), (grid.task, data)]
+            ranker, learning.seed, [(grid.old_task, old_data), (grid.task, data)], curvature
         )
         self.collator = CandidateCollator(tokenizer)
         self.old: TaskData = old

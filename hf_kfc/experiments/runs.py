@@ -109,7 +109,7 @@ def run_tier1(
         HfKfcError: Something in the input is missing or wrong; nothing is left behind.
     """
     refuse_foreign(Path(tier.output_dir), _MARKER)
-    start, tokenizer, (task,) = prepare(ranker, learning.seed, [(tier.task, data)])
+    start, tokenizer, (task,) = prepare(ranker, learning.seed, [(tier.task, data)], curvature)
     collator = CandidateCollator(tokenizer)
     learned = learn(start, task, collator, learning)
     outcome = Outcome("none", [], None, None, learned.accuracy(task.test))
@@ -181,7 +181,9 @@ def _stage_from_priors(
     priors = [ConsolidationPrior.from_pretrained(folder) for folder in tier.priors]
     _check_strengths(learning.strengths, len(priors))
     names = [tier.task] if tier.old_task is None else [tier.task, tier.old_task]
-    start, tokenizer, (new, *old) = prepare(ranker, learning.seed, [(n, data) for n in names])
+    start, tokenizer, (new, *old) = prepare(
+        ranker, learning.seed, [(n, data) for n in names], curvature
+    )
     for prior in priors:
         prior.check(start)
         if learning.strengths is None:
@@ -206,7 +208,9 @@ def _stage_from_scratch(
     if learning.strengths is None and "l2" in tier.methods:
         raise ConsolidationError("method 'l2' has no Bayesian strength; give --strengths")
     names = [tier.old_task or "articles", tier.task]
-    start, tokenizer, (old, new) = prepare(ranker, learning.seed, [(n, data) for n in names])
+    start, tokenizer, (old, new) = prepare(
+        ranker, learning.seed, [(n, data) for n in names], curvature
+    )
     collator = CandidateCollator(tokenizer)
     first = learn(start, old, collator, learning)
     before = first.accuracy(old.test)

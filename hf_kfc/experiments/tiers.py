@@ -14,7 +14,7 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ..curvature import CurvatureArguments
+from ..curvature import CurvatureArguments, find_layers
 from ..errors import ConsolidationError, HfKfcError
 from ..priors import ConsolidationPrior
 from ..ranking import (
@@ -102,7 +102,10 @@ def _load(args: RankerArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def prepare(
-    ranker: RankerArguments, seed: int, tasks: Sequence[tuple[str, DataArguments]]
+    ranker: RankerArguments,
+    seed: int,
+    tasks: Sequence[tuple[str, DataArguments]],
+    curvature: CurvatureArguments,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[TaskData]]:
     """Load tasks and ranker; a new ranker gets the vocabulary of the first task.
 
@@ -110,12 +113,13 @@ def prepare(
         ranker: Which ranker.
         seed: Of the examples drawn and of new weights.
         tasks: Names and sizes.
+        curvature: What is to be estimated of the ranker, once it has learnt.
 
     Returns:
         Model, tokenizer and encoded tasks.
 
     Raises:
-        HfKfcError: A task or a file is missing or malformed.
+        HfKfcError: A task or a file is missing or malformed, or the ranker has no such curvature.
     """
     with PartialState().main_process_first():  # the others find the examples in the cache
         splits = [
@@ -123,6 +127,7 @@ def prepare(
             for name, data in tasks
         ]
         model, tokenizer = new_ranker(ranker, splits[0], seed)
+        find_layers(model, curvature.ignore)  # refuses now what the estimate would refuse later
         encoded = [
             encode_task(name, task, tokenizer, ranker.max_length)
             for (name, _), task in zip(tasks, splits, strict=True)

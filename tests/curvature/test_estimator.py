@@ -516,3 +516,11 @@ def test_undecided_tokens_add_no_gradient(labels: str) -> None:
     model = Logits(lambda m, x: m.head(x), head=nn.Linear(4, 3))
     curvature = estimate(model, data, labels=labels)
     assert_equal_matrices(dense(curvature), oracle(model, data, curvature, labels))
+
+
+def test_refuses_a_model_that_has_diverged() -> None:
+    model = Mlp()
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    with pytest.raises(CurvatureError, match="Mlp gave logits that are NaN or infinite"):
+        estimate(model, vectors(3))

@@ -15,7 +15,7 @@ import torch
 from recipe_runs import TINY, Recipes, Result, content
 from safetensors.torch import load_file, save_file
 
-from hf_kfc import ConsolidationPrior
+from hf_kfc import ConsolidationPrior, ConsolidationTrainer
 from hf_kfc.experiments import tiers
 from hf_kfc.ranking import CnnConfig, CnnForMultipleChoice
 from hf_kfc.ranking.schema import FEATURES
@@ -449,7 +449,11 @@ def test_bad_input(name, work, recipes, monkeypatch):
         before.append(content(work.folder))  # the input is spoilt now
         return call(self, *arguments)
 
+    def train(*_: object) -> None:
+        raise AssertionError("the input was not refused before hours of training")
+
     monkeypatch.setattr(Recipes, "call", watched)
+    monkeypatch.setattr(ConsolidationTrainer, "train", train)
     check(spoil(work), message)
     assert len(before) == 1
     assert content(work.folder) == before[0]
