@@ -45,7 +45,7 @@ class DataArguments:
         default=None, metadata={"help": "Folder with the files of the real corpora."}
     )
     train_examples: int = field(
-        default=2000, metadata={"help": "Training examples of a task, at most."}
+        default=1500, metadata={"help": "Training examples of a task, at most."}
     )
     validation_examples: int = field(
         default=500, metadata={"help": "Examples for choosing strengths, at most."}
@@ -79,7 +79,8 @@ class LearningArguments:
         default=None,
         metadata={
             "help": "Strength λ of the penalty, one for all priors or one for each "
-            "(default: the Bayesian value N_old / (2 N_new))."
+            "(default: the Bayesian value N_old / (2 N_new); where tier 1 is done on the spot, 1, "
+            "10 or 100 times that, chosen on the development splits)."
         },
     )
     damping: float = field(default=0.1, metadata={"help": "Relative damping of the curvature."})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..training import bayesian_strength
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
 from .figures import require_matplotlib, save_comparison_figure
-from .results import Comparison, Outcome
+from .results import Comparison, Outcome, choose_strength
 from .tiers import CURVATURE_OF, Learned, as_learned, check_methods, learn, make_prior, prepare
 
 __all__ = ["Tier1Arguments", "Tier2Arguments", "run_tier1", "run_tier2"]
@@ -87,6 +87,8 @@ class _Stage:
     new: TaskData
     old_before: float | None
     priors: dict[str, list[ConsolidationPrior]]
+    multiples: tuple[float, ...] = (1.0,)
+    """Strengths to choose from, as multiples of the Bayesian value."""
 
 
 def run_tier1(
@@ -127,8 +129,11 @@ def run_tier2(
 ) -> None:
     """Learn a second task with methods side by side; save table, picture, model and prior.
 
-    With ``tier.priors`` the methods are *none* and consolidation against those priors; otherwise
-    tier 1 is done first, on ``tier.old_task``, and the methods are ``tier.methods``.
+    With ``tier.priors`` the methods are *none* and consolidation against those priors, at
+    ``learning.strengths`` or the Bayesian strength; otherwise tier 1 is done first, on
+    ``tier.old_task``, and the methods are ``tier.methods``, each at a strength that
+    :func:`~hf_kfc.experiments.results.choose_strength` chooses on the development splits if
+    ``learning.strengths`` gives none.
 
     Args:
         tier: Tasks, priors, methods and folder.
@@ -152,12 +157,11 @@ def run_tier2(
         stage.old_before,
         settings=_settings(tier, ranker, data, learning, curvature),
     )
-    for method, priors in stage.priors.items():
-        learned = learn(stage.start, stage.new, stage.collator, learning, priors)
-        old = learned.accuracy(stage.old.test) if stage.old else None
-        damping = learning.damping if priors else None
-        new = learned.accuracy(stage.new.test)
-        comparison.outcomes.append(Outcome(method, learned.trainer.strengths, damping, old, new))
+    plain: Outcome | None = None
+    for method in stage.priors:
+        learned, chosen = _learn_chosen(stage, method, learning, plain)
+        plain = chosen if method == "none" else plain
+        comparison.outcomes.append(_measure(stage, method, learned, learning, "test"))
     _keep(
         Path(tier.output_dir),
         learned,
@@ -167,6 +171,39 @@ def run_tier2(
         curvature,
         comparison,
     )
+
+
+def _learn_chosen(
+    stage: _Stage, method: str, learning: LearningArguments, plain: Outcome | None
+) -> tuple[Learned, Outcome]:
+    """Learn the new task at the strength that the development splits of both tasks favour.
+
+    Args:
+        stage: What the tier begins with.
+        method: One of its methods.
+        learning: How to train.
+        plain: Outcome of no method on the development splits, if it is known.
+
+    Returns:
+        The model, and its outcome on the development splits.
+    """
+    priors, tries = stage.priors[method], [learning]
+    if priors and plain is not None and learning.strengths is None and len(stage.multiples) > 1:
+        bayesian = bayesian_strength(priors[0], len(stage.new.train))
+        tries = [replace(learning, strengths=[m * bayesian]) for m in stage.multiples]
+    learned = [learn(stage.start, stage.new, stage.collator, t, priors) for t in tries]
+    outcomes = [_measure(stage, method, one, learning, "validation") for one in learned]
+    chosen = choose_strength(outcomes, plain) if plain and len(tries) > 1 else outcomes[0]
+    return learned[outcomes.index(chosen)], chosen
+
+
+def _measure(
+    stage: _Stage, method: str, learned: Learned, learning: LearningArguments, split: str
+) -> Outcome:
+    old = learned.accuracy(getattr(stage.old, split)) if stage.old else None
+    damping = learning.damping if stage.priors[method] else None
+    new = learned.accuracy(getattr(stage.new, split))
+    return Outcome(method, learned.trainer.strengths, damping, old, new)
 
 
 def _stage_from_priors(
@@ -221,7 +258,9 @@ def _stage_from_scratch(
         else [make_prior(method, first, old, collator, curvature, metrics)]
         for method in tier.methods
     }
-    return _Stage(first.model, tokenizer, collator, old, new, before, priors)
+    return _Stage(
+        first.model, tokenizer, collator, old, new, before, priors, multiples=(1.0, 10.0, 100.0)
+    )
 
 
 def _keep(
