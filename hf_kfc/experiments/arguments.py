@@ -79,8 +79,8 @@ class LearningArguments:
         default=None,
         metadata={
             "help": "Strength λ of the penalty, one for all priors or one for each "
-            "(default: the Bayesian value N_old / (2 N_new); where tier 1 is done on the spot, 1, "
-            "10 or 100 times that, chosen on the development splits)."
+            "(default: the Bayesian value N_old / (2 N_new); where tier 1 is done on the spot, 1 "
+            "or 10 times that, chosen on the development splits)."
         },
     )
     damping: float = field(default=0.1, metadata={"help": "Relative damping of the curvature."})

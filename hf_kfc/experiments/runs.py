@@ -259,7 +259,7 @@ def _stage_from_scratch(
         for method in tier.methods
     }
     return _Stage(
-        first.model, tokenizer, collator, old, new, before, priors, multiples=(1.0, 10.0, 100.0)
+        first.model, tokenizer, collator, old, new, before, priors, multiples=(1.0, 10.0)
     )
 
 
