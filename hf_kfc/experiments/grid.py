@@ -290,7 +290,10 @@ class _Stage:
 
 
 def grid_table(results: Path) -> str:
-    """Make the Markdown table of a grid: means over seeds ± standard deviations, on test splits.
+    """Make the Markdown tables of a grid, on test splits.
+
+    The first has means over seeds ± standard deviations at the chosen strengths, the second every
+    strength of the first seed.
 
     Args:
         results: File that :func:`run_grid` wrote.
@@ -301,7 +304,7 @@ def grid_table(results: Path) -> str:
     settings, records = _read(results)
     grid = GridArguments(**settings["GridArguments"] | {"results": str(results)})
     try:
-        return _table(grid, records)
+        return f"{_table(grid, records)}\n\n{_strength_table(grid, records)}"
     except KeyError as error:
         raise ConsolidationError(
             f"{results} has no run {error.args[0]}; run the grid again, it goes on"
@@ -325,6 +328,38 @@ def _table(grid: GridArguments, records: Mapping[_Point, Any]) -> str:
             )
             lines.append(_row(method, *cells, runs, list(plain.values())))
     return "\n".join(lines)
+
+
+def _strength_table(grid: GridArguments, records: Mapping[_Point, Any]) -> str:
+    """All strengths of the first seed: what the choice on development splits could have been."""
+    seed = grid.seeds[0]
+    plain = records[_Point(seed, "none")]
+    lines = [
+        f"First seed, all strengths: CF reduction (%) / points of {grid.task} against none.",
+        "",
+        "| method | damping | λ / Bayes: CF reduction / new task |",
+        "|---|---:|---|",
+    ]
+    for method in grid.methods:
+        for damping in _dampings(grid, method):
+            runs = {
+                point.multiple: record
+                for point, record in records.items()
+                if (point.seed, point.method, point.damping) == (seed, method, damping)
+                and point.multiple is not None
+            }
+            cells = [f"{m:g}: {_trade_off(runs[m], plain)}" for m in sorted(runs)]
+            shown = "" if method == "l2" else f"{damping:g}"
+            lines.append(f"| {method} | {shown} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _trade_off(run: dict[str, Any], plain: dict[str, Any]) -> str:
+    before = run["before"]["old_test"]
+    reduction = cf_reduction(
+        relative_change(before, run["old_test"]), relative_change(before, plain["old_test"])
+    )
+    return f"{100 * reduction:.0f} / {100 * (run['new_test'] - plain['new_test']):+.1f}"
 
 
 def _row(

@@ -258,9 +258,7 @@ def _stage_from_scratch(
         else [make_prior(method, first, old, collator, curvature, metrics)]
         for method in tier.methods
     }
-    return _Stage(
-        first.model, tokenizer, collator, old, new, before, priors, multiples=(1.0, 10.0)
-    )
+    return _Stage(first.model, tokenizer, collator, old, new, before, priors, multiples=(1.0, 10.0))
 
 
 def _keep(

@@ -252,7 +252,7 @@ def write(path: Path, records: list[dict]) -> Path:
 
 def test_table_has_means_and_deviations_over_seeds_of_the_chosen_strengths(tmp_path):
     table = grid_table(write(tmp_path / "results.jsonl", RECORDS))
-    header, rule, *rows = table.splitlines()
+    header, rule, *rows = table.split("\n\n")[0].splitlines()
     assert "articles before" in header
     assert {line.count("|") for line in (header, rule, *rows)} == {9}
     # Old task before 80 %; none keeps 40 and 30 % (changes −50 and −62.5 %, mean −56.25 %);
@@ -262,6 +262,19 @@ def test_table_has_means_and_deviations_over_seeds_of_the_chosen_strengths(tmp_p
         "| l2 |  | λ = 0.001 | 80.0 ± 0.0 | 40.0 ± 0.0 | -50.0 ± 0.0 | 11 | 60.5 ± 0.7 |",
         "| ewc | 0.1 | 10 | 80.0 ± 0.0 | 65.0 ± 7.1 | -18.8 ± 8.8 | 67 | 62.0 ± 4.2 |",
     ]
+
+
+def test_second_table_has_every_strength_of_the_first_seed(tmp_path):
+    table = grid_table(write(tmp_path / "results.jsonl", RECORDS)).split("\n\n")[2]
+    first = [r for r in RECORDS if r["point"]["seed"] == 0]
+    plain = next(r for r in first if r["point"]["method"] == "none")
+    ewc = next(line for line in table.splitlines() if line.startswith("| ewc"))
+    tried = [r for r in first if r["point"]["method"] == "ewc"]
+    assert len(tried) > 1
+    for record in tried:
+        kept = 1 - (0.8 - record["old_test"]) / (0.8 - plain["old_test"])
+        new = record["new_test"] - plain["new_test"]
+        assert f"{record['point']['multiple']:g}: {100 * kept:.0f} / {100 * new:+.1f}" in ewc
 
 
 def test_table_of_an_unfinished_grid_says_which_run_is_missing(tmp_path):
