@@ -46,9 +46,9 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 class CnnForMultipleChoice(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Score candidates with one convolution over the pair (text with mention, candidate name).
 
-    The CNN of McInerney et al. 2021: word embeddings, a convolution pooled over the whole pair,
-    linear d×d, linear d×1. With BERT's vocabulary and d = 768 it has 26 million parameters, 23 of
-    them embeddings.
+    The layers of the CNN of McInerney et al. 2021: word embeddings, a convolution, linear d×d,
+    linear d×1; the maximum over the whole pair follows the convolution. With BERT's vocabulary
+    and d = 768 it has 26 million parameters, 23 of them embeddings.
 
     Args:
         config: The configuration.
