@@ -176,11 +176,14 @@ def learn(
     Returns:
         The new model.
     """
-    set_seed(args.seed)
     trainer = _trainer(copy.deepcopy(start), collator, args, task, priors)
     trainer.train()
-    # Mixed precision wraps the model's forward; a curvature must not be estimated through it.
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Mixed precision wraps the model's forward, through which no curvature must be estimated, and
+    # a model marked as prepared is not prepared again: the next tier would train it in float32.
+    # (`unwrap_model(keep_fp32_wrapper=False)` would take off the class's own decorators too.)
+    for attribute in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        vars(model).pop(attribute, None)
     return Learned(cast(PreTrainedModel, model), trainer)
 
 
