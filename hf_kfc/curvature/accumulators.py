@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from ..errors import CurvatureError
 from .capture import Use
 from .discovery import Layer
+from .layers import EmbeddingRule
 from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
 from .positions import Positions
 
@@ -81,19 +83,33 @@ class LayerBatch:
 
 
 class Accumulator(ABC):
-    """Sums of one layer over examples."""
+    """Sums of one layer over examples.
 
-    @abstractmethod
+    Args:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        embedding = isinstance(layer.rule, EmbeddingRule)
+        self.input_examples = layer.zeros(layer.shape[1]) if embedding else None
+        """In how many examples each token was seen."""
+
     def add_inputs(self, batch: LayerBatch) -> None:
         """Add what depends on the inputs alone; called once per batch."""
+        if self.input_examples is not None:
+            rule = cast(EmbeddingRule, self.layer.rule)
+            self.input_examples += rule.input_examples(
+                batch.a, batch.valid, len(self.input_examples)
+            )
 
     @abstractmethod
     def add_gradients(self, batch: LayerBatch) -> None:
         """Add what depends on output gradients; called once per logit gradient."""
 
-    @abstractmethod
     def totals(self) -> list[Tensor]:
         """Return the tensors to be summed over processes."""
+        return [] if self.input_examples is None else [self.input_examples]
 
     @abstractmethod
     def operator(self, num_examples: int) -> Operator:
@@ -104,12 +120,9 @@ class SquaredGradients(Accumulator):
     """Σ over examples of the squared per-example gradient, as it is or in an eigenbasis."""
 
     def __init__(self, layer: Layer, basis: tuple[Tensor, Tensor] | None = None) -> None:
-        self.layer = layer
+        super().__init__(layer)
         self.basis = basis
         self.total = layer.zeros(*layer.shape)
-
-    def add_inputs(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_inputs`."""
 
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
@@ -121,7 +134,7 @@ class SquaredGradients(Accumulator):
 
     def totals(self) -> list[Tensor]:
         """See :meth:`Accumulator.totals`."""
-        return [self.total]
+        return [self.total, *super().totals()]
 
     def operator(self, num_examples: int) -> Operator:
         """See :meth:`Accumulator.operator`."""
@@ -172,7 +185,7 @@ class Factors(Accumulator):
     """Σ a aᵀ and Σ g gᵀ of one layer."""
 
     def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
-        self.layer = layer
+        super().__init__(layer)
         self.moment = moment
         self.sharing = sharing
         q, _ = layer.shape
@@ -180,6 +193,7 @@ class Factors(Accumulator):
 
     def add_inputs(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_inputs`."""
+        super().add_inputs(batch)
         self.moment.add(batch)
 
     def add_gradients(self, batch: LayerBatch) -> None:
@@ -189,9 +203,10 @@ class Factors(Accumulator):
 
     def totals(self) -> list[Tensor]:
         """See :meth:`Accumulator.totals`."""
+        own = [self.total, *super().totals()]
         if self.moment.leader is not self.layer:
-            return [self.total]
-        return [self.total, self.moment.total, self.moment.positions]
+            return own
+        return [*own, self.moment.total, self.moment.positions]
 
     def operator(self, num_examples: int) -> Kronecker:
         """See :meth:`Accumulator.operator`."""

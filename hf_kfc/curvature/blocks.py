@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
 
@@ -46,31 +46,87 @@ class Block:
         layout: How the weight becomes a matrix.
         shapes: Parameter names and shapes: the weight, then the bias if there is one.
         operator: The curvature of the joined matrix.
+        inputs: Of an embedding, the tokens whose rows the block covers, in ascending order, shape
+            [k]; the others move freely. None: all.
+        input_examples: Of an embedding, the number of examples in which each of its inputs was
+            seen, shape [p]; it stays with whoever has the data.
     """
 
     name: str
     layout: Layout
     shapes: Mapping[str, tuple[int, ...]]
     operator: Operator
+    inputs: Tensor | None = field(default=None, compare=False)
+    input_examples: Tensor | None = field(default=None, compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape (q, p) of the joined matrix."""
-        return matrix_shape(self.layout, self.shapes)
+        q, p = matrix_shape(self.layout, self.shapes)
+        return (q, p) if self.inputs is None else (q, len(self.inputs))
 
-    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Join parameter-shaped tensors into the matrix [q, p], the bias as its last column.
+    @property
+    def is_embedding(self) -> bool:
+        """Whether the block is an embedding's, in which every token stands alone."""
+        return self.layout is Layout.IN_OUT and len(self.shapes) == 1
+
+    @property
+    def anchor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the anchors: those of the parameters, without rows that are not covered."""
+        if self.inputs is None:
+            return dict(self.shapes)
+        ((name, shape),) = self.shapes.items()
+        return {name: (len(self.inputs), *shape[1:])}
+
+    def covered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take from parameter-shaped tensors what the block covers, in the anchors' shapes.
 
         Args:
             tensors: At least this block's parameters by name; other names are not looked at.
+        """
+        own = {name: tensors[name] for name in self.shapes}
+        if self.inputs is None:
+            return own
+        return {name: tensor[self.inputs.to(tensor.device)] for name, tensor in own.items()}
+
+    def of_inputs(self, kept: Tensor) -> Block:
+        """Return the block of some of its tokens only.
+
+        Args:
+            kept: Which of its present columns stay, ascending, shape [k].
+
+        Raises:
+            CurvatureError: The block is not an embedding's.
+        """
+        inputs = kept if self.inputs is None else self.inputs[kept]
+        examples = None if self.input_examples is None else self.input_examples[kept]
+        return replace(
+            self,
+            operator=self.operator.of_inputs(kept),
+            inputs=inputs,
+            input_examples=examples,
+        )
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Join tensors into the matrix [q, p], the bias as its last column.
+
+        Args:
+            tensors: In the shapes of the anchors, by name; other names are not looked at.
         """
         weight, *bias = (tensors[name] for name in self.shapes)
         columns = [self._weight_matrix(weight), *(b.reshape(-1, 1) for b in bias)]
         return torch.cat(columns, dim=1) if bias else columns[0]
 
     def split(self, matrix: Tensor) -> dict[str, Tensor]:
-        """Undo :meth:`join`: parameter-shaped tensors of a matrix [q, p], by name."""
+        """Undo :meth:`join`: parameter-shaped tensors of a matrix [q, p], by name.
+
+        Rows that the block does not cover are zero.
+        """
         (weight_name, weight_shape), *bias = self.shapes.items()
+        if self.inputs is not None:
+            full = matrix.new_zeros(weight_shape)
+            full[self.inputs.to(matrix.device)] = matrix.T
+            return {weight_name: full}
         width = matrix.shape[1] - len(bias)
         weight = matrix[:, :width]
         weight = weight.T if self.layout is Layout.IN_OUT else weight
@@ -99,6 +155,11 @@ class Curvature:
     ignored: tuple[str, ...] = ()
 
     @property
+    def anchor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all anchors (see :attr:`Block.anchor_shapes`)."""
+        return {name: shape for b in self.blocks for name, shape in b.anchor_shapes.items()}
+
+    @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all covered parameters."""
         return {name: shape for block in self.blocks for name, shape in block.shapes.items()}
@@ -107,6 +168,8 @@ class Curvature:
         """Return Σ_blocks ⟨Δ, F·Δ⟩: twice the predicted increase of the mean loss.
 
         Args:
-            delta: Displacement of every covered parameter, by name.
+            delta: Displacement of every covered parameter, by name, in the parameters' shapes.
         """
-        return torch.stack([b.operator.quadratic(b.join(delta)) for b in self.blocks]).sum()
+        return torch.stack(
+            [b.operator.quadratic(b.join(b.covered(delta))) for b in self.blocks]
+        ).sum()

@@ -42,9 +42,11 @@ class Layer:
         """Shape (q, p) of the block's matrix."""
         return matrix_shape(self.rule.layout, self.shapes)
 
-    def block(self, operator: Operator) -> Block:
+    def block(self, operator: Operator, input_examples: Tensor | None = None) -> Block:
         """Give the layer a curvature."""
-        return Block(self.name, self.rule.layout, self.shapes, operator)
+        return Block(
+            self.name, self.rule.layout, self.shapes, operator, input_examples=input_examples
+        )
 
     def zeros(self, *shape: int) -> Tensor:
         """Make a tensor to sum in: on the layer's device, in at least float32."""

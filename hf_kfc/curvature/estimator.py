@@ -171,8 +171,11 @@ def estimate_curvature(
             if rotated:
                 run.accumulate(rotated, "eigenvalues")
             accumulators |= rotated
-    blocks = tuple(layer.block(accumulators[layer.name].operator(len(indices))) for layer in layers)
-    return Curvature(blocks, len(indices), tuple(ignored))
+    summed = [(layer, accumulators[layer.name]) for layer in layers]
+    blocks = [
+        layer.block(sums.operator(len(indices)), sums.input_examples) for layer, sums in summed
+    ]
+    return Curvature(tuple(blocks), len(indices), tuple(ignored))
 
 
 @dataclass

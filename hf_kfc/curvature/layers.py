@@ -172,6 +172,13 @@ class EmbeddingRule(LayerRule):
         """Count the tokens at positions that count: the diagonal of Σ a aᵀ, shape [V]."""
         return torch.bincount(a[valid & (a >= 0)], minlength=size)
 
+    def input_examples(self, a: Tensor, valid: Tensor, size: int) -> Tensor:
+        """Count the examples in which each token stands at a position that counts, shape [V]."""
+        example = torch.arange(len(a), device=a.device)[:, None].expand_as(a)
+        counted = valid & (a >= 0)
+        pairs = torch.unique(torch.stack([example[counted], a[counted]]), dim=1)
+        return torch.bincount(pairs[1], minlength=size)
+
     def rotate_inputs(self, a: Tensor, basis: Tensor) -> Tensor:
         """A is diagonal already: its eigenbasis is the identity."""
         return a

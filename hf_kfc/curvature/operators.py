@@ -13,6 +13,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..errors import CurvatureError
+
 __all__ = ["OPERATORS", "Diagonal", "Identity", "Kronecker", "KroneckerEigen", "Operator"]
 
 # A factor estimated in float32 has eigenvalues down to about -1e-7 of its trace by rounding alone.
@@ -59,6 +61,17 @@ class Operator(ABC):
         Returns:
             One phrase per misfit of shape, symmetry or definiteness; empty if there is none.
         """
+
+    def of_inputs(self, inputs: Tensor) -> Self:
+        """Return the curvature of some of the inputs, those whose inputs are never correlated.
+
+        Args:
+            inputs: Indices of the columns of Δ, shape [k].
+
+        Raises:
+            CurvatureError: The inputs are correlated, so that no part of them stands alone.
+        """
+        raise CurvatureError(f"a {self.kind} curvature of these factors has no part by inputs")
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that define the operator, by name."""
@@ -135,6 +148,10 @@ class Diagonal(Operator):
         """Return d ∘ Δ."""
         return self.diagonal * delta
 
+    def of_inputs(self, inputs: Tensor) -> Self:
+        """See :meth:`Operator.of_inputs`."""
+        return type(self)(self.diagonal[:, inputs])
+
     def damped(self, epsilon: float) -> Self:
         """Return F + ε·mean(d)·I."""
         return type(self)(self.diagonal + epsilon * self.diagonal.mean())
@@ -167,6 +184,10 @@ class Kronecker(Operator):
         """Return G Δ A."""
         left = self.G[:, None] * delta if self.G.ndim == 1 else self.G @ delta
         return left * self.A if self.A.ndim == 1 else left @ self.A
+
+    def of_inputs(self, inputs: Tensor) -> Self:
+        """See :meth:`Operator.of_inputs`."""
+        return type(self)(self.A[inputs], self.G) if self.A.ndim == 1 else super().of_inputs(inputs)
 
     def damped(self, epsilon: float) -> Self:
         """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I)."""
@@ -205,6 +226,12 @@ class KroneckerEigen(Operator):
         if self.U_A.ndim == 1:
             return self.U_G @ (self.second_moments * rotated)
         return self.U_G @ (self.second_moments * (rotated @ self.U_A)) @ self.U_A.T
+
+    def of_inputs(self, inputs: Tensor) -> Self:
+        """See :meth:`Operator.of_inputs`."""
+        if self.U_A.ndim != 1:
+            return super().of_inputs(inputs)
+        return type(self)(self.U_A, self.U_G, self.second_moments[:, inputs])
 
     def damped(self, epsilon: float) -> Self:
         """Return F + ε·mean(s)·I (the eigenbasis is orthonormal, so s is shifted)."""

@@ -89,21 +89,20 @@ class _Term:
         parameters: dict[str, nn.Parameter],
     ) -> None:
         self.strength = strength
-        self.blocks: list[tuple[Block, Operator]] = []
-        self.anchor: dict[str, Tensor] = {}
+        self.blocks: list[tuple[Block, Operator, Tensor]] = []
         for block in prior.curvature.blocks:
             weight = parameters[next(iter(block.shapes))]
             device, dtype = weight.device, _compute_dtype(weight)
             operator = block.operator.to(device, dtype)
-            self.blocks.append((block, operator.damped(damping) if damping else operator))
-            self.anchor |= {name: prior.anchor[name].to(device, dtype) for name in block.shapes}
+            anchor = block.join(prior.anchor).to(device, dtype)
+            self.blocks.append((block, operator.damped(damping) if damping else operator, anchor))
 
     def value_and_gradient(self, values: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return λ ΔᵀFΔ and its gradient 2λ·F·Δ: one product F·Δ gives both."""
         total: list[Tensor] = []
         gradients: dict[str, Tensor] = {}
-        for block, operator in self.blocks:
-            delta = block.join({n: values[n] - self.anchor[n] for n in block.shapes})
+        for block, operator, anchor in self.blocks:
+            delta = block.join(block.covered(values)) - anchor
             product = self.strength * operator.apply(delta)
             total.append((delta * product).sum())
             gradients |= block.split(2 * product)

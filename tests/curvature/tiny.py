@@ -200,6 +200,11 @@ def estimate(
     return estimate_curvature(model, data, collator, CurvatureArguments(**arguments), **hooks)
 
 
+def operators(curvature: Curvature) -> dict[str, Operator]:
+    """The operator of each block, by name."""
+    return {block.name: block.operator for block in curvature.blocks}
+
+
 def dense(curvature: Curvature) -> dict[str, Tensor]:
     """The operators as matrices, by block name."""
     return {b.name: b.operator.matrix(*b.shape) for b in curvature.blocks}

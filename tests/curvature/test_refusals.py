@@ -1,0 +1,140 @@
+"""What cannot be estimated is refused, and never estimated wrongly."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_kfc.curvature import CurvatureArguments, Outputs
+from hf_kfc.errors import CurvatureError
+
+from .tiny import Logits, Mlp, assert_equal_matrices, dense, estimate, oracle, vectors
+
+
+def switching(m: Logits, x: Tensor) -> Tensor:
+    read = x if len(x) == 2 else x + 1
+    return m.a(x) + m.b(read)
+
+
+def skipping(m: Logits, x: Tensor) -> Tensor:
+    return m.a(x) + (m.b(x) if len(x) == 2 else 0)
+
+
+@pytest.mark.parametrize("run", [switching, skipping])
+def test_dynamic_wiring_is_refused(run: Any) -> None:
+    model = Logits(run, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
+    with pytest.raises(CurvatureError, match=r"b.*wiring depends on its input"):
+        estimate(model, vectors(4))
+
+
+def test_unused_layer_is_refused() -> None:
+    model = Logits(lambda m, x: m.used(x), used=nn.Linear(4, 3), idle=nn.Linear(4, 3))
+    with pytest.raises(CurvatureError, match="idle"):
+        estimate(model, vectors(2))
+    curvature = estimate(model, vectors(2), ignore=["idle.*"])
+    assert curvature.ignored == ("idle.bias", "idle.weight")
+
+
+def test_input_modified_in_place_is_refused() -> None:
+    def run(m: Logits, x: Tensor) -> Tensor:
+        hidden = m.first(x)
+        logits = m.second(hidden).detach() + m.first(x)
+        hidden.mul_(2)
+        return logits
+
+    model = Logits(run, first=nn.Linear(4, 3), second=nn.Linear(3, 3))
+    with pytest.raises(CurvatureError, match=r"'second' was modified in place"):
+        estimate(model, vectors(2))
+
+
+def once_for_all(m: Logits, x: Tensor) -> Tensor:
+    return m.head(torch.tanh(x + m.embed(torch.arange(x.shape[1])))).sum(1)
+
+
+def tokens_first(m: Logits, x: Tensor) -> Tensor:
+    return m.head(x.transpose(0, 1)).tanh().sum(0)
+
+
+def examples_mixed(m: Logits, x: Tensor) -> Tensor:
+    out = m.head(x).sum(1)
+    return out - 0.5 * out.mean(0)
+
+
+@pytest.mark.parametrize("tokens", [2, 4, 5])
+@pytest.mark.parametrize("run", [once_for_all, tokens_first, examples_mixed])
+def test_examples_that_cannot_be_told_apart_are_refused(run: Any, tokens: int) -> None:
+    """Also where a shape fits by chance: two examples of two or four tokens."""
+    embed = {"embed": nn.Embedding(6, 4)} if run is once_for_all else {}
+    model = Logits(run, **embed, head=nn.Linear(4, 3))
+    data = vectors(4, tokens, 4)
+    with pytest.raises(CurvatureError, match=r"not separate for each example"):
+        estimate(model, data, curvature_batch_size=2)
+
+
+def test_one_example_at_a_time_needs_no_telling_apart() -> None:
+    model = Logits(once_for_all, embed=nn.Embedding(6, 4), head=nn.Linear(4, 3))
+    data = vectors(4, 5, 4)
+    curvature = estimate(model, data, curvature="diagonal", curvature_batch_size=1)
+    exact = {k: v.diagonal() for k, v in oracle(model, data, curvature).items()}
+    assert_equal_matrices({k: v.diagonal() for k, v in dense(curvature).items()}, exact)
+
+
+def test_empty_data_set_is_refused() -> None:
+    with pytest.raises(CurvatureError, match="empty"):
+        estimate(Mlp(), [])
+
+
+def test_nothing_to_estimate_is_refused() -> None:
+    with pytest.raises(CurvatureError, match="no trainable parameter"):
+        estimate(Mlp().requires_grad_(False), vectors(2))
+    with pytest.raises(CurvatureError, match="no trainable parameter"):
+        estimate(Mlp(), vectors(2), ignore=["*"])
+
+
+def test_wrapped_model_is_refused() -> None:
+    with pytest.raises(CurvatureError, match="DataParallel"):
+        estimate(nn.DataParallel(Mlp()), vectors(2))
+
+
+def test_mask_of_another_batch_is_refused() -> None:
+    with pytest.raises(CurvatureError, match="position mask has 2 rows for a batch of 3"):
+        estimate(
+            Mlp(),
+            vectors(3),
+            position_mask=lambda b: torch.ones(2, dtype=torch.bool),
+        )
+
+
+def test_mask_that_fits_no_output_is_refused() -> None:
+    model = Logits(lambda m, x: m.layer(x).sum(1), layer=nn.Linear(4, 3))
+    data = [{**e, "attention_mask": torch.tensor([1, 0])} for e in vectors(3, 5, 4)]
+    with pytest.raises(CurvatureError, match="'layer'"):
+        estimate(
+            model,
+            data,
+            forward=lambda m, b: Outputs(m(b["x"]).logits, b["labels"]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"curvature": "hessian"}, "unknown curvature 'hessian'"),
+        ({"labels": "true"}, "unknown labels 'true'"),
+        ({"sharing": "none"}, "unknown sharing 'none'"),
+        ({"max_curvature_examples": 0}, "max_curvature_examples is 0"),
+        ({"curvature_batch_size": -1}, "curvature_batch_size is -1"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(CurvatureError, match=message):
+        CurvatureArguments(**arguments)
+
+
+def test_refuses_a_model_that_has_diverged() -> None:
+    model = Mlp()
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    with pytest.raises(CurvatureError, match="Mlp gave logits that are NaN or infinite"):
+        estimate(model, vectors(3))
