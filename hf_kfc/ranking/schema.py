@@ -18,10 +18,17 @@ FEATURES = datasets.Features(
         "candidate_ids": datasets.List(datasets.Value("string")),
         "candidate_names": datasets.List(datasets.Value("string")),
         "label": datasets.Value("int32"),
+        "same_name": datasets.List(datasets.Value("int32")),
+        "gold_rank": datasets.Value("int32"),
+        "num_retrieved": datasets.Value("int32"),
     }
 )
 """One example: a mention between its left and right context, the candidates (an id and a name
-each) and ``label``, the index of the gold candidate."""
+each) and ``label``, the index of the gold candidate. A ranker sees no more than these. Beside them
+stand ``same_name``, the indices of candidates whose name another one has too, so that nothing can
+tell them apart; ``gold_rank``, the place of the gold among what retrieval found, from 0, or -1
+where retrieval missed it and it was put in; and ``num_retrieved``, how many candidates retrieval
+found (others fill the list up at random)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,13 @@ class Concept:
         id: The ontology's identifier, for example ``"D003000"``.
         name: The preferred name, the one a ranker is shown.
         synonyms: Other names; retrieval searches them, a ranker is not shown them.
+        types: Semantic types, for example ``("Disease or Syndrome",)``.
     """
 
     id: str
     name: str
     synonyms: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,6 +65,7 @@ class Mention:
         concept: Identifier of the gold concept.
         key: What tells the mention from the others of its document, for example its offsets;
             empty: its number in the document.
+        where: File and line it was read from, ``"path:number"``, for messages.
     """
 
     document: str
@@ -64,3 +74,4 @@ class Mention:
     right: str
     concept: str
     key: str = ""
+    where: str = ""

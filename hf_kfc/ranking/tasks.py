@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-
-import datasets
+from typing import Any
 
 from ..errors import DataError
-from .bc5cdr import Bc5cdr
-from .builder import CandidateRankingBuilder
-from .medmentions import MedMentions
-from .psytar import PsyTar
-from .synthetic import SyntheticMedical
+from .corpora.bc5cdr import Bc5cdr
+from .corpora.builder import CandidateRankingBuilder
+from .corpora.codiesp import CodiEsp
+from .corpora.medmentions import MedMentionsLines
+from .corpora.psytar import PsyTar
+from .corpora.synthetic import SyntheticMedical
 
-__all__ = ["TASKS", "Task", "load_task", "prepare_task"]
+__all__ = ["TASKS", "Task", "prepare_task"]
 
 
 @dataclass(frozen=True)
@@ -26,129 +26,104 @@ class Task:
         builder: Its builder class.
         config_name: Which of the builder's configurations, if it has several.
         files: Where each of its files lies in the data folder; empty for generated corpora.
-        num_candidates: Candidates of an example, by default.
-        context_words: Words of context on each side, by default.
-        retrieval: How its candidates are found.
+        config: Fields of its :class:`RankingConfig` that differ from the builder's own.
+        ontology_license: Whose the names of concepts are, a key of ``ONTOLOGY_LICENSES``, where
+            the ontology's format does not tell.
     """
 
     builder: type[CandidateRankingBuilder]
     config_name: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    num_candidates: int = 10
-    context_words: int = 10
-    retrieval: str = "bm25"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    ontology_license: str | None = None
 
 
 TASKS: Mapping[str, Task] = {
     "articles": Task(SyntheticMedical, "articles"),
-    "notes": Task(SyntheticMedical, "notes", num_candidates=25, context_words=20),
+    "notes": Task(SyntheticMedical, "notes"),
     "patients": Task(SyntheticMedical, "patients"),
     "medmentions": Task(
-        MedMentions,
+        MedMentionsLines,
         files={
             "train": "medmentions_st21pv/train.jsonl.gz",
             "test": "medmentions_st21pv/test.jsonl.gz",
-            "names": "ontologies/cui_names_strict.tsv.gz",
+            "ontology": "ontologies/cui_names_strict.tsv.gz",
         },
-        retrieval="tfidf",
+        ontology_license="open_cui_names",
     ),
-    "psytar": Task(PsyTar, files={"mentions": "psytar/psytar_mentions.tsv.gz"}, retrieval="tfidf"),
+    "psytar": Task(
+        PsyTar,
+        files={"mentions": "psytar/psytar_mentions.tsv.gz"},
+        config={"retrieval": "tfidf"},
+    ),
     "bc5cdr": Task(
         Bc5cdr,
         files={
             "train": "bc5cdr/train_corpus.pubtator.txt.gz",
             "validation": "bc5cdr/dev_corpus.pubtator.txt.gz",
             "test": "bc5cdr/test_corpus.pubtator.txt.gz",
-            "names": "bc5cdr/mesh_names.tsv.gz",
+            "ontology": "bc5cdr/mesh_names.tsv.gz",
         },
-        retrieval="tfidf",
+        ontology_license="mesh",
+    ),
+    "codiesp": Task(
+        CodiEsp,
+        files={
+            "train": "codiesp/trainX.tsv",
+            "validation": "codiesp/devX.tsv",
+            "test": "codiesp/testX.tsv",
+            "texts": "codiesp/text_files_es_en.tar.gz",
+            "ontology": "icd10cm/icd10cm2019.tsv.gz",
+        },
     ),
 }
-"""The tasks: three generated ones, then three real corpora."""
+"""The tasks: three generated ones, then real corpora."""
 
 
 def prepare_task(
     name: str,
     *,
     data_dir: str | Path | None = None,
-    max_examples: dict[str, int] | None = None,
-    num_candidates: int | None = None,
-    context_words: int | None = None,
-    seed: int = 0,
     cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    **config: Any,
 ) -> CandidateRankingBuilder:
-    """Build a task, or find it in the cache, and keep its builder: it also has the counts.
+    """Build a task, or find it in the cache.
 
     Args:
         name: A key of ``TASKS``.
         data_dir: Folder with the files of the real corpora; generated tasks do not use it.
-        max_examples: Limit for some or all of the splits ``train``, ``validation``, ``test``.
-        num_candidates: Candidates of an example; by default the task's own number.
-        context_words: Words of context on each side; by default the task's own number.
-        seed: Seed of the examples drawn and of the candidates' order.
         cache_dir: Where `datasets` caches; by default where it always does.
+        num_proc: Processes that look for candidates; by default one.
+        **config: Fields of the task's :class:`RankingConfig` other than the task's own, for
+            example ``max_examples={"train": 1000}``.
 
     Returns:
         The prepared builder: ``as_dataset()`` gives the splits, ``counts`` what was dropped.
 
     Raises:
-        DataError: The name is unknown, a file is missing or malformed, or a number is out of its
-            range.
+        DataError: The name or a field is unknown, a file is missing or malformed, or a number is
+            out of its range.
+
+    Example:
+        >>> builder = prepare_task("notes", seed=1)  # doctest: +SKIP
+        >>> train = builder.as_dataset()["train"]  # doctest: +SKIP
     """
     task = TASKS.get(name)
     if task is None:
         raise DataError(f"unknown task {name!r}; use one of {', '.join(TASKS)}")
+    known = [field.name for field in fields(task.builder.BUILDER_CONFIG_CLASS)]
+    for key in config:
+        if key not in known:
+            raise DataError(f"task {name!r} has no setting {key!r}; use {', '.join(known)}")
     builder = task.builder(
         config_name=task.config_name,
         data_files=_locate(name, task.files, data_dir),
-        max_examples=max_examples,
-        num_candidates=task.num_candidates if num_candidates is None else num_candidates,
-        context_words=task.context_words if context_words is None else context_words,
-        retrieval=task.retrieval,
-        seed=seed,
         cache_dir=None if cache_dir is None else str(cache_dir),
+        **{**task.config, **config},
     )
-    builder.download_and_prepare()
+    builder.download_and_prepare(num_proc=num_proc)
     return builder
-
-
-def load_task(
-    name: str,
-    *,
-    data_dir: str | Path | None = None,
-    max_examples: dict[str, int] | None = None,
-    num_candidates: int | None = None,
-    context_words: int | None = None,
-    seed: int = 0,
-    cache_dir: str | Path | None = None,
-) -> datasets.DatasetDict:
-    """Load the examples of a task; see :func:`prepare_task` for its counts.
-
-    Args:
-        name: A key of ``TASKS``.
-        data_dir: Folder with the files of the real corpora; generated tasks do not use it.
-        max_examples: Limit for some or all of the splits ``train``, ``validation``, ``test``.
-        num_candidates: Candidates of an example; by default the task's own number.
-        context_words: Words of context on each side; by default the task's own number.
-        seed: Seed of the examples drawn and of the candidates' order.
-        cache_dir: Where `datasets` caches; by default where it always does.
-
-    Returns:
-        The splits ``train``, ``validation`` and ``test``.
-
-    Raises:
-        DataError: As for :func:`prepare_task`.
-    """
-    builder = prepare_task(
-        name,
-        data_dir=data_dir,
-        max_examples=max_examples,
-        num_candidates=num_candidates,
-        context_words=context_words,
-        seed=seed,
-        cache_dir=cache_dir,
-    )
-    return builder.as_dataset()
 
 
 def _locate(

@@ -1,0 +1,1 @@
+"""The corpora as `datasets` builders, and what they have in common."""

@@ -1,0 +1,455 @@
+"""The common part of all corpora: from mentions and an ontology to ranking examples."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import random
+from abc import abstractmethod
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+from tqdm.auto import tqdm
+
+from ...errors import DataError
+from ..licenses import License
+from ..ontologies import Ontology, read_ontology
+from ..ontologies.concepts import surface_forms, widened
+from ..problems import Problems
+from ..retrieval import RETRIEVERS, Retriever, get_retriever
+from ..schema import FEATURES, Concept, Mention
+from .counts import Counts, SplitCounts
+
+__all__ = [
+    "COUNTS_FILE",
+    "SPLITS",
+    "CandidateRankingBuilder",
+    "RankingConfig",
+    "split_by_hash",
+    "stable_fraction",
+]
+
+_Usable = tuple[str, Mention, int]  # an example's id, its mention, the position of its gold concept
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+"""The splits that every corpus has."""
+
+COUNTS_FILE = "counts.json"
+"""Name of the file in a builder's cache folder that holds its counts."""
+
+_CHUNK = 5000  # mentions that are retrieved together, and that processes share out
+
+
+def split_by_hash(document: str) -> str:
+    """Choose the split of a document of a corpus that is not split: 70 %, 15 % and 15 %.
+
+    Args:
+        document: Its identifier.
+
+    Returns:
+        One of ``SPLITS``, the same in every process and version.
+    """
+    fraction = stable_fraction(document)
+    return SPLITS[bisect((0.70, 0.85), fraction)]
+
+
+def stable_fraction(text: str) -> float:
+    """Hash a text to a number, the same in every process; for splits by document.
+
+    Args:
+        text: For example the identifier of a document.
+
+    Returns:
+        A number in [0, 1).
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+
+@dataclass
+class RankingConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped
+    """How mentions become ranking examples; every value is part of the cache key.
+
+    Args:
+        num_candidates: Candidates of an example, the gold concept included (at least 2).
+        context_words: Words of context kept on each side of the mention.
+        retrieval: How candidates are found: ``"bm25"`` or ``"tfidf"`` (character trigrams).
+        ontology_format: Format of the file ``ontology``, a key of ``ONTOLOGY_FORMATS``.
+        ontology_options: What the format's reader takes beside, for example
+            ``{"languages": ["ENG"]}``.
+        names_from: Splits whose words for a concept become synonyms of it, and names where the
+            ontology has none: ``["train"]``, none, or validation too (which then says nothing of
+            how well new words are found); never test.
+        show_types: Whether the name of a candidate carries its semantic types, in brackets.
+        on_unknown_concept: What to do with a mention whose gold concept is not in the ontology:
+            ``"count"`` and drop it, or ``"raise"``.
+        on_error: What to do with a malformed record: ``"raise"``, or leave it out and ``"count"``.
+        max_examples: Limit per split; a seeded random subset of the usable mentions is drawn,
+            and kept in the corpus's order. A split without a limit keeps all.
+        seed: Seed of that draw and of the order of the candidates.
+    """
+
+    num_candidates: int = 10
+    context_words: int = 10
+    retrieval: str = "bm25"
+    ontology_format: str = "names"
+    ontology_options: dict[str, Any] | None = None
+    names_from: list[str] = field(default_factory=lambda: ["train"])
+    show_types: bool = False
+    on_unknown_concept: str = "count"
+    on_error: str = "raise"
+    max_examples: dict[str, int] | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Check the values; a constructor cannot, since `datasets` also sets them afterwards.
+
+        Raises:
+            DataError: A value is out of its range.
+        """
+        if self.num_candidates < 2:
+            raise DataError(f"num_candidates is {self.num_candidates}; give at least 2")
+        if self.context_words < 0:
+            raise DataError(f"context_words is {self.context_words}; give 0 or more")
+        if self.retrieval not in RETRIEVERS:
+            raise DataError(f"retrieval is {self.retrieval!r}; give {' or '.join(RETRIEVERS)}")
+        if self.on_unknown_concept not in ("count", "raise"):
+            raise DataError(
+                f"on_unknown_concept is {self.on_unknown_concept!r}; give 'count' or 'raise'"
+            )
+        Problems(self.on_error)
+        for split in self.names_from:
+            if split not in SPLITS[:-1]:
+                raise DataError(f"names_from has {split!r}; give {', '.join(SPLITS[:-1])} or none")
+        for split, limit in (self.max_examples or {}).items():
+            if split not in SPLITS:
+                raise DataError(f"max_examples names split {split!r}; use {', '.join(SPLITS)}")
+            if limit < 1:
+                raise DataError(f"max_examples[{split!r}] is {limit}; give at least 1")
+
+
+class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # untyped
+    """Base class of the corpora.
+
+    A subclass says which files it reads (``FILES``) and implements :meth:`_mentions`; one whose
+    concepts do not come from a file ``ontology`` also implements :meth:`_concepts`. Both find the
+    local paths by :meth:`_file` and :meth:`_paths`. The base class cuts the context, retrieves
+    candidates, puts the gold concept in, checks and counts.
+
+    The gold concept takes the last candidate's place where retrieval missed it, and the
+    candidates are then shuffled by a seed made of the example's id, so that neither the label nor
+    the order of retrieval gives the gold away.
+
+    Args:
+        data_files: Path (or URL) of each file, a list of them or a folder, by its key in
+            ``FILES`` or ``OPTIONAL_FILES``. A path is cached by its name and modification time.
+        **kwargs: The other arguments of `datasets.DatasetBuilder` (``cache_dir``,
+            ``config_name``) and the fields of :class:`RankingConfig`.
+
+    Raises:
+        DataError: A file is missing, or a value of the configuration is out of its range.
+    """
+
+    VERSION = datasets.Version("2.0.0")
+    BUILDER_CONFIG_CLASS = RankingConfig
+    FILES: ClassVar[tuple[str, ...]] = ()
+    OPTIONAL_FILES: ClassVar[tuple[str, ...]] = ()
+    LICENSE: ClassVar[License | None] = None  # of the text; publishing asks for it
+
+    config: RankingConfig
+
+    def __init__(self, *, data_files: Mapping[str, Any] | None = None, **kwargs: Any):
+        if kwargs.get("data_dir") is not None:
+            raise DataError("data_dir is cached by name alone; pass data_files instead")
+        self._check_file_keys(data_files or {})
+        if data_files:
+            kwargs["data_files"] = {key: _as_patterns(paths) for key, paths in data_files.items()}
+        super().__init__(**kwargs)
+        self.config.check()
+        self.files: dict[str, list[str]] = {}
+        self._counts: Counts | None = None
+
+    @abstractmethod
+    def _mentions(self, split: str, counts: SplitCounts, problems: Problems) -> Iterator[Mention]:
+        """Read the mentions of a split in the corpus's order.
+
+        Args:
+            split: One of ``SPLITS``.
+            counts: Takes ``counts.drop(reason)`` for each mention that is not yielded, and
+                ``counts.remark(what)`` for one that is yielded with something unusual.
+            problems: Told of malformed records.
+        """
+
+    def _concepts(self, problems: Problems) -> Iterable[Concept]:
+        """Give the concepts, each once, without what mentions call them; by default the ontology's.
+
+        Args:
+            problems: Told of malformed records.
+        """
+        paths = self._paths("ontology")
+        if not paths:
+            return ()
+        return read_ontology(
+            paths, self.config.ontology_format, self.config.ontology_options, problems
+        )
+
+    def _file(self, key: str) -> str:
+        """Return the local path of a file that is one."""
+        if len(self.files[key]) != 1:
+            raise DataError(
+                f"{self.dataset_name}: {key!r} is {len(self.files[key])} files; give one"
+            )
+        return self.files[key][0]
+
+    def _paths(self, key: str) -> list[str]:
+        """Return the local paths of the files of a key, sorted; none for an optional one."""
+        return self.files.get(key, [])
+
+    @property
+    def counts(self) -> Counts:
+        """What was read, kept and dropped; of a cached dataset too.
+
+        Raises:
+            DataError: The dataset is not prepared yet.
+        """
+        if self._counts is None:
+            self._counts = Counts.load(Path(self._output_dir) / COUNTS_FILE)
+        return self._counts
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=FEATURES)
+
+    def _check_file_keys(self, data_files: Mapping[str, Any]) -> None:
+        known = (*self.FILES, *self.OPTIONAL_FILES)
+        for key in data_files:
+            if key not in known:
+                raise DataError(
+                    f"{type(self).__name__} reads no file {key!r}; data_files may name "
+                    f"{', '.join(known) or 'nothing'}"
+                )
+        for key in self.FILES:
+            if key not in data_files:
+                raise DataError(
+                    f"{type(self).__name__} was given no file {key!r}; pass data_files with "
+                    f"{', '.join(self.FILES)}"
+                )
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        # Read back from the examples: several processes may have made them.
+        for split, counts in self.counts.splits.items():
+            _count_examples(self._as_dataset(datasets.Split(split)), counts)
+            logger.info("%s/%s: %s", self.dataset_name, split, counts)
+        # `_output_dir` is a temporary folder here, moved to its place once all is written.
+        self.counts.save(Path(self._output_dir) / COUNTS_FILE)
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        # All is read and checked here: `datasets` would wrap an error of `_generate_examples` in
+        # one of its own, and would have begun to write.
+        downloaded = dl_manager.download(self.config.data_files or {})
+        self.files = {key: sorted(paths) for key, paths in downloaded.items()}
+        splits = {split: SplitCounts() for split in SPLITS}
+        mentions = {split: self._read(split, counts) for split, counts in splits.items()}
+        _check_documents(mentions)
+        problems = Problems(self.config.on_error)
+        lenders = [m for split in self.config.names_from for _, m in mentions[split]]
+        own = _Tally(self._concepts(problems))
+        ontology = Ontology(widened(own, surface_forms(lenders)))
+        if len(ontology) < 2:
+            raise DataError(
+                f"{self.dataset_name}: the ontology has 1 concept; ranking needs at least 2"
+            )
+        indexes = Path(self._cache_dir_root) / "hf_kfc_indexes"
+        retriever = get_retriever(self.config.retrieval, ontology, indexes)
+        self._counts = Counts(
+            concepts=len(ontology),
+            names=retriever.num_names,
+            num_candidates=self.config.num_candidates,
+            named_by_mentions=len(ontology) - own.count,
+            ontology_malformed=problems.counts,
+            splits=splits,
+        )
+        generators = []
+        for split, counts in splits.items():
+            drawn = self._draw(
+                split, self._usable(split, mentions[split], ontology, counts), counts
+            )
+            arguments = {
+                "chunks": [drawn[i : i + _CHUNK] for i in range(0, len(drawn), _CHUNK)],
+                "ontology": ontology,
+                "retriever": retriever,
+            }
+            generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
+        return generators
+
+    def _read(self, split: str, counts: SplitCounts) -> list[tuple[str, Mention]]:
+        """Read a split's linked mentions with their example ids, the context cut."""
+        problems = Problems(self.config.on_error)
+        counts.malformed = problems.counts
+        mentions: dict[str, Mention] = {}
+        numbers: Counter[str] = Counter()
+        for mention in tqdm(
+            self._mentions(split, counts, problems),
+            desc=f"reading {self.dataset_name}/{split}",
+            unit=" mentions",
+            disable=datasets.are_progress_bars_disabled(),
+        ):
+            id_ = f"{mention.document}:{mention.key or numbers[mention.document]}"
+            numbers[mention.document] += 1
+            where = mention.where or f"{self.dataset_name}/{split}"
+            if id_ in mentions:
+                message = f"mention {id_!r} comes twice; remove the repeated record"
+                problems("mention comes twice", where, message)
+            elif not mention.text.strip():
+                message = f"empty mention {id_!r}; remove the annotation or correct its span"
+                problems("empty mention", where, message)
+            else:
+                mentions[id_] = self._cut(mention)
+        counts.linked = len(mentions)
+        counts.read += counts.linked
+        return list(mentions.items())
+
+    def _cut(self, mention: Mention) -> Mention:
+        """Cut the context to its width, so that whole documents need not be kept in memory."""
+        width = self.config.context_words
+        left = mention.left.split()[-width:] if width else []  # [-0:] would be all of it
+        right = mention.right.split()[:width]
+        return replace(
+            mention, text=mention.text.strip(), left=" ".join(left), right=" ".join(right)
+        )
+
+    def _usable(
+        self,
+        split: str,
+        mentions: Sequence[tuple[str, Mention]],
+        ontology: Ontology,
+        counts: SplitCounts,
+    ) -> list[_Usable]:
+        """Find the gold concepts; a mention whose gold has no name is dropped or refused."""
+        usable: list[_Usable] = []
+        for id_, mention in mentions:
+            gold = ontology.position(mention.concept)
+            if gold is not None:
+                usable.append((id_, mention, gold))
+                continue
+            if self.config.on_unknown_concept == "raise":
+                where = mention.where or f"{self.dataset_name}/{split}"
+                raise DataError(
+                    f"{where}: concept {mention.concept!r} of mention {id_!r} is not in the "
+                    "ontology; add it or set on_unknown_concept='count'"
+                )
+            counts.read -= 1  # `drop` counts it again
+            counts.drop("gold concept not in the ontology")
+        counts.named = len(usable)
+        if not usable:
+            raise DataError(f"{self.dataset_name}/{split}: no usable mention ({counts}); add some")
+        return usable
+
+    def _draw(self, split: str, mentions: list[_Usable], counts: SplitCounts) -> list[_Usable]:
+        limit = (self.config.max_examples or {}).get(split, len(mentions))
+        counts.kept = min(limit, len(mentions))
+        counts.not_drawn = len(mentions) - counts.kept
+        if not counts.not_drawn:
+            return mentions
+        drawn = random.Random(f"{self.config.seed}:{split}").sample(range(len(mentions)), limit)
+        return [mentions[index] for index in sorted(drawn)]
+
+    def _generate_examples(
+        self, chunks: Sequence[Sequence[_Usable]], ontology: Ontology, retriever: Retriever
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for chunk in chunks:
+            found = retriever.search([m.text for _, m, _ in chunk], self.config.num_candidates)
+            for (id_, mention, gold), hits in zip(chunk, found, strict=True):
+                positions = [hit.position for hit in hits]
+                retrieved = [hit.position for hit in hits if hit.score > 0]
+                if gold not in positions:
+                    positions[-1] = gold
+                random.Random(f"{self.config.seed}:{id_}").shuffle(positions)
+                candidates = [ontology[position] for position in positions]
+                names = [self._shown(concept) for concept in candidates]
+                seen = Counter(name.casefold() for name in names)
+                example = {
+                    "id": id_,
+                    "document": mention.document,
+                    "mention": mention.text,
+                    "left": mention.left,
+                    "right": mention.right,
+                    "candidate_ids": [concept.id for concept in candidates],
+                    "candidate_names": names,
+                    "label": positions.index(gold),
+                    "same_name": [i for i, name in enumerate(names) if seen[name.casefold()] > 1],
+                    # A gold that came in by chance, among those that fill up, was not retrieved.
+                    "gold_rank": retrieved.index(gold) if gold in retrieved else -1,
+                    "num_retrieved": len(retrieved),
+                }
+                yield id_, example
+
+    def _shown(self, concept: Concept) -> str:
+        if not (self.config.show_types and concept.types):
+            return concept.name
+        return f"{concept.name} [{', '.join(concept.types)}]"
+
+
+class _Tally:
+    """Counts the concepts that pass, of which there may be millions."""
+
+    def __init__(self, concepts: Iterable[Concept]) -> None:
+        self._concepts, self.count = concepts, 0
+
+    def __iter__(self) -> Iterator[Concept]:
+        for concept in self._concepts:
+            self.count += 1
+            yield concept
+
+
+def _as_patterns(paths: Any) -> list[str]:
+    """Check paths and write them as the glob patterns that `datasets` reads; a folder is `/**`."""
+    patterns = []
+    # Not `Path`: `datasets` puts a class of its own in its place in this module.
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        if "://" in str(path):
+            patterns.append(str(path))
+        elif Path(path).is_dir():
+            patterns.append(f"{glob.escape(str(path))}/**")
+        elif Path(path).is_file():
+            patterns.append(glob.escape(str(path)))
+        else:
+            raise DataError(f"{path}: no such file; check the path or fetch the corpus")
+    return patterns
+
+
+def _check_documents(mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
+    """Refuse a document that stands in two splits."""
+    owners: dict[str, str] = {}
+    for split, own in mentions.items():
+        for _, mention in own:
+            owner = owners.setdefault(mention.document, split)
+            if owner != split:
+                raise DataError(
+                    f"document {mention.document!r} is in the splits {owner} and {split}; keep "
+                    "each document in one split"
+                )
+
+
+def _count_examples(examples: datasets.Dataset, counts: SplitCounts) -> None:
+    """Add to the counts of a split what only its examples tell."""
+    columns = ["label", "same_name", "gold_rank", "num_retrieved", "candidate_ids"]
+    counts.gold_at = []
+    for row in examples.select_columns(columns):
+        k = len(row["candidate_ids"])
+        counts.gold_at += [0] * (k - len(counts.gold_at))
+        if row["gold_rank"] >= 0:
+            counts.gold_at[row["gold_rank"]] += 1
+        # Where nothing more was found, one of the random ones gave its place to the gold.
+        put_in = row["gold_rank"] < 0
+        counts.filled += max(0, k - row["num_retrieved"] - put_in)
+        counts.same_name += bool(row["same_name"])
+        counts.gold_same_name += row["label"] in row["same_name"]

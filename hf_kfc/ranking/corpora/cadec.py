@@ -1,0 +1,91 @@
+"""CADEC: patients' posts on drugs, mapped to SNOMED CT or MedDRA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..formats.brat import brat_documents
+from ..licenses import License
+from ..problems import Problems
+from .annotated import AnnotatedCorpus, Annotation
+
+__all__ = ["Cadec", "read_label"]
+
+_NO_CONCEPT = "CONCEPT_LESS"
+# "A | a | + B | b |" (both), "A | a | or B | b |" (either), "A/B": several codes and their names.
+_BETWEEN = re.compile(r"\s*(?:\+|/|\|?\s*\bor\b)\s*(?=\d{6})")
+_CONCEPT = re.compile(r"(?P<code>\d{6,18})(?!\d)\s*(?P<name>.*)")
+# One more concept that has no code: the first one alone would be wrong.
+_WITHOUT_CODE = re.compile(r"(?:^|\|)\s*(?:\+|/|or\b)")
+
+
+def read_label(label: str) -> tuple[tuple[str, str], ...] | None:
+    """Read the concepts of a span from its label.
+
+    Args:
+        label: For example ``"271782001 | Drowsy |"``, ``"10013649/10019211"`` or
+            ``"CONCEPT_LESS"``.
+
+    Returns:
+        Code and name of each concept, the name empty where there is none; ``None`` if the label is
+        none of these.
+
+    Example:
+        >>> read_label("102498003 | Agony| or 76948002|Severe pain|")
+        (('102498003', 'Agony'), ('76948002', 'Severe pain'))
+    """
+    if label.strip("| ").upper() == _NO_CONCEPT:
+        return ()
+    concepts = []
+    for part in _BETWEEN.split(label):
+        match = _CONCEPT.fullmatch(part.strip())
+        if match is None or _WITHOUT_CODE.search(match["name"]):
+            return None
+        # Bars stand around the name, and before what tells it from others: "iron | (substance)".
+        concepts.append((match["code"], " ".join(match["name"].replace("|", " ").split())))
+    return tuple(concepts)
+
+
+class Cadec(AnnotatedCorpus):
+    """CADEC (Karimi et al. 2015), split by post.
+
+    The release (doi:10.4225/08/570FB102BDAD2, version 2) has four folders of files of one name:
+    ``text`` (the posts), ``original`` (spans and their types, not read here), and ``sct`` and
+    ``meddra`` (the same spans with the code in the place of brat's type). The folder given says
+    which vocabulary's codes are the concepts: ``sct`` (SNOMED CT, and AMT for drugs) names them,
+    ``meddra`` does not.
+
+    A few lines of the release have spaces where a tab belongs: correct them or read with
+    ``on_error="count"``. Files must be UTF-8.
+
+    ``data_files``: ``text`` and ``annotations`` (folders) and, optionally, ``ontology``
+    (identifiers are the codes).
+    """
+
+    LICENSE = License(
+        name="CSIRO Data Licence",
+        url="https://doi.org/10.4225/08/570FB102BDAD2",
+        redistributable=False,
+        citation="Karimi et al. (2015), Journal of Biomedical Informatics 55",
+    )
+    FILES = ("text", "annotations")
+
+    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+        paths = (*self._paths("text"), *self._paths("annotations"))
+        for document in brat_documents(paths, problems):
+            for span in document.spans:
+                concepts = read_label(span.label)
+                if concepts is None:
+                    message = f"{span.label[:80]!r} is no code; correct or remove the line"
+                    problems("label is no code", span.where, message)
+                    continue
+                yield Annotation(
+                    document=document.id,
+                    mention=span.text,
+                    text=document.text,
+                    pieces=span.pieces,
+                    concepts=concepts,
+                    key=span.key,
+                    where=span.where,
+                )

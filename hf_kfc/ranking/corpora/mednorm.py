@@ -1,0 +1,132 @@
+"""MedNorm: phrases of patients and drug labels, mapped to MedDRA and SNOMED CT."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import DataError
+from ..formats.lines import read_lines
+from ..licenses import License
+from ..problems import Problems
+from .annotated import AnnotatedCorpus, Annotation
+from .builder import RankingConfig
+
+__all__ = ["MedNorm", "MedNormConfig", "read_mednorm"]
+
+_CODES = {"meddra": "single_mapped_meddra_codes", "snomed": "single_mapped_sct_ids"}
+_COLUMNS = ("original_dataset", "instance_id", "phrase")
+# A span of a file, "LIPITOR.122.ann_TT4", or of a numbered sentence, "PMC123_4.ann_T1"; the ids of
+# the other data sets are a row's own.
+_SPAN = re.compile(r"(?P<document>.+?)(?:_(?=[0-9]+\.ann_)|\.ann_)(?P<key>.+)")
+
+
+def read_mednorm(
+    path: str | Path, vocabulary: str = "meddra", problems: Problems | None = None
+) -> Iterator[Annotation]:
+    """Read the release's table: tab-separated, with a header, fields quoted where they must be.
+
+    Args:
+        path: The file, gzipped or not. Of its columns are read ``original_dataset``,
+            ``instance_id``, ``phrase`` and ``single_mapped_meddra_codes`` or
+            ``single_mapped_sct_ids``.
+        vocabulary: ``"meddra"`` or ``"snomed"``.
+        problems: Told of malformed rows; by default they raise.
+
+    Yields:
+        The rows, in the file's order.
+
+    Raises:
+        DataError: The file is missing, a column is not there, or ``problems`` raises.
+    """
+    problems = problems or Problems()
+    columns = (*_COLUMNS, _CODES[vocabulary])
+    header: list[str] = []
+    for number, line in read_lines(path, problems):
+        where = f"{path}:{number}"
+        try:
+            (fields,) = csv.reader([line], delimiter="\t", strict=True)
+        except (csv.Error, ValueError):
+            fields = []
+        if not header:
+            header = fields
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise DataError(
+                    f"{where}: no column {', '.join(missing)}; add the release's header"
+                )
+            continue
+        if len(fields) != len(header):
+            message = f"expected {len(header)} fields between tabs; correct or remove the line"
+            problems("row has not the header's fields", where, message)
+            continue
+        dataset, instance, phrase, codes = (fields[header.index(column)] for column in columns)
+        if not (dataset and instance) or not all(map(str.isdecimal, codes.split())):
+            message = f"row {instance!r} of {dataset!r} has code {codes!r}; correct or remove it"
+            problems("row without an id, or code not a number", where, message)
+            continue
+        match = _SPAN.fullmatch(instance)
+        yield Annotation(
+            document=f"{dataset}:{match['document'] if match else instance}",
+            mention=phrase,
+            text=phrase,
+            pieces=((0, len(phrase)),),
+            concepts=tuple((code, "") for code in codes.split()),
+            key=match["key"] if match else "phrase",
+            where=where,
+        )
+
+
+@dataclass
+class MedNormConfig(RankingConfig):
+    """How MedNorm becomes ranking examples.
+
+    Args:
+        vocabulary: Whose codes are the concepts: ``"meddra"`` or ``"snomed"``.
+    """
+
+    vocabulary: str = "meddra"
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            DataError: A value is out of its range.
+        """
+        super().check()
+        if self.vocabulary not in _CODES:
+            raise DataError(f"vocabulary is {self.vocabulary!r}; give {' or '.join(_CODES)}")
+
+
+class MedNorm(AnnotatedCorpus):
+    """MedNorm (Belousov et al. 2019), the 27,979 rows of ``mednorm_full.tsv``.
+
+    The release (doi:10.17632/b9x7xxb9sz.1) merges CADEC, TwADR-L, TwiMed, SMM4H 2017 and TAC 2017
+    ADR and maps each phrase to both vocabularies; the concept is the one code that it settles on
+    (``single_mapped_...``). It holds the phrases alone, so that mentions have no context, and no
+    names of codes: they come from ``ontology`` and from the train phrases.
+
+    Rows of CADEC and TwiMed are split by post, tweet or article; the other rows do not tell their
+    document and are split one by one. The release has 10,572 distinct phrases: many a test phrase
+    stands in train too.
+
+    ``data_files``: ``mentions`` and, optionally, ``ontology`` (identifiers are MedDRA codes or
+    SNOMED CT ids).
+    """
+
+    LICENSE = License(
+        name="CC BY-NC 3.0, over parts that forbid it (CADEC, tweets, MedDRA)",
+        url="https://doi.org/10.17632/b9x7xxb9sz.1",
+        redistributable=False,
+        citation="Belousov et al. (2019), SMM4H",
+    )
+    BUILDER_CONFIG_CLASS = MedNormConfig
+    FILES = ("mentions",)
+
+    config: MedNormConfig
+
+    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+        return read_mednorm(self._file("mentions"), self.config.vocabulary, problems)

@@ -1,0 +1,219 @@
+"""PsyTAR: patients' reviews of psychiatric drugs, mapped to UMLS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ..formats.lines import read_lines
+from ..licenses import License
+from ..problems import Problems
+from .annotated import AnnotatedCorpus, Annotation
+
+__all__ = ["PsyTar", "read_psytar", "read_psytar_workbook"]
+
+_HEADER = ["review", "sheet", "sentence_index", "mention", "cuis", "cui_names", "sentence"]
+
+_SHEETS = ("ADR_Mapped", "WD-Mapped", "SSI_Mapped", "DI_Mapped")
+_SENTENCES = "Sentence_Labeling"
+# The second title differs from sheet to sheet ("sentence_id"), the third one is the sheet's own.
+_MAPPED_TITLES = {1: "drug_id", 4: "UMLS1", 6: "UMLS2"}
+_SENTENCE_TITLES = {2: "drug_id", 3: "sentence_index", 4: "sentences"}
+_CONCEPT = re.compile(r"(?P<cui>C[0-9]{7})[\s/\]]+(?P<name>[^/]*[^/\s])\s*(?:/.*)?", re.I | re.S)
+
+
+def read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Annotation]:
+    """Read the mapped sheets of PsyTAR as one tab-separated table with a header.
+
+    Args:
+        path: The file, gzipped or not. Its columns are ``review``, ``sheet``, ``sentence_index``,
+            ``mention``, ``cuis``, ``cui_names`` (both joined by ``|``) and ``sentence``.
+        problems: Told of malformed rows; by default they raise.
+
+    Yields:
+        The mentions, in the file's order.
+
+    Raises:
+        DataError: The file is missing, its header is another one, or ``problems`` raises.
+    """
+    problems = problems or Problems()
+    for number, line in read_lines(path, problems):
+        where = f"{path}:{number}"
+        fields = line.split("\t")
+        if number == 1:
+            if fields != _HEADER:
+                raise DataError(f"{where}: expected the header {', '.join(_HEADER)}; add it")
+            continue
+        if len(fields) != len(_HEADER):
+            message = (
+                f"expected {len(_HEADER)} fields between tabs, got {len(fields)}; correct or "
+                "remove the line"
+            )
+            problems("row has not the header's fields", where, message)
+            continue
+        review, _, _, mention, cuis, cui_names, sentence = fields
+        ids, names = cuis.split("|"), cui_names.split("|")
+        if not all((*ids, *names)) or len(ids) != len(names):
+            message = (
+                f"concepts {cuis!r} and names {cui_names!r} do not pair up; give one name to each "
+                "concept"
+            )
+            problems("concepts and names do not pair up", where, message)
+            continue
+        concepts = tuple(zip(ids, names, strict=True))
+        yield _annotation(review, mention, sentence, concepts, f"line{number}", where)
+
+
+def read_psytar_workbook(
+    path: str | Path, problems: Problems | None = None
+) -> Iterator[Annotation]:
+    """Read the mapped sheets of PsyTAR's workbook.
+
+    Args:
+        path: ``PsyTAR_dataset.xlsx``. Of it are read the sheets ``ADR_Mapped``, ``WD-Mapped``,
+            ``SSI_Mapped`` and ``DI_Mapped``, and the sentences of ``Sentence_Labeling``.
+        problems: Told of rows with no review or mention, and of what starts like a CUI and is
+            none; by default they raise.
+
+    Yields:
+        The mentions, sheet by sheet; without concepts where none of the cells has a code.
+
+    Raises:
+        DataError: openpyxl is not installed, the file is not such a workbook, or ``problems``
+            raises.
+    """
+    problems = problems or Problems()
+    workbook = _open_workbook(path)
+    sentences: dict[tuple[Any, Any], str] = {}
+    for _, row in _rows(workbook, path, _SENTENCES, _SENTENCE_TITLES):
+        # The release has two sentences of one number; both are what the number stands for.
+        place = (row[2], row[3])
+        sentences[place] = " ".join(filter(None, (sentences.get(place), _words(row[4]))))
+    for sheet in _SHEETS:
+        for number, row in _rows(workbook, path, sheet, _MAPPED_TITLES):
+            where = f"{path}:{sheet}:{number}"
+            review, mention = _words(row[1]), _words(row[3])
+            if not review or not mention:
+                message = "row without a review (drug_id) or a mention; complete or remove it"
+                problems("row without review or mention", where, message)
+                continue
+            concepts = _cell_concepts((row[4], row[6]), where, problems)
+            if concepts is not None:
+                sentence = sentences.get((row[1], row[2]), "")
+                yield _annotation(review, mention, sentence, concepts, f"{sheet}:{number}", where)
+
+
+def _open_workbook(path: str | Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Read the sheets that matter, as rows of cells."""
+    try:
+        import openpyxl  # noqa: PLC0415  # an optional dependency
+    except ImportError as error:
+        raise DataError(f"{path}: a workbook needs openpyxl; install hf_kfc[corpora]") from error
+    try:
+        with Path(path).open("rb") as file:
+            workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            return {
+                sheet.title.strip(): list(sheet.iter_rows(values_only=True))
+                for sheet in workbook.worksheets
+                if sheet.title.strip() in (*_SHEETS, _SENTENCES)
+            }
+    except Exception as error:  # openpyxl has no error of its own: damage shows as any of many
+        raise DataError(f"{path}: not a readable workbook ({error!r}); fetch it again") from error
+
+
+def _rows(
+    workbook: dict[str, list[tuple[Any, ...]]],
+    path: str | Path,
+    sheet: str,
+    titles: dict[int, str],
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the rows below a sheet's titles that are not empty, with their numbers."""
+    # Rows end at their last cell: one width for all.
+    width = max(titles) + 1
+    padded = [(*row, *[None] * (width - len(row))) for row in workbook.get(sheet) or [()]]
+    header, *rows = padded
+    if any(header[column] != title for column, title in titles.items()):
+        raise DataError(f"{path}: no sheet {sheet!r} with {', '.join(titles.values())}; add it")
+    for number, row in enumerate(rows, start=2):
+        if any(cell is not None for cell in row):
+            yield number, row
+
+
+def _words(cell: Any) -> str:
+    return "" if cell is None else " ".join(str(cell).split())
+
+
+def _cell_concepts(
+    cells: tuple[Any, Any], where: str, problems: Problems
+) -> tuple[tuple[str, str], ...] | None:
+    """Read ``CUI / name / type`` of two cells; other words ("No code") stand for no concept."""
+    concepts = {}
+    for cell in map(_words, cells):
+        match = _CONCEPT.fullmatch(cell)
+        if match:
+            concepts[match["cui"].upper()] = match["name"]
+        elif re.match("C[0-9]", cell, re.IGNORECASE):
+            message = f"{cell[:80]!r} is not 'CUI / name / type'; correct the cell"
+            problems("cell is not 'CUI / name / type'", where, message)
+            return None
+    return tuple(concepts.items())
+
+
+def _annotation(
+    review: str,
+    mention: str,
+    sentence: str,
+    concepts: tuple[tuple[str, str], ...],
+    key: str,
+    where: str,
+) -> Annotation:
+    span = _find(mention, sentence)
+    remark = "" if span else "mention not found in its sentence"
+    pieces = (span or (len(sentence), len(sentence)),)
+    return Annotation(review, mention, sentence, pieces, concepts, key, where, remark)
+
+
+def _find(mention: str, sentence: str) -> tuple[int, int] | None:
+    """Find a mention without regard to case, as whole words if possible."""
+    literal = re.escape(mention.strip())
+    for pattern in (rf"(?<!\w){literal}(?!\w)", literal):
+        match = re.search(pattern, sentence, re.IGNORECASE)
+        if match:
+            return match.span()
+    return None
+
+
+class PsyTar(AnnotatedCorpus):
+    """PsyTAR (Zolnoori et al. 2019), split by review.
+
+    Concepts are UMLS CUIs, under the names that the annotations give them. A tenth of the
+    mentions is mapped to two concepts.
+
+    Some mentions are put together from several pieces of their sentence and do not occur in it
+    as such: they keep the whole sentence as left context, and are counted as a remark.
+
+    Three rows of the release's workbook are malformed (one without a review, two with a CUI of
+    six digits): read it with ``on_error="count"``.
+
+    ``data_files``: ``mentions``, the workbook (see :func:`read_psytar_workbook`) or its mapped
+    sheets as a table (see :func:`read_psytar`), and, optionally, ``ontology``.
+    """
+
+    LICENSE = License(
+        name="CC BY 4.0",
+        url="https://creativecommons.org/licenses/by/4.0/",
+        redistributable=True,
+        citation="Zolnoori et al. (2019), Data in Brief 24",
+        id="cc-by-4.0",
+    )
+    FILES = ("mentions",)
+
+    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+        path = self._file("mentions")
+        # By content and not by suffix: the download cache of `datasets` renames files.
+        with Path(path).open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        return (read_psytar_workbook if zipped else read_psytar)(path, problems)

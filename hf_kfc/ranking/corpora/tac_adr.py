@@ -1,0 +1,179 @@
+"""TAC 2017 ADR: adverse reactions in drug labels, mapped to MedDRA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from ..formats.spans import Pieces, span_text
+from ..licenses import License
+from ..problems import Problems
+from .annotated import AnnotatedCorpus, Annotation
+
+__all__ = ["TacAdr", "read_drug_label"]
+
+_REACTION = "AdverseReaction"
+_OFFSETS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
+
+
+@dataclass
+class _Label:
+    """What the elements of a file say; lines are those of the file."""
+
+    drug: str = ""
+    sections: dict[str, str] = field(default_factory=dict)
+    mentions: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    reactions: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+
+
+def _parse(data: bytes) -> _Label:
+    """Parse a file by expat itself: it knows the line that an element stands in."""
+    label = _Label()
+    parser = expat.ParserCreate()
+    section, reaction = "", ""
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal section, reaction
+        if tag == "Label":
+            label.drug = attributes.get("drug", "")
+        elif tag == "Section":
+            section = attributes.get("id", "")
+        elif tag == "Mention":
+            label.mentions.append((parser.CurrentLineNumber, attributes))
+        elif tag == "Reaction":
+            reaction = attributes.get("str", "").lower()
+        elif tag == "Normalization":
+            line = (parser.CurrentLineNumber, attributes)
+            label.reactions.setdefault(reaction, []).append(line)
+
+    def text(data: str) -> None:
+        if section:
+            label.sections[section] = label.sections.get(section, "") + data
+
+    def end(tag: str) -> None:
+        nonlocal section
+        if tag == "Section":
+            section = ""
+
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text
+    parser.Parse(data, True)
+    return label
+
+
+def read_drug_label(
+    path: str | Path, split: str = "", problems: Problems | None = None
+) -> Iterator[Annotation]:
+    """Read the adverse reactions of a drug label.
+
+    A mention belongs to the reaction of its words, whose normalisations are its concepts: MedDRA's
+    preferred terms. A reaction flagged as unmapped, and a mention of no listed reaction (one that
+    is negated or hypothetical), has none.
+
+    Args:
+        path: The XML file.
+        split: The split it belongs to, for the annotations.
+        problems: Told of a file that is not such a label, and of malformed elements; by default
+            they raise.
+
+    Yields:
+        The mentions of adverse reactions, in the file's order. Those of other types (severities,
+        factors, drug classes ...) have no concepts and are passed over.
+
+    Raises:
+        DataError: ``problems`` raises.
+    """
+    problems = problems or Problems()
+    try:
+        label = _parse(Path(path).read_bytes())
+    except expat.ExpatError as error:
+        message = f"not XML ({error}); fetch the file again or leave it out"
+        problems("file is not XML", f"{path}:{error.lineno}", message)
+        return
+    if not label.drug:
+        message = "no element Label with a drug; leave the file out"
+        problems("file is not a drug label", f"{path}:1", message)
+        return
+    concepts = _reactions(label, str(path), problems)
+    for line, attributes in label.mentions:
+        if attributes.get("type") != _REACTION:
+            continue
+        where = f"{path}:{line}"
+        pieces = _pieces(attributes)
+        text = label.sections.get(attributes.get("section", ""))
+        if "id" not in attributes or "str" not in attributes or not pieces or text is None:
+            message = "a Mention needs id, str, start and len in a section; correct or remove it"
+            problems("malformed mention", where, message)
+            continue
+        if span_text(text, pieces, where, problems, written=attributes["str"]) is None:
+            continue
+        yield Annotation(
+            document=label.drug,
+            mention=attributes["str"],
+            text=text,
+            pieces=pieces,
+            concepts=concepts.get(attributes["str"].lower(), ()),
+            key=attributes["id"],
+            where=where,
+            split=split,
+        )
+
+
+def _reactions(
+    label: _Label, path: str, problems: Problems
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    concepts = {}
+    for reaction, normalizations in label.reactions.items():
+        terms: dict[str, str] = {}
+        for line, attributes in normalizations:
+            code, name = attributes.get("meddra_pt_id", ""), attributes.get("meddra_pt", "")
+            if code and name:
+                terms[code] = name
+            elif attributes.get("flag") != "unmapped":
+                message = "a Normalization needs meddra_pt and meddra_pt_id, or flag='unmapped'"
+                problems("malformed normalization", f"{path}:{line}", f"{message}; correct it")
+                terms.clear()  # one concept of several would be a wrong one
+                break
+        concepts[reaction] = tuple(terms.items())
+    return concepts
+
+
+def _pieces(attributes: dict[str, str]) -> Pieces:
+    """Read start and length of each piece, ``"15,36"`` and ``"6,8"``; empty if malformed."""
+    lists = [attributes.get(name, "") for name in ("start", "len")]
+    if not all(map(_OFFSETS.fullmatch, lists)):
+        return ()
+    starts, lengths = ([int(number) for number in listed.split(",")] for listed in lists)
+    if len(starts) != len(lengths):
+        return ()
+    return tuple((start, start + length) for start, length in zip(starts, lengths, strict=True))
+
+
+class TacAdr(AnnotatedCorpus):
+    """TAC 2017 ADR (Roberts et al. 2017, Demner-Fushman et al. 2018), with its official split.
+
+    The release (bionlp.nlm.nih.gov/tac2017adversereactions) has an XML file for each drug label:
+    101 in ``train_xml`` and 99, with the annotations published after the evaluation, in
+    ``gold_xml``. Concepts are MedDRA's preferred terms, by code, named as the annotations name
+    them; 15 % of the train labels become validation.
+
+    ``data_files``: ``train`` and ``test`` (folders) and, optionally, ``ontology`` (identifiers are
+    MedDRA codes).
+    """
+
+    LICENSE = License(
+        name="MedDRA subscription (its terms annotate public labels)",
+        url="https://www.meddra.org/subscription/rates",
+        redistributable=False,
+        citation="Demner-Fushman et al. (2018), Scientific Data 5",
+    )
+    FILES = ("train", "test")
+
+    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+        for split in self.FILES:
+            for path in self._paths(split):
+                yield from read_drug_label(path, split, problems)

@@ -1,0 +1,207 @@
+"""brat's stand-off format: ``name.txt`` is a text and ``name.ann`` the spans marked in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...errors import DataError
+from ..problems import Problems
+from .lines import read_lines, read_text
+from .spans import Pieces, span_text
+
+__all__ = ["BratDocument", "BratSpan", "brat_documents", "read_brat"]
+
+_KEY = re.compile(r"[TNAREM]\S*[0-9]|#[0-9]*|\*")
+# Offsets are found from the right: a label may hold spaces ("271782001 | Drowsy | 9 19").
+_PIECE = r"[0-9]{1,9} [0-9]{1,9}"
+_SPAN = re.compile(rf"(?P<label>\S.*?)\s+(?P<pieces>{_PIECE}(?:;{_PIECE})*)\s*")
+_NORMALIZATION = re.compile(r"\S+ (?P<target>\S+) (?P<resource>[^\s:]+):(?P<id>\S+)\s*")
+_NOTE = re.compile(r"\S+ (?P<target>\S+)\s*")
+_EXPECTED = {
+    "T": "T1<TAB>label start end<TAB>text",
+    "N": "N1<TAB>Reference T1 resource:id<TAB>name",
+    "#": "#1<TAB>AnnotatorNotes T1<TAB>note",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BratSpan:
+    """A marked span.
+
+    Args:
+        key: Its name in the file, for example ``"T1"``.
+        label: Its type; some corpora write a code here.
+        pieces: Start and end of each of its pieces, in the file's order.
+        text: The pieces as they stand in the text, joined by spaces.
+        notes: What the ``#`` lines on it say.
+        normalizations: Resource and identifier of each ``N`` line on it, for example
+            ``("ICD10CM", "I10")``.
+        where: File and line, ``"path:number"``.
+    """
+
+    key: str
+    label: str
+    pieces: Pieces
+    text: str
+    notes: tuple[str, ...] = ()
+    normalizations: tuple[tuple[str, str], ...] = ()
+    where: str = ""
+
+
+@dataclass(slots=True)
+class BratDocument:
+    """A text and the spans marked in it.
+
+    Args:
+        id: Name of its files, without the suffix.
+        text: The text, its line ends as they are: offsets count each of their characters.
+        spans: The spans, in the file's order.
+    """
+
+    id: str
+    text: str
+    spans: list[BratSpan] = field(default_factory=list)
+
+
+def brat_documents(
+    paths: Iterable[str | Path], problems: Problems | None = None
+) -> Iterator[BratDocument]:
+    """Read documents whose files may lie in any folders: a text and its spans have one name.
+
+    Args:
+        paths: ``.ann`` and ``.txt`` files; brat's own ``.conf`` files are passed over.
+        problems: Told of a file that has no counterpart, shares its name with another one or is
+            none of these, and of malformed records; by default they raise.
+
+    Yields:
+        The documents, sorted by name.
+
+    Raises:
+        DataError: ``problems`` raises.
+    """
+    problems = problems or Problems()
+    files: dict[str, dict[str, Path]] = {".ann": {}, ".txt": {}}
+    for path in map(Path, paths):
+        if path.suffix == ".conf":
+            continue
+        if path.suffix not in files:
+            message = "neither .ann nor .txt; leave it out or rename it"
+            problems("file is neither .ann nor .txt", str(path), message)
+        elif files[path.suffix].setdefault(path.stem, path) != path:
+            message = f"another file of this name is {files[path.suffix][path.stem]}; rename one"
+            problems("two files have one name", str(path), message)
+    annotations, texts = files[".ann"], files[".txt"]
+    for name in sorted(annotations.keys() | texts.keys()):
+        if name in annotations and name in texts:
+            yield read_brat(annotations[name], texts[name], problems)
+        else:
+            path, other = (
+                (annotations[name], ".txt") if name in annotations else (texts[name], ".ann")
+            )
+            message = f"there is no {name}{other} to it; add it or leave this file out"
+            problems("file without its counterpart", str(path), message)
+
+
+def read_brat(
+    ann_path: str | Path, text_path: str | Path, problems: Problems | None = None
+) -> BratDocument:
+    """Read a text and the spans marked in it.
+
+    Relations, events and attributes (``R``, ``E``, ``A``, ``M``, ``*``) are passed over. The last
+    tab of a line must be there even where nothing follows it: it shows that the line is whole.
+
+    Args:
+        ann_path: The annotations.
+        text_path: The text.
+        problems: Told of a text that cannot be read (the document is then empty) and of malformed
+            lines; by default they raise.
+
+    Returns:
+        The document.
+
+    Raises:
+        DataError: The file of annotations is missing, or ``problems`` raises.
+    """
+    problems = problems or Problems()
+    document = BratDocument(Path(ann_path).stem, "")
+    try:
+        document.text = read_text(text_path)
+    except DataError as error:
+        message = str(error).removeprefix(f"{text_path}: ")
+        problems("text cannot be read", str(text_path), message)
+        return document
+    keys: set[str] = set()
+    spans: dict[str, BratSpan] = {}
+    remarks = []  # lines that say more of a span; they may stand before it
+    for number, line in read_lines(ann_path, problems):
+        if not line.strip():
+            continue
+        where = f"{ann_path}:{number}"
+        key, *fields = line.split("\t", 2)
+        if not _KEY.fullmatch(key):
+            message = f"no line of brat starts with {key[:80]!r}; correct or remove the line"
+            problems("line of unknown kind", where, message)
+        elif key in keys and len(key) > 1:  # "*" and "#" alone are no names
+            message = f"annotation {key!r} comes twice; remove or rename it"
+            problems("annotation comes twice", where, message)
+        elif key[0] == "T":
+            if span := _read_span(where, key, fields, document.text, problems):
+                spans[key] = span
+        elif key[0] in "N#":
+            remarks.append((where, key, fields))
+        elif not any(fields):
+            problems("truncated line", where, f"nothing follows {key!r}; correct the line")
+        keys.add(key)
+    for where, key, fields in remarks:
+        _add_remark(where, key, fields, spans, keys, problems)
+    document.spans = list(spans.values())
+    return document
+
+
+def _read_span(
+    where: str, key: str, fields: list[str], text: str, problems: Problems
+) -> BratSpan | None:
+    match = _SPAN.fullmatch(fields[0]) if len(fields) == 2 else None
+    if match is None:
+        _report_line(where, key, problems)
+        return None
+    offsets = [piece.split(" ") for piece in match["pieces"].split(";")]
+    pieces = tuple((int(start), int(end)) for start, end in offsets)
+    found = span_text(text, pieces, where, problems, written=fields[1])
+    return None if found is None else BratSpan(key, match["label"], pieces, found, where=where)
+
+
+def _add_remark(
+    where: str,
+    key: str,
+    fields: list[str],
+    spans: dict[str, BratSpan],
+    keys: set[str],
+    problems: Problems,
+) -> None:
+    """Add a normalisation or note to the span that it is on."""
+    pattern = _NORMALIZATION if key[0] == "N" else _NOTE
+    match = pattern.fullmatch(fields[0]) if len(fields) == 2 else None
+    if match is None:
+        _report_line(where, key, problems)
+        return
+    target = match["target"]
+    span = spans.get(target)
+    if target not in keys:
+        message = f"{key!r} is on {target[:80]!r}, which is not there; correct or remove the line"
+        problems("line on a missing annotation", where, message)
+    elif span is None:
+        return  # on a relation or the like, or on a span that was reported itself
+    elif key[0] == "N":
+        normalization = (match["resource"], match["id"])
+        spans[target] = replace(span, normalizations=(*span.normalizations, normalization))
+    else:
+        spans[target] = replace(span, notes=(*span.notes, fields[1]))
+
+
+def _report_line(where: str, key: str, problems: Problems) -> None:
+    message = f"expected {_EXPECTED[key[0]]!r}; correct or remove the line"
+    problems("truncated or malformed line", where, message)

@@ -1,0 +1,76 @@
+"""Spans of a text, in one piece or several, and their check against the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ..problems import Problems
+
+__all__ = ["Pieces", "pieces_text", "same_words", "span_text"]
+
+Pieces: TypeAlias = tuple[tuple[int, int], ...]
+"""Start and end (exclusive) of each piece of a span, in characters."""
+
+
+def pieces_text(text: str, pieces: Pieces) -> str:
+    """Join what stands at the pieces of a span by spaces.
+
+    Args:
+        text: The whole text.
+        pieces: The pieces, each inside of it.
+    """
+    return " ".join(text[start:end] for start, end in pieces)
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts are equal but for their white space (line ends in spans become spaces).
+
+    Args:
+        one: A text.
+        other: The other one.
+    """
+    return one.split() == other.split()
+
+
+def span_text(
+    text: str, pieces: Pieces, where: str, problems: Problems, written: str | None = None
+) -> str | None:
+    """Find the text of a span, and check the span.
+
+    Args:
+        text: The whole text.
+        pieces: The pieces of the span.
+        where: File and line of the span, for messages.
+        problems: Told of a piece that is empty or reaches outside of the text, and of a span
+            whose text is another one than its annotation says.
+        written: What the annotation says the text is, if it does.
+
+    Returns:
+        The pieces joined by spaces, or ``None`` for a span with a problem.
+
+    Raises:
+        DataError: ``problems`` raises.
+    """
+    outside = [piece for piece in pieces if not 0 <= piece[0] < piece[1] <= len(text)]
+    if outside:
+        start, end = outside[0]
+        message = (
+            f"offsets {start} to {end} are not a piece of the text, which has {len(text)} "
+            "characters; correct the offsets or the text"
+        )
+        problems("offset outside the text", where, message)
+        return None
+    found = pieces_text(text, pieces)
+    if written is not None and not same_words(written, found):
+        message = (
+            f"mention {written[:80]!r} is not the text at {_listed(pieces)}, which is "
+            f"{found[:80]!r}; correct the offsets or the mention"
+        )
+        problems("mention differs from the text", where, message)
+        return None
+    return found
+
+
+def _listed(pieces: Sequence[tuple[int, int]]) -> str:
+    return ";".join(f"{start} {end}" for start, end in pieces)

@@ -1,0 +1,152 @@
+"""Ontologies in the OBO format, 1.2 or 1.4."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...errors import DataError
+from ..formats.lines import read_lines
+from ..problems import Problems
+from ..schema import Concept
+from .concepts import concept_from_names
+
+__all__ = ["read_obo"]
+
+_STANZAS = ("[Term]", "[Typedef]", "[Instance]")
+_SCOPES = ("EXACT", "NARROW", "BROAD", "RELATED")
+_TAG = re.compile(r"[a-z][a-z_-]*")
+_SYNONYM = re.compile(
+    r'"(?P<text>(?:[^"\\]|\\.)*)"\s*(?P<scope>EXACT|NARROW|BROAD|RELATED)?'
+    r"(?:\s+[^\s\[]+)?\s*\[(?:[^\]\\]|\\.)*\].*"  # the synonym's type, its references, the rest
+)
+# Qualifiers {key="value"} and a comment at the end of an unquoted value.
+_TAIL = re.compile(r"(?:\s+\{[^{}]*=[^{}]*\})?(?:\s+!.*)?\s*$")
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPED = {"n": "\n", "t": "\t", "W": " "}
+
+
+@dataclass
+class _Term:
+    where: str
+    ids: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    synonyms: list[str] = field(default_factory=list)
+    xrefs: list[str] = field(default_factory=list)
+    obsolete: bool = False
+
+
+def read_obo(
+    *paths: str | Path,
+    problems: Problems | None = None,
+    scopes: Collection[str] = ("EXACT",),
+    obsolete: bool = False,
+    xref_prefix: str | None = None,
+) -> Iterator[Concept]:
+    """Read the terms of OBO files.
+
+    Args:
+        *paths: The files, gzipped or not.
+        problems: Told of terms without one identifier and one name or that come twice, and of
+            lines that are malformed; by default they raise.
+        scopes: Which synonyms to keep: ``"EXACT"``, ``"NARROW"``, ``"BROAD"``, ``"RELATED"``.
+        obsolete: Whether to keep obsolete terms.
+        xref_prefix: Make concepts of the terms' cross-references of this prefix, for example
+            ``"UMLS_CUI"``, instead of the terms' own identifiers. Terms that share one are one
+            concept, a term with several lends its names to each, and terms with none are left
+            out.
+
+    Yields:
+        The concepts in the order of their first terms, whose names are the preferred ones.
+
+    Raises:
+        DataError: A file is missing, a scope is none of these, no term has a cross-reference of
+            the prefix, or ``problems`` raises.
+    """
+    for scope in scopes:
+        if scope not in _SCOPES:
+            raise DataError(f"synonym scope {scope!r}; use {', '.join(_SCOPES)}")
+    problems = problems or Problems()
+    seen: set[str] = set()
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        for term in _terms(path, problems, scopes):
+            if len(term.ids) != 1 or len(term.names) != 1 or not (term.ids[0] and term.names[0]):
+                message = f"term with ids {term.ids} and names {term.names}; give it one of each"
+                problems("term without one id and one name", term.where, message)
+            elif term.ids[0] in seen:
+                message = f"term {term.ids[0]!r} comes twice; merge the two"
+                problems("term comes twice", term.where, message)
+            else:
+                seen.add(term.ids[0])
+                if obsolete or not term.obsolete:
+                    for key in _keys(term, xref_prefix):
+                        names.setdefault(key, []).extend((*term.names, *term.synonyms))
+    if seen and not names and xref_prefix is not None:
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no term has a cross-reference {xref_prefix}:…; "
+            "correct xref_prefix"
+        )
+    for key, spellings in names.items():
+        yield concept_from_names(key, spellings)
+
+
+def _keys(term: _Term, xref_prefix: str | None) -> list[str]:
+    if xref_prefix is None:
+        return term.ids
+    pairs = (xref.partition(":") for xref in dict.fromkeys(term.xrefs))
+    return [id_ for prefix, _, id_ in pairs if prefix == xref_prefix and id_]
+
+
+def _terms(path: str | Path, problems: Problems, scopes: Collection[str]) -> Iterator[_Term]:
+    term: _Term | None = None  # None in the file's header and in stanzas of other kinds
+    for number, text in read_lines(path, problems):
+        line, where = text.strip(), f"{path}:{number}"
+        if line.startswith("["):
+            if term:
+                yield term
+            stanza = _TAIL.sub("", line, count=1)
+            term = _Term(where) if stanza == "[Term]" else None
+            if stanza not in _STANZAS:
+                message = f"stanza {line[:80]!r}; use {', '.join(_STANZAS)} or remove it"
+                problems("unknown kind of stanza", where, message)
+        elif term and line and not line.startswith("!"):
+            tag, colon, value = line.partition(":")
+            if not (colon and _TAG.fullmatch(tag)) or not _take(term, tag, value.strip(), scopes):
+                message = f"expected 'tag: value', got {line[:80]!r}; correct or remove the line"
+                problems("line is not 'tag: value'", where, message)
+    if term:
+        yield term
+
+
+def _take(term: _Term, tag: str, value: str, scopes: Collection[str]) -> bool:
+    """Take a line into a term; false if it is malformed."""
+    if tag == "synonym":
+        match = _SYNONYM.fullmatch(value)
+        if match is None:
+            return False
+        text = _unescaped(match["text"])
+        if text and (match["scope"] or "RELATED") in scopes:  # RELATED is the format's default
+            term.synonyms.append(text)
+        return bool(text)
+    if tag not in ("id", "name", "xref", "is_obsolete"):
+        return True
+    plain = _unescaped(_TAIL.sub("", value, count=1))
+    if tag == "id":
+        term.ids.append(plain)
+    elif tag == "name":
+        term.names.append(plain)
+    elif tag == "xref":
+        xref = plain.split(maxsplit=1)[:1]  # a description may follow
+        term.xrefs.extend(xref)
+        return bool(xref) and not xref[0].endswith(":")
+    else:
+        term.obsolete = plain == "true"
+        return plain in ("true", "false")
+    return True
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), text).strip()

@@ -1,0 +1,178 @@
+"""One class that holds an ontology, of a dozen concepts or of millions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...errors import DataError
+from ..schema import Concept
+
+__all__ = ["Ontology"]
+
+# Large types have no limit of 2 GiB of names, beyond which a column would fall into pieces.
+_TEXTS = pa.large_list(pa.large_string())
+_SCHEMA = pa.schema([("id", pa.large_string()), ("names", _TEXTS), ("types", _TEXTS)])
+_FINGERPRINT = b"fingerprint"
+_BATCH = 50_000
+
+
+class Ontology(Sequence[Concept]):
+    """A sequence of concepts, held as an Arrow table.
+
+    A million concepts of two names so take some 100 MB, and a saved ontology is memory-mapped;
+    looking concepts up by identifier takes 200 MB more.
+
+    Args:
+        concepts: The concepts, each with an id of its own; they are taken one at a time.
+
+    Raises:
+        DataError: There is no concept, or an id comes twice.
+
+    Example:
+        >>> ontology = Ontology([Concept("C1", "cold"), Concept("C2", "flu", ("influenza",))])
+        >>> ontology[1].names, ontology.position("C2"), ontology.position("C3")
+        (('flu', 'influenza'), 1, None)
+    """
+
+    def __init__(self, concepts: Iterable[Concept]) -> None:
+        remaining = iter(concepts)
+        digest = hashlib.sha256()
+        batches = []
+        while chunk := list(islice(remaining, _BATCH)):
+            rows = [(concept.id, concept.names, tuple(concept.types)) for concept in chunk]
+            digest.update("".join(map(json.dumps, rows)).encode())
+            columns = [
+                pa.array(column, field.type)
+                for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
+            ]
+            batches.append(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        if not batches:
+            raise DataError("the ontology is empty; give it at least one concept")
+        table = pa.Table.from_batches(batches, _SCHEMA)
+        self._hold(table.replace_schema_metadata({_FINGERPRINT: digest.hexdigest()}))
+        if pc.count_distinct(self._ids).as_py() < len(self):
+            id_ = next(i for n, i in enumerate(self.ids()) if self._positions[i] != n)
+            raise DataError(f"concept {id_!r} is in the ontology twice; merge its entries into one")
+
+    def _hold(self, table: Any, path: Path | None = None) -> None:
+        self._table, self._path = table.combine_chunks(), path
+        self._ids, self._names, self._types = (c.chunk(0) for c in self._table.columns)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Concept: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Concept]: ...
+    def __getitem__(self, index: int | slice) -> Concept | list[Concept]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"concept {index} of {len(self)}")
+        index %= len(self)
+        preferred, *synonyms = self._names[index].as_py()
+        types = tuple(self._types[index].as_py())
+        return Concept(self._ids[index].as_py(), preferred, tuple(synonyms), types)
+
+    def __reduce__(self) -> Any:
+        # A worker maps the same file instead of copying it.
+        if self._path:
+            return _reload, (self._path.resolve(), self.fingerprint)
+        return _from_table, (self._table,)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the ontology says, in its order; the same for the same concepts."""
+        return str(self._table.schema.metadata[_FINGERPRINT].decode())
+
+    @property
+    def num_names(self) -> int:
+        """How many names its concepts have, preferred ones and synonyms."""
+        return len(self._names.flatten())
+
+    def ids(self) -> list[str]:
+        """Return the identifiers, in the ontology's order."""
+        return list(self._ids.to_pylist())
+
+    def position(self, id_: str) -> int | None:
+        """Find a concept.
+
+        Args:
+            id_: Its identifier.
+
+        Returns:
+            Its index, or ``None`` if it is not there.
+        """
+        return self._positions.get(id_)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {id_: position for position, id_ in enumerate(self.ids())}
+
+    def names(self) -> Iterator[tuple[int, str]]:
+        """Yield every name with the index of its concept, in the ontology's order."""
+        for start in range(0, len(self), _BATCH):
+            names = self._names[start : start + _BATCH].to_pylist()
+            yield from chain.from_iterable(
+                ((start + offset, name) for name in own) for offset, own in enumerate(names)
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the ontology as an Arrow file.
+
+        Args:
+            path: The file, in a folder that exists; an older file is replaced once the new one is
+                whole, so that ontologies which have mapped it keep what they have.
+        """
+        partial = Path(f"{path}.partial-{os.getpid()}")
+        try:
+            with (
+                pa.OSFile(str(partial), "wb") as sink,
+                pa.ipc.new_file(sink, self._table.schema) as file,
+            ):
+                file.write_table(self._table)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Ontology:
+        """Map a file that :meth:`save` wrote into memory.
+
+        Args:
+            path: The file.
+
+        Raises:
+            DataError: It is missing or not such a file.
+        """
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            if table.schema != _SCHEMA or _FINGERPRINT not in (table.schema.metadata or {}):
+                raise pa.ArrowInvalid("other columns")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path}: not a saved ontology ({error}); save it again") from error
+        return _from_table(table, Path(path))
+
+
+def _reload(path: Path, fingerprint: str) -> Ontology:
+    ontology = Ontology.load(path)
+    if ontology.fingerprint != fingerprint:
+        raise DataError(f"{path}: another ontology than when it was loaded; load it again")
+    return ontology
+
+
+def _from_table(table: Any, path: Path | None = None) -> Ontology:
+    ontology = Ontology.__new__(Ontology)
+    ontology._hold(table, path)
+    return ontology

@@ -1,0 +1,215 @@
+"""What BM25 and TF-IDF have in common: names and queries as sparse vectors, saved and mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import CountVectorizer
+from tqdm.auto import tqdm
+
+from ...errors import DataError
+from ..ontologies import Ontology
+from .base import Hit, filled
+from .postings import Postings
+
+__all__ = ["SparseRetriever"]
+
+_DESCRIPTION = "index.json"
+_VOCABULARY = "vocabulary.json"
+_ARRAYS = ("owners", "offsets", "names", "weights", "peaks")
+
+
+class SparseRetriever(ABC):
+    """Base class of the retrievers: every name and every query is a sparse vector of features.
+
+    A subclass says how a text is normalised (:meth:`normalised`), what its features are
+    (:meth:`_vectorizer`) and what they weigh. Names of one concept that are the same once
+    normalised count once.
+
+    Args:
+        ontology: The ontology.
+
+    Attributes:
+        VERSION: To be raised with every change of what an index holds or finds.
+
+    Raises:
+        DataError: No name has a feature.
+    """
+
+    VERSION: ClassVar[int]
+
+    def __init__(self, ontology: Ontology) -> None:
+        owners = array("i")
+        counter = self._vectorizer(None)
+        try:
+            counts = counter.fit_transform(self._names(ontology, owners))
+        except ValueError as error:
+            if owners:
+                raise
+            raise DataError(
+                f"no name of the ontology's {len(ontology)} concept(s) has a letter or a digit; "
+                "check the ontology's names"
+            ) from error
+        weights, self._feature_weights = self._weigh(counts)
+        del counts  # of a large ontology, gigabytes
+        self._folder: Path | None = None
+        self._num_concepts = len(ontology)
+        self._postings = Postings.from_matrix(weights, np.frombuffer(owners, np.int32))
+        self._counter = self._vectorizer(counter.get_feature_names_out().tolist())
+
+    @staticmethod
+    @abstractmethod
+    def normalised(text: str) -> str:
+        """Normalise a name or a query.
+
+        Args:
+            text: The text.
+
+        Returns:
+            All of it that counts; empty where nothing does.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def _vectorizer(vocabulary: Sequence[str] | None) -> CountVectorizer:
+        """Make what counts the features of normalised texts."""
+
+    @staticmethod
+    @abstractmethod
+    def _weigh(counts: Any) -> tuple[Any, npt.NDArray[np.float64]]:
+        """Weigh the counted features of names: a matrix alike, and a factor for each feature.
+
+        The score of a name is the product of its row with the query's vector (:meth:`_query`).
+        """
+
+    @staticmethod
+    def _query(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Make a query's vector of its counts times the features' factors."""
+        return weights
+
+    def _names(self, ontology: Ontology, owners: array[int]) -> Iterator[str]:
+        """Yield the distinct normalised names; note the concept of each in ``owners``."""
+        own: set[str] = set()
+        for concept, name in tqdm(
+            ontology.names(),
+            desc=f"indexing names ({type(self).__name__})",
+            total=ontology.num_names,
+            unit=" names",
+            disable=datasets.are_progress_bars_disabled(),
+        ):
+            if not owners or owners[-1] != concept:
+                own = set()
+            text = self.normalised(name)
+            if text and text not in own:
+                own.add(text)
+                owners.append(concept)
+                yield text
+
+    @property
+    def num_names(self) -> int:
+        """How many distinct names are searched."""
+        return len(self._postings.owners)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See :meth:`Retriever.search`.
+
+        Queries that are the same once normalised are searched once.
+
+        Raises:
+            DataError: ``k`` is not positive.
+        """
+        if k < 1:
+            raise DataError(f"k is {k}; ask for at least 1 concept")
+        texts = [self.normalised(query) for query in queries]
+        distinct = list(dict.fromkeys(texts))
+        counts = self._counter.transform(distinct)
+        # Made at each call, so that threads may share the retriever; memory that is not touched
+        # costs nothing.
+        sums = np.zeros(self.num_names)
+        found = {}
+        for text, start, end in zip(distinct, counts.indptr, counts.indptr[1:], strict=False):
+            features = counts.indices[start:end]
+            hits = []
+            if len(features):
+                weights = self._query(counts.data[start:end] * self._feature_weights[features])
+                concepts, scores = self._postings.best(features, weights, k, sums)
+                hits = [Hit(*pair) for pair in zip(concepts.tolist(), scores.tolist(), strict=True)]
+            found[text] = filled(self._num_concepts, text, k, hits)
+        return [list(found[text]) for text in texts]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index into a folder.
+
+        Args:
+            folder: An existing folder.
+        """
+        folder = Path(folder)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self._postings, name))
+        np.save(folder / "feature_weights.npy", self._feature_weights)
+        vocabulary = json.dumps(self._counter.vocabulary)
+        (folder / _VOCABULARY).write_text(vocabulary, encoding="utf-8")
+        description = {
+            "retriever": type(self).__name__,
+            "version": self.VERSION,
+            "num_concepts": self._num_concepts,
+            "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        }
+        (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SparseRetriever:
+        """Map an index that :meth:`save` wrote into memory.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            DataError: A file is missing or damaged, or is of another retriever or version.
+        """
+        retriever = cls.__new__(cls)
+        retriever.__setstate__(Path(folder))
+        return retriever
+
+    def __getstate__(self) -> Any:
+        # A worker maps the same files instead of copying them.
+        return self._folder or self.__dict__
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+            return
+        try:
+            description = json.loads((state / _DESCRIPTION).read_text(encoding="utf-8"))
+            kind = description["retriever"], description["version"]
+            if kind != (type(self).__name__, self.VERSION):
+                raise ValueError(f"it is of {kind[0]}, version {kind[1]}")
+            for name, digest in description["sha256"].items():
+                if _sha256(state / name) != digest:
+                    raise ValueError(f"{name} is damaged")
+            vocabulary = json.loads((state / _VOCABULARY).read_text(encoding="utf-8"))
+            # Plain arrays on the mapped memory: slices of `np.memmap` are slow to make.
+            maps = {name: np.load(state / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+            self._postings = Postings(
+                **{key: mapped.view(np.ndarray) for key, mapped in maps.items()}
+            )
+            self._feature_weights = np.load(state / "feature_weights.npy")
+            self._num_concepts = int(description["num_concepts"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{state}: not a saved index ({error}); remove the folder") from error
+        self._folder = state
+        self._counter = self._vectorizer(vocabulary)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

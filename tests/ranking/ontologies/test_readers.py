@@ -1,0 +1,91 @@
+import gzip
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from real_data import DATA, needs_data
+
+from hf_kfc.errors import DataError
+from hf_kfc.ranking.ontologies import ONTOLOGY_FORMATS, Ontology, read_ontology
+from hf_kfc.ranking.ontologies.names import read_names
+from hf_kfc.ranking.problems import Problems
+from hf_kfc.ranking.schema import Concept
+
+
+def test_names_of_several_lines_and_files_come_together(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b.gz"
+    first.write_text("C1\tcold\nC2\tflu\nC1\tcoryza\nC1\tCold\n")
+    second.write_bytes(gzip.compress(b"C2 \t grippe\r\nC3\tache"))
+    assert list(read_names(first, second)) == [
+        Concept("C1", "cold", ("coryza",)),
+        Concept("C2", "flu", ("grippe",)),
+        Concept("C3", "ache"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["C2", "C2\t", "\tflu", "C2\t ", "C2\tflu\tgrippe", "", " "])
+def test_malformed_names_raise_with_their_line_or_are_counted(tmp_path, line):
+    path = tmp_path / "names"
+    path.write_text(f"C1\tcold\n{line}\nC3\tache\n")
+    with pytest.raises(DataError, match=r"names:2: expected 'id<TAB>name'"):
+        list(read_names(path))
+    problems = Problems("count")
+    assert [concept.id for concept in read_names(path, problems=problems)] == ["C1", "C3"]
+    assert problems.counts == {"line is not 'id<TAB>name'": 1}
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=30) | st.text(st.sampled_from("C1\t a\n")).map(str.encode))
+def test_any_bytes_are_names_or_counted(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("names") / "names"
+    path.write_bytes(content)
+    problems = Problems("count")
+    num_names = sum(len(concept.names) for concept in read_names(path, problems=problems))
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    assert num_names + sum(problems.counts.values()) <= len(lines)
+    assert bool(num_names or problems.counts) == bool(lines)
+
+
+def test_format_options_and_problems_reach_the_reader(tmp_path):
+    path = tmp_path / "codes"
+    path.write_text("code,billable,long_desc\nX10,0,Toy fever\nX11,1,Toy ache\n?,1,Toy\n")
+    problems = Problems("count")
+    concepts = read_ontology([path], "icd10cm", {"billable_only": True}, problems)
+    assert list(concepts) == [Concept("X11", "Toy ache")]
+    assert sum(problems.counts.values()) == 1
+
+
+def test_unknown_formats_and_options_are_refused_at_once(tmp_path):
+    with pytest.raises(DataError, match="ontology format 'owl'; use names, umls, "):
+        read_ontology([tmp_path / "a"], "owl")
+    with pytest.raises(DataError, match=r"'umls' with options \{'language': .*'language'"):
+        read_ontology([tmp_path / "a"], "umls", {"language": "ENG"})
+
+
+@pytest.mark.parametrize("format_", ONTOLOGY_FORMATS)
+@pytest.mark.parametrize("on_error", ["raise", "count"])
+def test_an_empty_or_a_missing_file_is_an_error_in_every_format(tmp_path, format_, on_error):
+    empty, absent = tmp_path / "empty", tmp_path / "absent"
+    empty.touch()
+    message = "empty: no concept in format|empty: no row of MRCONSO|empty:0: damaged XML"
+    with pytest.raises(DataError, match=message if on_error == "raise" else "empty: no "):
+        list(read_ontology([empty], format_, problems=Problems(on_error)))
+    with pytest.raises(DataError, match="absent: no such file"):
+        list(read_ontology([absent], format_, problems=Problems(on_error)))
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("file", "format_", "options", "concepts", "names"),
+    [
+        ("bc5cdr/mesh_names.tsv.gz", "names", {}, 29_054, 29_054),
+        ("bc5cdr/medic_2012.txt.gz", "medic", {}, 11_915, 75_969),
+        ("icd10cm/icd10cm2019.tsv.gz", "icd10cm", {}, 94_444, 147_752),
+        ("ontologies/doid_2016-09.obo.gz", "obo", {}, 6_971, 17_706),
+        ("ontologies/doid_2016-09.obo.gz", "obo", {"xref_prefix": "UMLS_CUI"}, 6_431, 20_585),
+        ("ontologies/cui_names_strict.tsv.gz", "names", {}, 29_422, 166_693),
+    ],
+)
+def test_real_files_have_the_known_numbers_of_concepts(file, format_, options, concepts, names):
+    ontology = Ontology(read_ontology([DATA / file], format_, options))
+    assert (len(ontology), ontology.num_names) == (concepts, names)
