@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import prod
 from reprlib import repr as short
 from typing import Any
 
@@ -15,11 +13,12 @@ from torch import Tensor
 
 from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
 from ..errors import PriorError
+from .description import ANCHOR, ROWS, is_list_of_names, malformed, strings
+from .misfits import misfits_of, row_misfits
 from .provenance import Provenance
 
-__all__ = ["fingerprint_of", "from_content", "misfits_of", "to_content"]
+__all__ = ["fingerprint_of", "from_content", "to_content"]
 
-_ANCHOR = "anchor/"
 _CURVATURE = "curvature/"
 
 Parts = tuple[dict[str, Tensor], Curvature, Provenance]
@@ -34,7 +33,7 @@ def to_content(
     Returns:
         The values, and the tensors by name; no two share memory.
     """
-    tensors = {_ANCHOR + name: value for name, value in anchor.items()}
+    tensors = {ANCHOR + name: value for name, value in anchor.items()}
     keys: dict[int, str] = {}  # layers that read the same inputs store one A
     blocks = []
     for block in curvature.blocks:
@@ -42,6 +41,11 @@ def to_content(
         for part, tensor in block.operator.state().items():
             names[part] = keys.setdefault(id(tensor), f"{_CURVATURE}{block.name}/{part}")
             tensors[names[part]] = tensor
+        rows: dict[str, str | None] = dict.fromkeys(ROWS)
+        for part in ROWS:
+            if (tensor := getattr(block, part)) is not None:
+                rows[part] = key = f"{_CURVATURE}{block.name}/{part}"
+                tensors[key] = tensor
         blocks.append(
             {
                 "name": block.name,
@@ -49,6 +53,7 @@ def to_content(
                 "parameters": {name: list(shape) for name, shape in block.shapes.items()},
                 "operator": block.operator.kind,
                 "tensors": names,
+                **rows,
             }
         )
     config = {
@@ -61,67 +66,39 @@ def to_content(
 
 
 def from_content(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], damages: Sequence[str] = ()
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    damages: Sequence[str] = (),
+    *,
+    model: Mapping[str, Tensor] | None = None,
 ) -> Parts:
     """Undo :func:`to_content`.
 
     Args:
         config: The values.
         tensors: The tensors by name.
+        model: Parameters to take the anchors from that are not among the tensors.
         damages: Why tensors may be missing; if there are any, only what else is wrong is added.
 
     Raises:
         PriorError: There are damages, or the content is malformed; all is listed, including what
             :func:`misfits_of` finds in the rest.
     """
-    problems = [
-        *damages,
-        *(
-            f"tensor {name} is {value.dtype}, expected torch.float32"
-            for name, value in tensors.items()
-            if value.dtype != torch.float32
-        ),
-    ]
-    entries = config.get("blocks")
-    if not isinstance(entries, list):
-        problems.append(f"field blocks is {short(entries)}, expected a list")
-        entries = []
-    blocks, used, unclear = [], set[str](), set[str]()
-    for index, entry in enumerate(entries):
-        if wrong := _malformed(entry):
-            problems += [f"block {index}: {phrase}" for phrase in wrong]
-            fields = entry if isinstance(entry, dict) else {}
-            unclear |= _strings(fields.get("parameters"), keys=True)
-            used |= _strings(fields.get("tensors"))
-        else:
-            operator, wrong = _operator(entry, tensors, incomplete=bool(damages))
-            problems += [f"{entry['name']}: {phrase}" for phrase in wrong]
-            shapes = {name: tuple(shape) for name, shape in entry["parameters"].items()}
-            blocks.append(Block(entry["name"], Layout(entry["layout"]), shapes, operator))
-            used |= set(entry["tensors"].values())
+    problems = list(damages)
     problems += [
-        f"tensor {name} belongs to no block"
-        for name in tensors
-        if name not in used and not name.startswith(_ANCHOR)
+        f"tensor {name} is {value.dtype}, expected {_dtype(name)}"
+        for name, value in tensors.items()
+        if value.dtype != _dtype(name)
     ]
-    examples, ignored = config.get("num_curvature_examples"), config.get("ignored")
-    if type(examples) is not int or examples < 0:
-        problems.append(f"field num_curvature_examples is {short(examples)}, expected a count")
-        examples = 0
-    if not isinstance(ignored, list) or not all(isinstance(name, str) for name in ignored):
-        problems.append(f"field ignored is {short(ignored)}, expected a list of names")
-        ignored = []
-    try:
-        provenance = Provenance.from_dict(config.get("provenance"))
-    except PriorError as error:
-        problems.append(str(error))
-        provenance = Provenance("")
+    blocks, unclear = _read_blocks(config, tensors, problems, incomplete=bool(damages))
+    examples, ignored, provenance = _read_fields(config, problems)
     curvature = Curvature(tuple(blocks), examples, tuple(ignored))
     anchor = {
-        name.removeprefix(_ANCHOR): value
+        name.removeprefix(ANCHOR): value
         for name, value in tensors.items()
-        if name.startswith(_ANCHOR)
+        if name.startswith(ANCHOR)
     }
+    anchor = _covered(blocks, model or {}) | anchor
     if problems:
         judged = {
             # what is said above is not said again: wrong dtypes, parameters of malformed blocks
@@ -134,6 +111,71 @@ def from_content(
     return anchor, curvature, provenance
 
 
+def _read_blocks(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    problems: list[str],
+    *,
+    incomplete: bool,
+) -> tuple[list[Block], set[str]]:
+    """Read the blocks, adding to the problems; and name the parameters of malformed ones."""
+    entries = config.get("blocks")
+    if not isinstance(entries, list):
+        problems.append(f"field blocks is {short(entries)}, expected a list")
+        entries = []
+    blocks, used, unclear = [], set[str | None](), set[str]()
+    for index, entry in enumerate(entries):
+        if wrong := malformed(entry):
+            problems += [f"block {index}: {phrase}" for phrase in wrong]
+            fields = entry if isinstance(entry, dict) else {}
+            unclear |= strings(fields.get("parameters"), keys=True)
+            used |= strings(fields.get("tensors"))
+        else:
+            operator, wrong = _operator(entry, tensors, incomplete=incomplete)
+            rows, wrong_rows = _rows(entry, tensors, incomplete=incomplete)
+            problems += [f"{entry['name']}: {phrase}" for phrase in (*wrong, *wrong_rows)]
+            shapes = {name: tuple(shape) for name, shape in entry["parameters"].items()}
+            blocks.append(Block(entry["name"], Layout(entry["layout"]), shapes, operator, **rows))
+            used |= {*entry["tensors"].values(), *map(entry.get, ROWS)}
+    problems += [
+        f"tensor {name} belongs to no block"
+        for name in tensors
+        if name not in used and not name.startswith(ANCHOR)
+    ]
+    return blocks, unclear
+
+
+def _covered(blocks: Sequence[Block], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the anchors out of a model's parameters; what does not fit is judged as it is."""
+    anchor: dict[str, Tensor] = {}
+    for block in blocks:
+        own = {name: model[name].float() for name in block.shapes if name in model}
+        whole = {name: tuple(value.shape) for name, value in own.items()} == block.shapes
+        if block.inputs is not None and whole and not row_misfits(block):
+            own = block.covered(own)
+        anchor |= own
+    return anchor
+
+
+def _read_fields(
+    config: Mapping[str, Any], problems: list[str]
+) -> tuple[int, list[str], Provenance]:
+    """Read the number of examples, the ignored parameters and the provenance."""
+    examples, ignored = config.get("num_curvature_examples"), config.get("ignored")
+    if type(examples) is not int or examples < 0:
+        problems.append(f"field num_curvature_examples is {short(examples)}, expected a count")
+        examples = 0
+    if not is_list_of_names(ignored):
+        problems.append(f"field ignored is {short(ignored)}, expected a list of names")
+        ignored = []
+    try:
+        provenance = Provenance.from_dict(config.get("provenance"))
+    except PriorError as error:
+        problems.append(str(error))
+        provenance = Provenance("")
+    return examples, ignored, provenance
+
+
 def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the blocks and tensors that :func:`to_content` made."""
     names = sorted(tensors)
@@ -142,121 +184,6 @@ def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     for name in names:
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def misfits_of(
-    anchor: Mapping[str, Tensor],
-    curvature: Curvature,
-    provenance: Provenance,
-    *,
-    incomplete: bool = False,
-) -> list[str]:
-    """Say what is wrong with a prior's parts, one phrase per misfit.
-
-    Args:
-        anchor: Parameters by name.
-        curvature: Should cover exactly the anchor.
-        provenance: Where they come from.
-        incomplete: Whether missing parts are known about.
-    """
-    shapes = curvature.parameters
-    misfits = provenance.misfits()
-    if not (shapes or incomplete or curvature.blocks):
-        misfits.append("no parameter is covered")
-    if not incomplete:
-        misfits += [f"the anchor of {name} is missing" for name in shapes if name not in anchor]
-    misfits += [f"the anchor {name} has no curvature" for name in anchor if name not in shapes]
-    for name, value in anchor.items():
-        if name in shapes and tuple(value.shape) != shapes[name]:
-            found, expected = list(value.shape), list(shapes[name])
-            misfits.append(f"the anchor {name} has shape {found}, expected {expected}")
-        misfits += _bad_values(f"the anchor {name}", value)
-    owners = Counter(name for block in curvature.blocks for name in block.shapes)
-    misfits += [f"parameter {name} stands in two blocks" for name, n in owners.items() if n > 1]
-    names = Counter(block.name for block in curvature.blocks)
-    misfits += [f"two blocks have the name '{name}'" for name, n in names.items() if n > 1]
-    for block in curvature.blocks:
-        wrong = _shape_misfits(block) or _operator_misfits(block)
-        misfits += [f"{block.name}: {phrase}" for phrase in wrong]
-    return misfits
-
-
-def _shape_misfits(block: Block) -> list[str]:
-    """Say why the parameters cannot be joined to a matrix."""
-    if len(block.shapes) not in (1, 2):
-        return [f"{len(block.shapes)} parameters do not make a weight and a bias"]
-    (name, weight), *bias = block.shapes.items()
-    if block.layout is not Layout.ELEMENTWISE and (
-        len(weight) < 2 or prod(weight) == 0 or (block.layout is Layout.IN_OUT and len(weight) > 2)
-    ):
-        return [f"{name} of shape {list(weight)} has no layout '{block.layout}'"]
-    rows = block.shape[0]
-    return [
-        f"{name} has shape {list(shape)}, expected [{rows}]"
-        for name, shape in bias
-        if prod(shape) != rows
-    ]
-
-
-def _operator_misfits(block: Block) -> list[str]:
-    bad = {part: _bad_values(part, value) for part, value in block.operator.state().items()}
-    return [phrase for phrases in bad.values() for phrase in phrases] + [
-        phrase
-        for phrase in block.operator.mismatch(block.shape)
-        if "shape" in phrase or not bad[phrase.split()[0]]
-    ]
-
-
-def _bad_values(name: str, value: Tensor) -> list[str]:
-    if not value.is_floating_point():
-        return [f"{name} is {value.dtype}, expected a floating-point type"]
-    if value.numel() == 0 or bool(value.isfinite().all()):
-        return []
-    return [f"{name} has NaN or infinite values"]
-
-
-def _malformed(entry: Any) -> list[str]:
-    """Say which fields of a block's description are not of the expected kind."""
-    if not isinstance(entry, dict):
-        return [f"it is {short(entry)}, expected an object"]
-    fields = {
-        "name": (_is_name, "a name"),
-        "layout": (_is_layout, f"one of {', '.join(Layout)}"),
-        "parameters": (_is_shapes, "shapes by name"),
-        "operator": (_is_name, "a name"),
-        "tensors": (_is_names, "names by name"),
-    }
-    return [
-        f"field {name} is {short(entry.get(name))}, expected {what}"
-        for name, (holds, what) in fields.items()
-        if not holds(entry.get(name))
-    ]
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_layout(value: Any) -> bool:
-    return isinstance(value, str) and value in set(Layout)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
-
-
-def _is_shapes(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-        for shape in value.values()
-    )
-
-
-def _strings(value: Any, *, keys: bool = False) -> set[str]:
-    """The strings in a field that may be malformed."""
-    if not isinstance(value, dict):
-        return set()
-    return {item for item in (value if keys else value.values()) if isinstance(item, str)}
 
 
 def _operator(
@@ -279,11 +206,31 @@ def _operator(
     return Identity(), problems
 
 
+def _rows(
+    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], *, incomplete: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Find which tokens an embedding's block covers, and in how many examples they were seen."""
+    keys = {part: entry[part] for part in ROWS if entry.get(part) is not None}
+    missing = [key for key in keys.values() if key not in tensors]
+    problems = [] if incomplete else [f"tensor {key} is missing" for key in missing]
+    right = {
+        part: tensors[key]
+        for part, key in keys.items()
+        if key in tensors and tensors[key].dtype == _dtype(part)
+    }
+    return right, problems
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Token numbers are whole; everything else is stored in float32."""
+    return torch.int64 if name.rpartition("/")[2] == "inputs" else torch.float32
+
+
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert to what is stored; safetensors takes no two tensors that share memory."""
     stored, memories = {}, set[int]()
     for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu", torch.float32).contiguous()
+        value = tensor.detach().to("cpu", _dtype(name)).contiguous()
         memory = value.untyped_storage()
         if memory.data_ptr() in memories or memory.nbytes() != value.nbytes:
             value = value.clone()

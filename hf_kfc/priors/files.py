@@ -5,42 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import PriorError
 from ..files import replace_directory
+from .description import part_of, tensors_of
+from .snapshot import Snapshot
+from .tensor_files import describe, read_tensors
 
-__all__ = ["CONFIG_NAME", "FORMAT", "FORMAT_VERSION", "read_prior_files", "write_prior_files"]
+__all__ = [
+    "CONFIG_LIMIT",
+    "CONFIG_NAME",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "find_prior_files",
+    "holds_tensors",
+    "read_config",
+    "read_prior_files",
+    "write_prior_files",
+]
 
 CONFIG_NAME = "config.json"
+CONFIG_LIMIT = 64 * 2**20
+"""The most bytes that a prior's description may have: it is read as a whole."""
 FORMAT = "hf_kfc.prior"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PATTERN = "prior{suffix}.safetensors"
 _SHARD = re.compile(r"prior(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 _INDEX_NAME = "prior.safetensors.index.json"
+_REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>.+))?", re.ASCII)
 
 
 def write_prior_files(
-    directory: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], max_shard_size: str
+    directory: Path,
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    max_shard_size: int | str,
 ) -> None:
     """Write a prior's folder under another name, then move it into place.
 
     Args:
         directory: The folder to make; an older prior there is replaced.
-        config: JSON values; format, version and the files' checksums are added.
+        config: JSON values; format, version, what the files hold and all checksums are added.
         tensors: By name; no two may share memory.
         max_shard_size: Size above which the tensors are split into several files.
 
     Raises:
-        PriorError: The folder holds something other than a prior.
+        PriorError: The folder holds something other than a prior, or a value is not finite.
     """
     if foreign := _foreign(directory):
         raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
@@ -48,31 +65,88 @@ def write_prior_files(
         save_torch_state_dict(
             tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
         )
-        files = {path.name: _describe(path) for path in sorted(partial.glob("*.safetensors"))}
+        files = {path.name: describe(path) for path in sorted(partial.glob("*.safetensors"))}
         header = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        text = json.dumps({**header, **config, "files": files}, indent=2, ensure_ascii=False)
+        whole = {**header, **config, "files": files}
+        whole["checksum"] = _checksum(whole)
+        try:
+            text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise PriorError(
+                f"{directory} is not written: {CONFIG_NAME} would hold NaN or infinite values; "
+                "give finite metrics"
+            ) from None
         (partial / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """Read a prior's folder.
+def find_prior_files(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path | Snapshot:
+    """Find out whether a prior is a folder or a repository, and which commit of it.
 
     Args:
-        directory: As made by :func:`write_prior_files`.
+        name_or_path: A folder, or ``"org/name"`` or ``"org/name@revision"`` on the Hub.
+        revision: Branch, tag or hash, of a repository.
+        token: Access token; by default the one logged in with.
+        cache_dir: Where downloads are kept; by default the cache of the Hub's client.
+
+    Raises:
+        PriorError: The repository has no prior at that revision, or is out of reach.
+    """
+    match = None if isinstance(name_or_path, Path) else _REPOSITORY.fullmatch(name_or_path)
+    if match is None or Path(name_or_path).exists():
+        if revision is not None:
+            raise PriorError(
+                f"revision '{revision}' is given for {name_or_path}, which is a folder"
+            )
+        return Path(name_or_path)
+    repo_id, named = match["repo_id"], match["revision"]
+    if named and revision:
+        raise PriorError(f"{name_or_path} names a revision, and '{revision}' is given; leave one")
+    try:
+        return Snapshot.find(
+            repo_id, named or revision, CONFIG_NAME, CONFIG_LIMIT, token=token, cache_dir=cache_dir
+        )
+    except PriorError as error:
+        raise PriorError(f"no prior at {name_or_path}: no such folder, and {error}") from error
+
+
+def read_prior_files(
+    place: Path | Snapshot, layers: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """Read a prior's folder or repository.
+
+    Args:
+        place: As made by :func:`write_prior_files`.
+        layers: Patterns of block names (``*``, ``?``, ``[...]``): only those blocks, from the
+            files that hold them; None reads all.
 
     Returns:
         The configuration, the tensors in the order of their names, and one phrase for each file
         that is missing or damaged, whose tensors are left out.
 
     Raises:
-        PriorError: The configuration is missing, damaged, or of an unknown format.
+        PriorError: The configuration is missing, damaged, or of an unknown format, or a pattern
+            matches no block.
     """
-    config = _read_config(directory / CONFIG_NAME)
+    config = read_config(place)
+    wanted = None
+    if layers is not None:
+        try:
+            config = part_of(config, layers)
+        except PriorError as error:
+            raise PriorError(f"prior at {place}: {error}") from None
+        wanted = tensors_of(config)
     damages: list[str] = []
     tensors: dict[str, Tensor] = {}
     for name, expected in config["files"].items():
+        if wanted is not None and wanted.isdisjoint(_names(expected)):
+            continue
         try:
-            found = _read_tensors(directory, name, expected)
+            found = read_tensors(_find_shard(place, name, expected), expected, wanted)
         except PriorError as error:
             damages.append(str(error))
             continue
@@ -81,54 +155,105 @@ def read_prior_files(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]
     return config, dict(sorted(tensors.items())), damages
 
 
-def _read_tensors(directory: Path, name: str, expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    if not _SHARD.fullmatch(name):
-        raise PriorError(f"file {short(name)} is not one that a prior has")
-    path = directory / name
-    if not path.is_file():
-        raise PriorError(f"file {name} is missing")
-    try:
-        found = _describe(path)
-        for key, value in found.items():
-            if value != (due := expected.get(key)):
-                raise PriorError(
-                    f"file {name} is damaged ({key} {short(value)}, expected {short(due)})"
-                )
-        return load_file(path)
-    except (OSError, SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes
-        reason = str(error).partition("\n")[0]
-        raise PriorError(f"file {name} is not readable ({reason})") from None
+def read_config(place: Path | Snapshot) -> dict[str, Any]:
+    """Read what describes a prior.
 
+    Args:
+        place: Its folder or repository.
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PriorError(
-            f"no prior at {path.parent}: {path.name} is missing; give the folder that "
-            "save_pretrained made"
-        ) from None
-    except OSError as error:
-        raise PriorError(f"{path} is not readable ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise PriorError(f"{path} is not valid JSON ({error}); save the prior again") from None
+    Raises:
+        PriorError: It is missing, damaged, or of an unknown format.
+    """
+    where = f"{place}/{CONFIG_NAME}"
+    config, checksum = _parse(_read_text(place, where), where)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise PriorError(f"{path} does not describe a prior (no 'format': '{FORMAT}')")
+        raise PriorError(f"{where} does not describe a prior (no 'format': '{FORMAT}')")
     if config.get("format_version") != FORMAT_VERSION:
         raise PriorError(
-            f"{path} has format version {short(config.get('format_version'))}, this library reads "
+            f"{where} has format version {short(config.get('format_version'))}, this library reads "
             f"{FORMAT_VERSION}; install the version of hf_kfc that wrote it"
         )
+    if config.get("checksum") != checksum:
+        raise PriorError(f"{where} was changed after it was saved; save the prior again")
     files = config.get("files")
     if not isinstance(files, dict) or not all(isinstance(v, dict) for v in files.values()):
-        raise PriorError(f"{path} lists no files; save the prior again")
+        raise PriorError(f"{where} lists no files; save the prior again")
     return config
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def holds_tensors(name: str) -> bool:
+    """Whether a file of this name, beside a prior's description, is that prior's.
+
+    Args:
+        name: The file's name.
+    """
+    return name == _INDEX_NAME or _SHARD.fullmatch(name) is not None
+
+
+def _read_text(place: Path | Snapshot, where: str) -> str:
+    if isinstance(place, Snapshot):
+        path = place.fetch(CONFIG_NAME, CONFIG_LIMIT)
+    else:
+        path = place / CONFIG_NAME
+    try:
+        if (size := path.stat().st_size) > CONFIG_LIMIT:
+            raise PriorError(f"{where} has {size} bytes, expected at most {CONFIG_LIMIT}")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PriorError(
+            f"no prior at {place}: {CONFIG_NAME} is missing; give the folder that "
+            "save_pretrained made"
+        ) from None
+    except OSError as error:
+        raise PriorError(f"{where} is not readable ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise PriorError(f"{where} is not valid JSON ({error}); save the prior again") from None
+
+
+def _parse(text: str, where: str) -> tuple[Any, str]:
+    """Read JSON as its standard has it: Python's reader also takes NaN and repeated keys.
+
+    Returns:
+        The value, and its checksum.
+    """
+    try:
+        value = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
+        )
+        return value, _checksum(value) if isinstance(value, dict) else ""
+    except (ValueError, RecursionError) as error:
+        raise PriorError(f"{where} is not valid JSON ({error}); save the prior again") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a prior's description, which holds that of every other file."""
+    values = {name: value for name, value in config.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def _find_shard(place: Path | Snapshot, name: str, expected: Mapping[str, Any]) -> Path:
+    if not _SHARD.fullmatch(name):
+        raise PriorError(f"file {short(name)} is not one that a prior has")
+    if isinstance(place, Path):
+        return place / name
+    size = expected.get("bytes")
+    return place.fetch(name, size if isinstance(size, int) else 0)
+
+
+def _names(expected: Mapping[str, Any]) -> list[str]:
+    names = expected.get("tensors")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _foreign(directory: Path) -> str | None:
@@ -140,11 +265,10 @@ def _foreign(directory: Path) -> str | None:
     names = sorted(path.name for path in directory.iterdir())
     if not names:
         return None
-    ours = {CONFIG_NAME, _INDEX_NAME}
-    if foreign := [name for name in names if name not in ours and not _SHARD.fullmatch(name)]:
+    if foreign := [name for name in names if name != CONFIG_NAME and not holds_tensors(name)]:
         return f"holds {', '.join(foreign)}"
     try:
-        _read_config(directory / CONFIG_NAME)
+        read_config(directory)
     except PriorError:
         return f"holds {', '.join(names)} but no prior"
     return None

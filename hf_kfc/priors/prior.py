@@ -23,9 +23,14 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
-from .content import fingerprint_of, from_content, misfits_of, to_content
-from .files import read_prior_files, write_prior_files
+from .content import fingerprint_of, from_content, to_content
+from .description import ANCHOR
+from .files import find_prior_files, read_prior_files, write_prior_files
+from .misfits import misfits_of
 from .provenance import Provenance
+from .publication import PublishedPrior
+from .references import read_reference, refer_to_model
+from .snapshot import PriorSource, Snapshot
 
 __all__ = ["ConsolidationPrior"]
 
@@ -41,6 +46,9 @@ class ConsolidationPrior:
         curvature: Covers exactly the anchor's names and shapes.
         provenance: Where it comes from.
 
+    Attributes:
+        source: The commit on the Hub that it was read from; None of a folder or a fresh one.
+
     Raises:
         PriorError: The parts do not fit each other; all misfits are listed.
 
@@ -55,6 +63,7 @@ class ConsolidationPrior:
         self.anchor = dict(anchor)
         self.curvature = curvature
         self.provenance = provenance
+        self.source: PriorSource | None = None
         if misfits := misfits_of(self.anchor, curvature, provenance):
             raise PriorError(f"prior of task '{provenance.task}' is unusable: {'; '.join(misfits)}")
 
@@ -154,7 +163,14 @@ class ConsolidationPrior:
                 + "; ".join(misfits)
             )
 
-    def save_pretrained(self, directory: str | Path, *, max_shard_size: str = "5GB") -> None:
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        max_shard_size: int | str = "5GB",
+        anchor: str | None = None,
+        token: str | None = None,
+    ) -> None:
         """Write the prior to a folder: safetensors and a ``config.json``.
 
         The files are written under another name and then moved, so the folder is either whole
@@ -163,36 +179,75 @@ class ConsolidationPrior:
         Args:
             directory: The folder; an older prior there is replaced.
             max_shard_size: Size above which the tensors are split into several files.
+            anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the
+                anchor: it is pointed at, and not stored again.
+            token: Access token for that model; by default the one logged in with.
 
         Raises:
-            PriorError: The folder holds something other than a prior.
+            PriorError: The folder holds something other than a prior, or the model is not the
+                anchor.
         """
         config, tensors = self._content()
         config["fingerprint"] = fingerprint_of(config, tensors)
+        if anchor is not None:
+            model = Snapshot(PriorSource.parse(anchor), token)
+            config["anchor"] = refer_to_model(model, self.curvature, tensors)
+            tensors = {name: t for name, t in tensors.items() if not name.startswith(ANCHOR)}
         write_prior_files(Path(directory), config, tensors, max_shard_size)
 
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Read a prior from a folder that :meth:`save_pretrained` made.
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> PublishedPrior:
+        """Publish the prior on the Hub; see :func:`~hf_kfc.priors.hub.push_to_hub`.
 
         Args:
-            directory: The folder.
+            repo_id: The repository, ``"organisation/name"``.
+            kwargs: As there.
+        """
+        from .hub import push_to_hub  # noqa: PLC0415 - it publishes priors: it needs this class
+
+        return push_to_hub(self, repo_id, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        layers: Sequence[str] | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Read a prior from a folder or from the Hub.
+
+        Nothing in it is executed, and what does not fit its description is refused.
+
+        Args:
+            name_or_path: A folder that :meth:`save_pretrained` made, or a repository:
+                ``"org/name"`` or ``"org/name@revision"``.
+            revision: Branch, tag or hash, of a repository; by default the main branch.
+            layers: Patterns of block names, as ``"bert.encoder.*"``: only those blocks are read,
+                from the files that hold them, and the parameters of the others are ignored.
+            token: Access token; by default the one logged in with.
+            cache_dir: Where downloads are kept; by default the cache of the Hub's client.
 
         Raises:
-            PriorError: Files are missing or damaged, or their content is not a valid prior
-                (names, shapes, dtypes, non-finite values, asymmetric or indefinite factors);
-                all misfits are listed.
+            PriorError: Files are missing, damaged or out of reach, or their content is not a
+                valid prior (names, shapes, dtypes, non-finite values, asymmetric or indefinite
+                factors); all misfits are listed.
         """
-        config, tensors, damages = read_prior_files(Path(directory))
+        place = find_prior_files(name_or_path, revision, token, cache_dir)
+        config, tensors, damages = read_prior_files(place, layers)
         try:
-            prior = cls(*from_content(config, tensors, damages))
+            model, more = read_reference(config, token, cache_dir)
+            prior = cls(*from_content(config, tensors, [*damages, *more], model=model))
         except PriorError as error:
-            raise PriorError(f"prior at {directory} cannot be loaded: {error}") from None
-        if prior.fingerprint != config.get("fingerprint"):
+            raise PriorError(f"prior at {place} cannot be loaded: {error}") from None
+        # Of a part, the sums of its files must do.
+        if layers is None and prior.fingerprint != config.get("fingerprint"):
             raise PriorError(
-                f"prior at {directory} cannot be loaded: its content is not what was saved "
+                f"prior at {place} cannot be loaded: its content is not what was saved "
                 "(config.json has another fingerprint)"
             )
+        prior.source = place.source if isinstance(place, Snapshot) else None
         return prior
 
     def _content(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -201,7 +256,8 @@ class ConsolidationPrior:
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
-    return {name: _wide_copy(parameters[name]) for name in curvature.parameters}
+    covered = [block.covered(parameters) for block in curvature.blocks]
+    return {name: _wide_copy(value) for own in covered for name, value in own.items()}
 
 
 def _wide_copy(parameter: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ class Provenance:
         labels: Label kind; None where no data was used.
         sharing: Weight-sharing rule; None where no data was used.
         anchor_metrics: The model's metrics on its task at the anchor, for example accuracy.
+        min_examples: Where rare tokens were left out: in how many examples a token had to stand
+            to be kept.
+        dropped_inputs: How many tokens of each embedding were left out.
         library_versions: Versions of the libraries it was made with.
     """
 
@@ -48,6 +51,8 @@ class Provenance:
     labels: str | None = None
     sharing: str | None = None
     anchor_metrics: dict[str, float] = field(default_factory=dict)
+    min_examples: int | None = None
+    dropped_inputs: dict[str, int] = field(default_factory=dict)
     library_versions: dict[str, str] = field(default_factory=_library_versions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,6 +70,9 @@ class Provenance:
             "labels": isinstance(self.labels, str | None),
             "sharing": isinstance(self.sharing, str | None),
             "anchor_metrics": _maps(self.anchor_metrics, (int, float)),
+            "min_examples": self.min_examples is None
+            or (type(self.min_examples) is int and self.min_examples >= 0),
+            "dropped_inputs": _maps(self.dropped_inputs, (int,)),
             "library_versions": _maps(self.library_versions, (str,)),
         }
         return [

@@ -212,10 +212,15 @@ class ConsolidationMixin(_Base):
         raise ConsolidationError(f"the penalty would be wrong: {problem}")
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be continued."""
+        """What must be the same for a checkpoint to be continued, and whence the priors came."""
         return {
             "priors": [
-                {"task": prior.task, "fingerprint": prior.fingerprint, "strength": strength}
+                {
+                    "task": prior.task,
+                    "fingerprint": prior.fingerprint,
+                    "source": None if prior.source is None else str(prior.source),
+                    "strength": strength,
+                }
                 for prior, strength in zip(self.priors, self.strengths, strict=True)
             ],
             "damping": self.args.damping if self.priors else None,
@@ -227,12 +232,18 @@ class ConsolidationMixin(_Base):
         state = json.loads(state_file.read_text(encoding="utf-8"))
         saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
         identity = saved.get("attributes", {}).get("identity", {"priors": [], "damping": None})
-        if identity != self._identity():
+        if _without_sources(identity) != _without_sources(self._identity()):
             was = [prior["task"] for prior in identity["priors"]]
             raise ConsolidationError(
                 f"{state_file.parent} was started with other priors, strengths or damping "
                 f"(priors of: {', '.join(was) or 'none'}); resume with the same ones or start anew"
             )
+
+
+def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same prior may be read from elsewhere when a checkpoint is continued."""
+    priors = [{k: v for k, v in prior.items() if k != "source"} for prior in identity["priors"]]
+    return {**identity, "priors": priors}
 
 
 class _ConsolidationState(TrainerCallback, ExportableState):

@@ -1,9 +1,4 @@
-"""A model of a hundred parameters, a prior of it with every kind of operator, and forgeries."""
-
-import copy
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""A model of a hundred parameters, and a prior of it with every kind of operator."""
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +13,9 @@ from hf_kfc.curvature import (
     Layout,
     Operator,
 )
-from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
-from hf_kfc.priors.content import fingerprint_of
-from hf_kfc.priors.files import read_prior_files, write_prior_files
 
-Config = dict[str, Any]
 Tensors = dict[str, Tensor]
-Forge = Callable[[Config, Tensors], None]
 
 PROVENANCE = Provenance(
     "old",
@@ -127,36 +117,3 @@ def assert_equal_tensors(actual: Tensors, expected: Tensors) -> None:
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype, name
         assert torch.equal(actual[name], value), name
-
-
-def forge(folder: Path, *changes: Forge, shard: str = "5GB", sign: bool = True) -> Path:
-    """Write the sample prior with changed content, and checksums that fit the changes.
-
-    Only if signed does the fingerprint fit as well.
-    """
-    prior().save_pretrained(folder)
-    config, tensors, damages = read_prior_files(folder)
-    assert not damages
-    config, tensors = copy.deepcopy(config), {n: v.clone() for n, v in tensors.items()}
-    del config["files"]
-    for change in changes:
-        change(config, tensors)
-    if sign:
-        config["fingerprint"] = fingerprint_of(config, tensors)
-    write_prior_files(folder, config, tensors, shard)
-    return folder
-
-
-def phrases(folder: Path) -> list[str]:
-    """Load what cannot be loaded and return the misfits that the error lists."""
-    try:
-        ConsolidationPrior.from_pretrained(folder)
-    except PriorError as error:
-        message = str(error)
-    else:
-        raise AssertionError(f"{folder} was loaded")
-    assert "\n" not in message
-    prefix = f"prior at {folder} cannot be loaded: "
-    assert message.startswith(prefix)
-    inner = "prior of task 'old' is unusable: "
-    return message.removeprefix(prefix).removeprefix(inner).split("; ")

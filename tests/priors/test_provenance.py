@@ -64,7 +64,7 @@ def test_in_the_file(tmp_path: Path) -> None:
     estimated(anchor_metrics={"accuracy": np.float32(0.5)}).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["format"] == "hf_kfc.prior"
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
     assert config["num_curvature_examples"] == 5
     assert config["provenance"] == {
         "task": "old",
@@ -75,6 +75,8 @@ def test_in_the_file(tmp_path: Path) -> None:
         "labels": "exact",
         "sharing": "reduce",
         "anchor_metrics": {"accuracy": 0.5},
+        "min_examples": None,
+        "dropped_inputs": {},
         "library_versions": {name: version(name) for name in LIBRARIES},
     }
 
@@ -159,6 +161,8 @@ WRONG: dict[str, list[Any]] = {
     "labels": [1],
     "sharing": [[]],
     "anchor_metrics": [None, {"f1": "high"}, {1: 0.5}],
+    "min_examples": [-1, 1.5, "10"],
+    "dropped_inputs": [None, {"words": "3"}],
     "library_versions": [None, {"torch": 2}],
 }
 

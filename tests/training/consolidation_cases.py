@@ -1,282 +1,35 @@
-"""Tiny models, data and priors, runs that keep their gradients, and a dense reference.
-
-The reference shares no code with the library: candidates and positions are never padded, and the
-penalty is vec(Δ)ᵀ F vec(Δ) with every F written out as a matrix.
-"""
+"""Training runs that keep their gradients, and their comparison with the dense reference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from dense_reference import DensePenalty, Step, reference_step
+from tiny_models import FOR_EVALUATION, MODELS, Collator, make_examples, make_prior
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import (
-    BertConfig,
-    BertForMultipleChoice,
-    PreTrainedModel,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.distributed import DistributedConfig
 
-from hf_kfc.curvature import (
-    Block,
-    Curvature,
-    Diagonal,
-    Identity,
-    Kronecker,
-    KroneckerEigen,
-    Layout,
-    Operator,
-    find_layers,
-)
-from hf_kfc.priors import ConsolidationPrior, Provenance
-from hf_kfc.ranking import CandidateCollator, CnnConfig, CnnForMultipleChoice
+from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import ConsolidationArguments, ConsolidationTrainer
 
-VOCABULARY = 24
-KINDS = ("identity", "diagonal", "kronecker", "kronecker_eigen")
 LEARNING_RATE = 0.05
-FOR_EVALUATION = -1
-"""The ``index`` of an example that is not trained on."""
-
-
-# Models and data
-
-
-def bert(dropout: float = 0.0) -> BertForMultipleChoice:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-        initializer_range=0.4,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    return BertForMultipleChoice(config)
-
-
-def cnn(dropout: float = 0.0) -> CnnForMultipleChoice:
-    torch.manual_seed(0)
-    return CnnForMultipleChoice(CnnConfig(vocab_size=VOCABULARY, hidden_size=8, dropout=dropout))
-
-
-MODELS: dict[str, Callable[..., PreTrainedModel]] = {"bert": bert, "cnn": cnn}
-
-
-def make_examples(count: int = 10, seed: int = 1) -> list[dict[str, Any]]:
-    """Encoded examples of 2 to 4 candidates of 5 to 9 tokens each."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int, size: int = 1) -> list[int]:
-        return torch.randint(low, high, (size,), generator=generator).tolist()
-
-    examples = []
-    for index in range(count):
-        lengths = draw(5, 10, draw(2, 5)[0])
-        examples.append(
-            {
-                "index": index,
-                "input_ids": [draw(1, VOCABULARY, n) for n in lengths],
-                "token_type_ids": [[0] * (n - 2) + [1] * 2 for n in lengths],
-                "labels": draw(0, len(lengths))[0],
-            }
-        )
-    return examples
-
-
-@dataclass
-class Collator:
-    """The library's collator, and a note of which examples went into each training batch."""
-
-    masked: bool = True
-    seen: list[list[int]] = field(default_factory=list)
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        indices = [example["index"] for example in examples]
-        if FOR_EVALUATION not in indices:
-            self.seen.append(indices)
-        batch = CandidateCollator(SimpleNamespace(pad_token_id=0))(examples)
-        return {k: v for k, v in batch.items() if self.masked or k != "candidate_mask"}
-
-
-# Priors
-
-
-def make_operator(kind: str, shape: tuple[int, int], diagonal_a: bool, seed: int) -> Operator:
-    """A random positive definite operator in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    q, p = shape
-
-    def rand(*size: int) -> Tensor:
-        return torch.rand(size, generator=generator, dtype=torch.float64)
-
-    def spd(n: int) -> Tensor:
-        root = torch.randn(n, n, generator=generator, dtype=torch.float64)
-        return root @ root.T / n
-
-    if kind == "identity":
-        return Identity(rand() + 0.5)
-    if kind == "kronecker":
-        return Kronecker(rand(p) if diagonal_a else spd(p), spd(q))
-    if kind == "kronecker_eigen":
-        u_a = torch.empty(0) if diagonal_a else torch.linalg.eigh(spd(p))[1]
-        return KroneckerEigen(u_a, torch.linalg.eigh(spd(q))[1], rand(q, p))
-    return Diagonal(rand(q, p))
-
-
-def make_prior(
-    model: nn.Module,
-    kind: str = "kronecker",
-    *,
-    task: str = "old",
-    seed: int = 0,
-    ignore: Sequence[str] = (),
-    num_examples: int = 30,
-    distance: float = 0.1,
-) -> ConsolidationPrior:
-    """A prior with random operators and an anchor a random step away from the model.
-
-    Args:
-        model: The model to be trained.
-        kind: Of the operators; "mixed" gives each layer another one.
-        task: The old task.
-        seed: Of operators and anchor.
-        ignore: Parameters left free.
-        num_examples: N_old.
-        distance: Standard deviation of the step.
-    """
-    layers, ignored = find_layers(model, ignore)
-    blocks = []
-    for index, layer in enumerate(layers):
-        wanted = KINDS[(index + seed) % len(KINDS)] if kind == "mixed" else kind
-        if not layer.rule.has_factors and wanted.startswith("kronecker"):
-            wanted = "diagonal"
-        operator = make_operator(
-            wanted, layer.shape, layer.rule.diagonal_inputs, 100 * seed + index
-        )
-        blocks.append(layer.block(operator))
-    parameters = dict(model.named_parameters())
-    generator = torch.Generator().manual_seed(seed)
-    anchor = {
-        name: parameters[name].detach().float() + distance * torch.randn(shape, generator=generator)
-        for block in blocks
-        for name, shape in block.shapes.items()
-    }
-    curvature = Curvature(tuple(blocks), num_examples, tuple(ignored))
-    return ConsolidationPrior(anchor, curvature, Provenance(task, num_examples=num_examples))
-
-
-# The dense reference
-
-
-def dense(operator: Operator, q: int, p: int, damping: float) -> Tensor:
-    """F of the row-major vectorisation of a [q, p] matrix, damped, in float64."""
-    state = {name: tensor.double() for name, tensor in operator.state().items()}
-    if isinstance(operator, Kronecker):
-        factors = []
-        for name in ("G", "A"):
-            factor = state[name].diag() if state[name].ndim == 1 else state[name]
-            mean = factor.diagonal().mean()
-            factors.append(factor + damping * mean * torch.eye(len(factor)).double())
-        return torch.kron(*factors)
-    if isinstance(operator, KroneckerEigen):
-        u_a = state["U_A"] if state["U_A"].ndim == 2 else torch.eye(p).double()
-        basis = torch.kron(state["U_G"].contiguous(), u_a.contiguous())
-        matrix = basis @ state["second_moments"].flatten().diag() @ basis.T
-    elif isinstance(operator, Diagonal):
-        matrix = state["diagonal"].flatten().diag()
-    else:
-        matrix = state["scale"] * torch.eye(q * p).double()
-    return matrix + damping * matrix.diagonal().mean() * torch.eye(q * p).double()
-
-
-def vector(block: Block, tensors: dict[str, Tensor]) -> Tensor:
-    """The block's parameters as the row-major vector that its operator acts on."""
-    weight, *bias = (tensors[name] for name in block.shapes)
-    if block.layout is Layout.IN_OUT:
-        weight = weight.T
-    rows = weight.numel() if block.layout is Layout.ELEMENTWISE else len(weight)
-    return torch.cat([weight.reshape(rows, -1), *(b.reshape(rows, 1) for b in bias)], 1).flatten()
-
-
-class DensePenalty:
-    """λ_i ΔᵀF_iΔ of each prior with F_i as one matrix per block, for plain autograd."""
-
-    def __init__(
-        self, priors: Sequence[ConsolidationPrior], strengths: Sequence[float], damping: float
-    ) -> None:
-        self.terms = [
-            [
-                (prior, block, strength * dense(block.operator, *block.shape, damping))
-                for block in prior.curvature.blocks
-            ]
-            for prior, strength in zip(priors, strengths, strict=True)
-        ]
-
-    def __call__(self, parameters: dict[str, Tensor]) -> list[Tensor]:
-        return [
-            torch.stack([self._value(parameters, *block) for block in term]).sum()
-            for term in self.terms
-        ]
-
-    @staticmethod
-    def _value(
-        parameters: dict[str, Tensor], prior: ConsolidationPrior, block: Block, matrix: Tensor
-    ) -> Tensor:
-        delta = vector(block, {n: parameters[n].double() - prior.anchor[n] for n in block.shapes})
-        return delta @ matrix @ delta
-
-
-def reference_task_loss(model: nn.Module, examples: Sequence[dict[str, Any]]) -> Tensor:
-    """Mean cross entropy, each example alone and each candidate alone: nothing is padded."""
-    losses = []
-    for example in examples:
-        scores = []
-        for ids, types in zip(example["input_ids"], example["token_type_ids"], strict=True):
-            row = {"input_ids": torch.tensor([[ids]]), "token_type_ids": torch.tensor([[types]])}
-            scores.append(model(attention_mask=torch.ones(1, 1, len(ids)), **row).logits[0, 0])
-        losses.append(-torch.stack(scores).log_softmax(0)[example["labels"]])
-    return torch.stack(losses).mean()
-
-
-@dataclass
-class Step:
-    """One optimizer step as a reference sees it."""
-
-    gradients: dict[str, Tensor]
-    task_loss: float
-    penalties: list[float]
-
-
-def reference_step(
-    model: nn.Module,
-    parameters: dict[str, Tensor],
-    batches: Sequence[Sequence[dict[str, Any]]],
-    penalty: Callable[[dict[str, Tensor]], list[Tensor]],
-) -> Step:
-    """Gradient of mean over all micro-batches of all processes + the penalty once, in float64."""
-    model.double().eval()  # there is no dropout
-    model.load_state_dict(parameters, strict=False)
-    model.zero_grad()
-    task = torch.stack([reference_task_loss(model, batch) for batch in batches]).mean()
-    penalties = torch.stack(penalty(dict(model.named_parameters())))
-    (task + penalties.sum()).backward()
-    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return Step(gradients, task.item(), penalties.tolist())
-
-
-# Runs
+TRAINS_SHARDED = hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
+"""Whether the Trainer trains what ``DistributedConfig`` has sharded; 5.17 would wrap it in DDP."""
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(TrainingArguments, "activation_checkpointing")
+    else "gradient_checkpointing"
+)
+"""The name that the training argument has in this version of transformers."""
 
 
 @dataclass(frozen=True)
@@ -404,9 +157,16 @@ def make_trainer(case: Case, directory: Path) -> tuple[ConsolidationTrainer, Rec
     if case.sharded:
         model.save_pretrained(directory / "model")  # by the first process alone
         dist.barrier()
-        layers = {"bert": {"bert.encoder.layer.*": "free_full_weight"}, "cnn": {}}
-        config = DistributedConfig(fsdp_size=args.world_size, fsdp_plan=layers[case.model])
-        model = type(model).from_pretrained(directory / "model", distributed_config=config)
+        if case.model == "bert":  # the other is sharded as a whole
+            model.config.base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight"}
+        model = type(model).from_pretrained(
+            directory / "model",
+            config=model.config,
+            distributed_config=DistributedConfig(fsdp_size=args.world_size),
+        )
+        groups = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+        layers = {"bert": ["bert.encoder.layer.0", "bert.encoder.layer.1"], "cnn": []}
+        assert groups == ["", *layers[case.model]]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not case.freezes(name))
     recorder, collator = Recorder(), Collator(case.masked)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from consolidation_cases import Case, run
+from consolidation_cases import CHECKPOINTING, TRAINS_SHARDED, Case, run
 from torch import distributed as dist
 
 BERT = Case("bert", accumulation=4, batch_size=1)
@@ -24,7 +24,7 @@ CASES = [
         replace(BERT, sharded=sharded, **changes)
         for sharded in (False, True)
         for changes in (
-            {"arguments": (("activation_checkpointing", True),)},
+            {"arguments": ((CHECKPOINTING, True),)},
             {"masked": False},
             {"frozen": "bert.embeddings"},
             {"evaluated": True, "accumulation": 1},
@@ -38,6 +38,8 @@ def main(directory: Path) -> None:
     """Run every case and write what the processes saw, rank by rank, by the case's name."""
     results: dict[str, list[Any]] = {}
     for index, case in enumerate(CASES):
+        if case.sharded and not TRAINS_SHARDED:
+            continue
         folder = directory / f"case{index}"
         try:
             mine: Any = run(case, folder)

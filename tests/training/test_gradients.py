@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import Case, check_run, run
+import transformers
+from consolidation_cases import TRAINS_SHARDED, Case, check_run, run
 from consolidation_worker import CASES
 
 HERE = Path(__file__).parent
 LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 TIMEOUT = 240.0
+NEEDS_SHARDED_TRAINING = pytest.mark.skipif(
+    not TRAINS_SHARDED,
+    reason=f"the Trainer of transformers {transformers.__version__} wraps a sharded model in DDP",
+)
 
 
 def free_port() -> int:
@@ -52,7 +57,11 @@ def test_every_case_has_its_own_result() -> None:
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=NEEDS_SHARDED_TRAINING if case.sharded else ()) for case in CASES],
+    ids=str,
+)
 def test_two_processes(case: Case, two_processes: dict[str, list[Any]]) -> None:
     ranks = two_processes[str(case)]
     assert len(ranks) == 2

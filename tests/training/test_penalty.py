@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import KINDS, DensePenalty, make_prior
+from dense_reference import DensePenalty
+from tiny_models import KINDS, make_prior
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 

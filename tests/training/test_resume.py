@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import Collator, arguments, bert, make_examples, make_prior
+from consolidation_cases import arguments
+from tiny_models import Collator, bert, make_examples, make_prior
 from torch import Tensor
 from transformers import Trainer
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors import ConsolidationPrior, PriorSource
 from hf_kfc.ranking.trainer import RankingTrainer
 from hf_kfc.training import ConsolidationTrainer
 
@@ -123,6 +125,18 @@ def test_refusals(
     ):
         trainer.train(resume_from_checkpoint=form(checkpoint(finished, 3)))
     assert trainer.state.global_step == 0
+
+
+def test_where_a_prior_came_from_is_kept_and_may_change(tmp_path: Path) -> None:
+    (published,) = priors()
+    published.source = PriorSource("org/prior", "0123456789" * 4)
+    make_trainer(tmp_path / "one", [published], max_steps=1).train()
+    state = json.loads((tmp_path / "one" / "checkpoint-1" / "trainer_state.json").read_text())
+    identity = state["stateful_callbacks"]["_ConsolidationState"]["attributes"]["identity"]
+    assert identity["priors"][0]["source"] == f"org/prior@{'0123456789' * 4}"
+    trainer = make_trainer(tmp_path / "two", priors(), max_steps=2)
+    trainer.train(str(tmp_path / "one" / "checkpoint-1"))
+    assert trainer.state.global_step == 2
 
 
 @pytest.mark.parametrize("kind", [ConsolidationTrainer, RankingTrainer])

@@ -1,0 +1,175 @@
+"""From a model to its prior, and from tier to tier back to the first, by what the cards say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import ModelCard
+
+from .errors import PriorError
+from .priors.files import CONFIG_LIMIT, CONFIG_NAME
+from .priors.snapshot import PriorSource, Snapshot
+
+__all__ = ["Tier", "find_prior", "pin", "split_revision", "walk_tiers"]
+
+_CARD = "README.md"
+_CARD_LIMIT = 2**20  # bytes
+_SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+class Tier(NamedTuple):
+    """A model and the prior of the task it learnt last, each as ``"org/name@sha"``."""
+
+    model: str
+    prior: str
+
+
+def find_prior(model: str, revision: str | None = None, *, token: str | None = None) -> str:
+    """Find the prior of a model's last task, which the model's card names.
+
+    Args:
+        model: Repository, ``"org/name"`` or ``"org/name@revision"``.
+        revision: Branch, tag or commit of the model; by default the newest commit.
+        token: Access token; by default the one logged in with.
+
+    Returns:
+        The prior's repository and commit, ``"org/name@sha"``.
+
+    Raises:
+        PriorError: The model's card cannot be read, or names no prior.
+
+    Example:
+        >>> name, sha = find_prior("org/tier1").split("@")  # doctest: +SKIP
+        >>> prior = ConsolidationPrior.from_pretrained(name, revision=sha)  # doctest: +SKIP
+    """
+    return _prior_of(*_read_card(model, revision, token))
+
+
+def walk_tiers(
+    model: str, revision: str | None = None, *, token: str | None = None
+) -> Iterator[Tier]:
+    """Follow the cards from the last tier to the first.
+
+    A model's card names its prior and the model it went on from; the prior's card must name the
+    model's repository in turn.
+
+    Args:
+        model: Repository of the last model, ``"org/name"`` or ``"org/name@revision"``.
+        revision: Its branch, tag or commit; by default the newest commit.
+        token: Access token; by default the one logged in with.
+
+    Yields:
+        Model and prior of each tier.
+
+    Raises:
+        PriorError: A card cannot be read, lacks a link or leads back to where the walk has been.
+    """
+    seen: set[str] = set()
+    next_model: str | None = model
+    while next_model is not None:
+        pinned, data = _read_card(next_model, revision, token)
+        if pinned in seen:
+            raise PriorError(
+                f"the tiers of {model} go round in a circle at {pinned}; mend its card"
+            )
+        seen.add(pinned)
+        prior = _prior_of(pinned, data)
+        _check_back_link(prior, pinned, token)
+        yield Tier(pinned, prior)
+        next_model, revision = _previous(pinned, data), None
+
+
+def pin(name: str, *, token: str | None = None) -> str:
+    """Find out which commit a name stands for now.
+
+    Args:
+        name: ``"org/name"`` or ``"org/name@revision"`` of a model or a prior.
+        token: Access token; by default the one logged in with.
+
+    Returns:
+        ``"org/name@sha"``. What has a full hash already, is a folder or cannot be the name of a
+        repository stays as it is.
+
+    Raises:
+        PriorError: There is no such repository or revision, or it is out of reach.
+    """
+    repo_id, revision = split_revision(name)
+    is_pinned = revision is not None and _SHA.fullmatch(revision)
+    if is_pinned or Path(name).exists() or not _REPOSITORY.fullmatch(repo_id):
+        return name
+    return str(Snapshot.find(repo_id, revision, CONFIG_NAME, CONFIG_LIMIT, token=token).source)
+
+
+def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Split ``"org/name@revision"`` into its parts.
+
+    Args:
+        name: The name; that of a folder which is there stays as it is.
+        revision: Branch, tag or commit, where the name has none.
+    """
+    if Path(name).exists():
+        return name, revision
+    name, _, own = name.partition("@")
+    return name, own or revision
+
+
+def _read_card(name: str, revision: str | None, token: str | None) -> tuple[str, dict[str, Any]]:
+    """Read the metadata of a repository's card; return also the name with the commit."""
+    repo_id, revision = split_revision(name, revision)
+    snapshot = Snapshot.find(repo_id, revision, _CARD, _CARD_LIMIT, token=token)
+    text = snapshot.fetch(_CARD, _CARD_LIMIT).read_text(encoding="utf-8", errors="replace")
+    try:
+        return str(snapshot), vars(ModelCard(text, ignore_metadata_errors=True).data)
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise PriorError(f"the card of {snapshot} is damaged ({reason}); mend it") from error
+
+
+def _prior_of(pinned: str, data: dict[str, Any]) -> str:
+    return _link(
+        pinned,
+        data.get("consolidation_prior"),
+        "names no prior (consolidation_prior: org/name@sha); publish the model again, or use the "
+        "prior by its own name",
+    )
+
+
+def _previous(pinned: str, data: dict[str, Any]) -> str | None:
+    previous = data.get("previous_model")
+    if previous is None and not data.get("consolidated_against"):
+        return None
+    return _link(
+        pinned,
+        previous,
+        "tells of earlier tiers but not which model it went on from (previous_model: "
+        "org/name@sha); use the priors by their own names",
+    )
+
+
+def _link(pinned: str, link: object, otherwise: str) -> str:
+    try:
+        return str(PriorSource.parse(str(link)))
+    except PriorError:
+        raise PriorError(f"the card of {pinned} {otherwise}") from None
+
+
+def _check_back_link(prior: str, model: str, token: str | None) -> None:
+    _, data = _read_card(prior, None, token)
+    base, (repo_id, _) = data.get("base_model"), split_revision(model)
+    if base != repo_id:
+        raise PriorError(
+            f"the card of {model} names the prior {prior}, whose own names the model {base}; use "
+            "the priors by their own names"
+        )

@@ -1,0 +1,124 @@
+"""Which tokens could be read off a prior, by whoever holds its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..curvature import Block, Diagonal, Kronecker, KroneckerEigen, Operator
+from ..errors import PriorError
+from .prior import ConsolidationPrior
+
+__all__ = ["EmbeddingAudit", "audit_tokens", "input_moment"]
+
+
+@dataclass(frozen=True)
+class EmbeddingAudit:
+    """What a prior tells of the tokens of one embedding.
+
+    Args:
+        name: Name of its block.
+        vocabulary: How many tokens the embedding has.
+        covered: How many of them have a row in the prior.
+        seen: Tokens whose statistics tell that the data held them, the rarest first.
+        moved: Tokens whose anchor is not the base model's row; None without a base model.
+        counts: Whether the prior tells in how many examples each token stood.
+    """
+
+    name: str
+    vocabulary: int
+    covered: int
+    seen: tuple[int, ...]
+    moved: tuple[int, ...] | None
+    counts: bool
+
+    @property
+    def readable(self) -> tuple[int, ...]:
+        """All tokens that could be read off, the rarest first and those only moved last."""
+        return tuple(dict.fromkeys((*self.seen, *(self.moved or ()))))
+
+
+def audit_tokens(
+    prior: ConsolidationPrior, base: nn.Module | None = None
+) -> tuple[EmbeddingAudit, ...]:
+    """Find the tokens that could be read off a prior.
+
+    Args:
+        prior: As it is, or is to be, published.
+        base: The model that the training began from. It shows which anchors have moved, and which
+            parameters of an L2 prior, whose curvature knows no layers, are embeddings.
+
+    Returns:
+        One audit for each embedding that is found.
+
+    Raises:
+        PriorError: The base model lacks an embedding of the prior, or has another shape of it.
+    """
+    rows = {} if base is None else _embeddings(base)
+    audits = []
+    for block in prior.curvature.blocks:
+        name = next(iter(block.shapes))
+        if block.is_embedding or _of_base(name, rows) is not None:
+            audits.append(_audit(block, prior.anchor[name], None if base is None else rows))
+    return tuple(audits)
+
+
+def input_moment(operator: Operator) -> Tensor | None:
+    """Return the second moment of a layer's inputs that its curvature holds, up to a factor.
+
+    It is the trace of F over the outputs: A itself of a Kronecker product.
+
+    Args:
+        operator: The curvature.
+
+    Returns:
+        Shape [p, p], or [p] of its diagonal; None of an identity, which knows no data.
+    """
+    match operator:
+        case Kronecker():
+            return operator.A
+        case Diagonal():
+            return operator.diagonal.sum(0)
+        case KroneckerEigen():
+            moments, basis = operator.second_moments.sum(0), operator.U_A
+            return moments if basis.ndim == 1 else (basis * moments) @ basis.T
+        case _:
+            return None
+
+
+def _audit(block: Block, anchor: Tensor, base: Mapping[str, Tensor] | None) -> EmbeddingAudit:
+    ((name, shape),) = block.shapes.items()
+    tokens = torch.arange(shape[0]) if block.inputs is None else block.inputs
+    moment = input_moment(block.operator)
+    seen = tokens.new_empty(0)
+    if moment is not None:
+        order = moment.argsort(stable=True)
+        seen = tokens[order[moment[order] > 0]]
+    moved = None
+    if base is not None:
+        row = _of_base(name, base)
+        if row is None or tuple(row.shape) != shape:
+            found = "no such embedding" if row is None else f"shape {list(row.shape)}"
+            raise PriorError(
+                f"the base model has {found} for {name} of shape {list(shape)}; give the model "
+                "that the training began from"
+            )
+        moved = tuple(tokens[(anchor != row[tokens].to(anchor.dtype)).any(1)].tolist())
+    counts = block.input_examples is not None
+    return EmbeddingAudit(block.name, shape[0], len(tokens), tuple(seen.tolist()), moved, counts)
+
+
+def _embeddings(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}.weight": module.weight.detach()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+    }
+
+
+def _of_base(name: str, rows: Mapping[str, Tensor]) -> Tensor | None:
+    """Find an embedding; a base model saved without a head lacks the first part of the name."""
+    return next((row for own, row in rows.items() if f".{name}".endswith(f".{own}")), None)

@@ -1,0 +1,90 @@
+"""The card of a published prior: what it is, what it was estimated on, and what it may tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..cards import render
+from ..curvature import Block
+from ..errors import PriorError
+from .prior import ConsolidationPrior
+from .snapshot import PriorSource
+
+__all__ = ["prior_card"]
+
+
+def prior_card(
+    prior: ConsolidationPrior,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    prediction: str | None = None,
+    license_id: str | None = None,
+    data_statement: str | None = None,
+) -> str:
+    """Write the card of a prior.
+
+    Args:
+        prior: As it is published: without rare tokens.
+        repo_id: The repository that it goes to.
+        base_model: The model whose parameters are the anchor, ``"org/name@sha"``; by default what
+            the provenance says.
+        prediction: What was measured of how well it predicts the loss, as Markdown.
+        license_id: The Hub's identifier of the licence.
+        data_statement: What the data was and on whose terms, in the publisher's words.
+
+    Returns:
+        The card, its metadata included.
+    """
+    origin = prior.provenance
+    link = _pinned(base_model or f"{origin.base_model}@{origin.base_revision}")
+    data = ModelCardData(
+        library_name="hf_kfc",
+        base_model=link.repo_id if link else None,
+        base_model_revision=link.sha if link else None,
+        license=license_id,
+        tags=["hf_kfc", "consolidation-prior", "continual-learning"],
+    )
+    text = render(
+        "prior_card.md",
+        repo_id=repo_id,
+        origin=origin,
+        base_model=link,
+        num_estimated=prior.curvature.num_examples,
+        layers=list(_layers(prior)),
+        ignored=prior.curvature.ignored,
+        parameters=sum(anchor.numel() for anchor in prior.anchor.values()),
+        prediction=prediction,
+        data_statement=data_statement,
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
+
+
+def _pinned(base_model: str) -> PriorSource | None:
+    try:
+        return PriorSource.parse(base_model)
+    except PriorError:  # a folder, or no name at all
+        return None
+
+
+def _layers(prior: ConsolidationPrior) -> Iterator[dict[str, str]]:
+    """Name each block with its size; the bytes are those of its curvature in float32."""
+    for block in prior.curvature.blocks:
+        q, p = block.shape
+        numbers = sum(tensor.numel() for tensor in block.operator.state().values())
+        yield {
+            "name": block.name,
+            "kind": block.operator.kind,
+            "outputs": f"{q:,}",
+            "inputs": f"{p:,}{_share(block)}",
+            "size": f"{4 * numbers / 1e6:,.2f}",
+        }
+
+
+def _share(block: Block) -> str:
+    if block.inputs is None:
+        return ""
+    ((all_tokens, *_),) = block.shapes.values()
+    return f" ({len(block.inputs):,} of {all_tokens:,} tokens)"

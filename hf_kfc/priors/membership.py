@@ -1,0 +1,226 @@
+"""A membership test: can a prior's statistics tell the examples it was estimated on from others?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..curvature import Block, Layout, find_layers
+from ..curvature.accumulators import LayerBatch
+from ..curvature.capture import capture, frozen
+from ..curvature.objective import (
+    Forward,
+    Outputs,
+    PositionMask,
+    default_forward,
+    default_position_mask,
+)
+from ..curvature.positions import Positions
+from ..errors import PriorError
+from .audit import input_moment
+from .prior import ConsolidationPrior
+
+__all__ = ["Separation", "area_under_curve", "membership_auc"]
+
+# Enough to keep directions that no member used dear, and above the rounding of float32 factors.
+_DAMPING = 1e-3
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well one score tells members from non-members.
+
+    Args:
+        score: ``loss`` (needs the model alone), ``tokens of <layer>`` or ``inputs of <layer>``.
+        auc: Probability that a member scores above a non-member; 0.5 tells nothing.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end.
+    """
+
+    score: str
+    auc: float
+    low: float
+    high: float
+
+
+def membership_auc(
+    prior: ConsolidationPrior,
+    model: nn.Module,
+    members: Any,
+    non_members: Any,
+    data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+    *,
+    forward: Forward = default_forward,
+    position_mask: PositionMask = default_position_mask,
+    batch_size: int = 32,
+) -> list[Separation]:
+    """Attack a prior: tell the examples it was estimated on from others.
+
+    Two scores of an example need the prior: of an embedding, the share of the example's tokens
+    that the prior has seen; of any other layer, minus the leverage aᵀ M⁻¹ a of its inputs, mean
+    over positions, where M is the second moment of inputs that the prior holds. Members shaped M,
+    so theirs is lower, and a direction that no member used costs most. The model's loss, which
+    needs no prior, is what to hold them against. If non-members come from another distribution,
+    that is told too.
+
+    Args:
+        prior: The prior, as it is or is to be published.
+        model: At the prior's anchor.
+        members: Examples that it was estimated on, by index, with a length.
+        non_members: Examples of the same kind that it was not.
+        data_collator: Makes a batch of a list of examples.
+        forward: See :func:`~hf_kfc.curvature.estimate_curvature`.
+        position_mask: See :func:`~hf_kfc.curvature.estimate_curvature`.
+        batch_size: Examples per forward pass; does not change the result.
+
+    Returns:
+        One result for the loss, and one for each layer whose inputs the prior knows.
+
+    Raises:
+        PriorError: The prior does not fit the model, or there are less than two examples.
+    """
+    _refuse_few(members, non_members)
+    prior.check(model)
+    attack = _Attack(prior, model, data_collator, forward, position_mask, batch_size)
+    with frozen(model), torch.no_grad():
+        inside, outside = attack.scores(members), attack.scores(non_members)
+    return [Separation(name, *area_under_curve(inside[name], outside[name])) for name in inside]
+
+
+def area_under_curve(positives: Tensor, negatives: Tensor) -> tuple[float, float, float]:
+    """Return the AUC of two samples of a score, with a 95 % interval (DeLong et al. 1988).
+
+    The interval is that of a large sample: at an AUC of 0 or 1 it has no width.
+
+    Args:
+        positives: Scores that should be the higher ones, shape [m].
+        negatives: The others, shape [n].
+
+    Returns:
+        The AUC and both ends of the interval.
+
+    Raises:
+        PriorError: One of the samples has less than two scores, or NaN among them.
+    """
+    _refuse_few(positives, negatives)
+    for name, scores in (("members", positives), ("non-members", negatives)):
+        if unknown := int(scores.isnan().sum()):
+            raise PriorError(
+                f"the score is NaN for {unknown} of {len(scores)} {name}; look at their inputs "
+                "and the model's outputs"
+            )
+    above = _share_below(positives, negatives)
+    below = _share_below(negatives, positives)
+    auc = float(above.mean())
+    deviation = sqrt(float(above.var()) / len(above) + float(below.var()) / len(below))
+    reach = _NORMAL_95 * deviation
+    return auc, max(0.0, auc - reach), min(1.0, auc + reach)
+
+
+def _refuse_few(members: Sized, non_members: Sized) -> None:
+    if min(len(members), len(non_members)) < 2:
+        raise PriorError(
+            f"{len(members)} members and {len(non_members)} non-members are too few for a "
+            "confidence interval; give at least two of each"
+        )
+
+
+def _share_below(scores: Tensor, others: Tensor) -> Tensor:
+    """For each score, the share of the others that are below it; equal ones count half."""
+    ordered = others.double().sort().values
+    scores = scores.double()
+    less = torch.searchsorted(ordered, scores)
+    not_more = torch.searchsorted(ordered, scores, right=True)
+    return (less + not_more).double() / (2 * len(others))
+
+
+class _Attack:
+    """Scores examples of any data set."""
+
+    def __init__(
+        self,
+        prior: ConsolidationPrior,
+        model: nn.Module,
+        data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+        forward: Forward,
+        position_mask: PositionMask,
+        batch_size: int,
+    ) -> None:
+        self.model, self.data_collator, self.batch_size = model, data_collator, batch_size
+        self.forward, self.position_mask = forward, position_mask
+        self.device = next(model.parameters()).device
+        found, _ = find_layers(model, prior.curvature.ignored)
+        layers = {layer.name: layer for layer in found}
+        blocks = [block for block in prior.curvature.blocks if block.name in layers]
+        weights = {block.name: _weights(block) for block in blocks}
+        self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
+        self.layers = [layers[name] for name in self.weights]
+
+    def scores(self, examples: Any) -> dict[str, Tensor]:
+        """Score every example, higher where it looks more like a member; shape [N] by name."""
+        batches = [dict(self._score(batch)) for batch in self._batches(examples)]
+        return {name: torch.cat([scores[name] for scores in batches]) for name in batches[0]}
+
+    def _batches(self, examples: Any) -> Iterator[Mapping[str, Tensor]]:
+        for start in range(0, len(examples), self.batch_size):
+            stop = min(start + self.batch_size, len(examples))
+            batch = self.data_collator([examples[index] for index in range(start, stop)])
+            yield {name: value.to(self.device) for name, value in batch.items()}
+
+    def _score(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        positions = Positions(self.position_mask(batch))
+        with capture(self.layers, positions) as uses:
+            outputs = self.forward(self.model, batch)
+        yield "loss", -_losses(outputs)
+        for layer in self.layers:
+            own, weights = LayerBatch(layer, uses[layer.name], positions), self.weights[layer.name]
+            if layer.rule.diagonal_inputs:
+                yield f"tokens of {layer.name}", _coverage(weights, own.a, own.valid)
+            else:
+                yield f"inputs of {layer.name}", -_leverage(weights, own.a, own.valid)
+
+
+def _weights(block: Block) -> Tensor | None:
+    """Return which tokens were seen, [V], or the inverse of M, [p, p] or its diagonal [p]."""
+    moment = input_moment(block.operator)
+    if moment is None or block.layout is Layout.ELEMENTWISE:
+        return None
+    if block.is_embedding:
+        (shape,) = block.shapes.values()
+        seen = torch.zeros(shape[0])
+        seen[slice(None) if block.inputs is None else block.inputs] = (moment > 0).float()
+        return seen
+    moment = moment.double()
+    if moment.ndim == 1:
+        return (moment + _DAMPING * moment.mean()).reciprocal().float()
+    shift = _DAMPING * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    inverse: Tensor = torch.linalg.inv(moment + shift)
+    return inverse.float()
+
+
+def _coverage(seen: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    """Return the share of tokens [N, R] that were seen [V], at positions that count; shape [N]."""
+    valid = valid & (ids >= 0)
+    return (seen[ids.clamp(min=0)] * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def _leverage(inverse: Tensor, a: Tensor, valid: Tensor) -> Tensor:
+    """Return aᵀ M⁻¹ a of inputs [N, R, p], mean over the positions that count; shape [N]."""
+    inverse = inverse.to(a.dtype)
+    each = a.square() @ inverse if inverse.ndim == 1 else ((a @ inverse) * a).sum(-1)
+    return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def _losses(outputs: Outputs) -> Tensor:
+    """Return the loss of each example, mean over its decisions, shape [N]."""
+    logits, labels = outputs.logits.float().movedim(-1, 1), outputs.labels
+    each = functional.cross_entropy(logits, labels, reduction="none").reshape(len(labels), -1)
+    decided = (labels != -100).reshape(len(labels), -1)
+    return (each * decided).sum(1) / decided.sum(1).clamp(min=1)

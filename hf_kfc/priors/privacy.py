@@ -1,0 +1,76 @@
+"""What a prior may tell of the data it was estimated on, and leaving the rare tokens out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..curvature import Block, Curvature, Identity
+from ..errors import PriorError
+from .prior import ConsolidationPrior
+
+__all__ = ["MIN_EXAMPLES", "without_rare_inputs"]
+
+MIN_EXAMPLES = 10
+"""In how many examples a token must have been seen for a published prior to cover it."""
+
+
+def without_rare_inputs(
+    prior: ConsolidationPrior, min_examples: int = MIN_EXAMPLES
+) -> ConsolidationPrior:
+    """Leave out of a prior every token that too few examples hold, its row and its anchor.
+
+    The A of an embedding is the frequency of each token in the data, and an anchor that differs
+    from the pretrained row tells that its token was seen. The rows left out move freely; so do
+    those of tokens never seen, which an undamped curvature does not hold either. Which tokens are
+    kept can still be read off the prior, the counts of examples cannot.
+
+    Args:
+        prior: With the counts of examples that the estimate made.
+        min_examples: In how many examples a token must stand to be kept; 0 keeps all.
+
+    Returns:
+        A prior without rare tokens and without the counts; ``provenance.min_examples`` and
+        ``provenance.dropped_inputs`` say what was done. Embeddings of which nothing is left are
+        ignored.
+
+    Raises:
+        PriorError: An embedding's counts of examples are not there, as in every L2 prior.
+    """
+    if min_examples and any(isinstance(b.operator, Identity) for b in prior.curvature.blocks):
+        raise PriorError(
+            f"prior of task '{prior.task}' is L2, which knows not in how many examples a token was "
+            "seen; give min_examples=0 to keep all rows of its embeddings"
+        )
+    blocks: list[Block] = []
+    dropped, ignored = dict(prior.provenance.dropped_inputs), list(prior.curvature.ignored)
+    anchor = dict(prior.anchor)
+    for block in prior.curvature.blocks:
+        if not block.is_embedding:
+            blocks.append(block)
+            continue
+        kept = _kept(prior, block, min_examples)
+        (name,) = block.shapes
+        dropped[block.name] = dropped.get(block.name, 0) + block.shape[1] - len(kept)
+        if not len(kept):
+            ignored.append(name)
+            del anchor[name]
+            continue
+        blocks.append(replace(block.of_inputs(kept), input_examples=None))
+        anchor[name] = anchor[name][kept]
+    curvature = Curvature(tuple(blocks), prior.curvature.num_examples, tuple(sorted(ignored)))
+    provenance = replace(prior.provenance, min_examples=min_examples, dropped_inputs=dropped)
+    return ConsolidationPrior(anchor, curvature, provenance)
+
+
+def _kept(prior: ConsolidationPrior, block: Block, min_examples: int) -> torch.Tensor:
+    if block.input_examples is not None:
+        return torch.nonzero(block.input_examples >= min_examples).flatten()
+    already = prior.provenance.min_examples
+    if min_examples == 0 or (already is not None and already >= min_examples):
+        return torch.arange(block.shape[1])
+    raise PriorError(
+        f"prior of task '{prior.task}' does not tell in how many examples the tokens of "
+        f"{block.name} were seen; estimate it again, or give min_examples={already or 0}"
+    )

@@ -1,0 +1,149 @@
+"""Anchors that are not stored with a prior: it points at the model whose parameters they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from torch import Tensor
+
+from ..curvature import Block, Curvature
+from ..errors import PriorError
+from ..hub_errors import HUB_FAILURES, reason_of
+from .description import ANCHOR, parameters_of
+from .snapshot import PriorSource, Snapshot
+from .tensor_files import describe, read_tensors
+
+__all__ = ["read_reference", "refer_to_model"]
+
+_WHOLE = "model.safetensors"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+
+
+def refer_to_model(
+    model: Snapshot, curvature: Curvature, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Make sure that a model's parameters are a prior's anchor, bit by bit.
+
+    Args:
+        model: The model's repository.
+        curvature: Says which parameters, and which rows of them, the anchor has.
+        tensors: The anchor, as it would be stored.
+
+    Returns:
+        What to store in its place: the commit, and the sums of the model's files.
+
+    Raises:
+        PriorError: The model has other parameters, or cannot be fetched.
+    """
+    wanted = curvature.parameters
+    files: dict[str, dict[str, Any]] = {}
+    found: dict[str, Tensor] = {}
+    for name, size in _weights(model).items():
+        path = model.fetch(name, size)
+        expected = describe(path)
+        if not wanted.keys().isdisjoint(expected["tensors"]):
+            files[name] = expected
+            found |= read_tensors(path, expected, wanted)
+    others = [
+        name
+        for block in curvature.blocks
+        for name in block.shapes
+        if name not in found or not _is_anchor(found[name], block, tensors[ANCHOR + name])
+    ]
+    if others:
+        raise PriorError(
+            f"{model} is not the prior's anchor: it has another {', '.join(others)} or none; "
+            "publish the model as it was when the prior was estimated, or leave anchor out"
+        )
+    return {"repo_id": model.source.repo_id, "revision": model.source.sha, "files": files}
+
+
+def read_reference(
+    config: Mapping[str, Any], token: str | None, cache_dir: str | Path | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Read the parameters that a prior points at.
+
+    Args:
+        config: The prior's description; untrusted. It may point at nothing.
+        token: Access token; by default the one logged in with.
+        cache_dir: Where downloads are kept; by default the cache of the Hub's client.
+
+    Returns:
+        Parameters by name, and one phrase for each file that is missing or damaged.
+    """
+    reference = config.get("anchor")
+    if reference is None:
+        return {}, []
+    try:
+        model, files = _read(reference, token, cache_dir)
+    except PriorError as error:
+        return {}, [str(error)]
+    wanted, found, damages = parameters_of(config), dict[str, Tensor](), list[str]()
+    for name, expected in files.items():
+        if wanted.isdisjoint(expected["tensors"]):
+            continue
+        try:
+            found |= read_tensors(model.fetch(name, expected["bytes"]), expected, wanted)
+        except PriorError as error:
+            damages.append(f"{error} (the anchor, from {model})")
+    damages += [
+        f"parameter {name} of {model} is {value.dtype}, expected a floating-point type"
+        for name, value in found.items()
+        if not value.is_floating_point()
+    ]
+    return found, damages
+
+
+def _read(
+    reference: Any, token: str | None, cache_dir: str | Path | None
+) -> tuple[Snapshot, dict[str, Any]]:
+    if not isinstance(reference, dict):
+        raise PriorError(f"field anchor is {short(reference)}, expected an object")
+    source = PriorSource(reference.get("repo_id", ""), reference.get("revision", ""))
+    files = reference.get("files")
+    if not isinstance(files, dict) or not all(map(_is_description, files.values())):
+        raise PriorError("field anchor lists no files")
+    for name in files:
+        if not _WEIGHTS.fullmatch(name):
+            raise PriorError(f"file {short(name)} is not one that a model has")
+    return Snapshot(source, token, cache_dir), files
+
+
+def _is_description(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and type(value.get("bytes")) is int
+        and isinstance(value.get("tensors"), list)
+        and all(isinstance(name, str) for name in value["tensors"])
+    )
+
+
+def _weights(model: Snapshot) -> dict[str, int]:
+    """List the model's files of weights with their sizes; one whole file goes before its parts."""
+    source = model.source
+    try:
+        info = HfApi(token=model.token).model_info(
+            source.repo_id, revision=source.sha, files_metadata=True
+        )
+    except HUB_FAILURES as error:
+        raise PriorError(f"{model} cannot be read: {reason_of(error)}") from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    sizes = {name: size for name, size in sizes.items() if _WEIGHTS.fullmatch(name)}
+    if not sizes:
+        raise PriorError(f"{model} has no {_WHOLE}; save the model as safetensors")
+    return {_WHOLE: sizes[_WHOLE]} if _WHOLE in sizes else sizes
+
+
+def _is_anchor(parameter: Tensor, block: Block, anchor: Tensor) -> bool:
+    """Compare in float32, where 0 and -0 differ: the prior's fingerprint tells them apart too."""
+    if block.inputs is not None and len(parameter) > int(block.inputs[-1]):
+        parameter = parameter[block.inputs.to(parameter.device)]
+    if parameter.shape != anchor.shape:
+        return False
+    return torch.equal(parameter.float().contiguous().view(torch.int32), anchor.view(torch.int32))

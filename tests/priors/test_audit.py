@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch import nn
+
+from hf_kfc import ConsolidationPrior
+from hf_kfc.curvature import CurvatureArguments, Diagonal, Identity, Kronecker, KroneckerEigen
+from hf_kfc.errors import PriorError
+from hf_kfc.priors.audit import audit_tokens, input_moment
+from hf_kfc.priors.privacy import without_rare_inputs
+
+from .test_privacy import SECRET, Bag, data, moved
+
+NEVER = 5
+KINDS = ["diagonal", "kronecker", "kronecker_eigen"]
+
+
+def estimate(kind: str) -> ConsolidationPrior:
+    torch.manual_seed(0)
+    collator = torch.utils.data.default_collate
+    return ConsolidationPrior.estimate(
+        Bag(), data(), collator, CurvatureArguments(curvature=kind), task="notes"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_token_of_the_data_can_be_read_off_a_whole_prior(kind):
+    words, segments = audit_tokens(estimate(kind))
+    assert (words.name, words.vocabulary, words.covered) == ("words", 9, 9)
+    assert set(words.seen) == set(range(9)) - {NEVER}
+    assert words.readable == words.seen
+    assert words.moved is None
+    assert words.counts
+    assert segments.seen == (0,)
+
+
+def test_the_rarest_tokens_come_first():
+    seen = audit_tokens(estimate("kronecker"))[0].seen
+    assert seen[:3] == (SECRET, 8, 7)  # of two, nine and ten examples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_published_prior_what_is_covered_can_be_read_off(kind):
+    words, segments = audit_tokens(without_rare_inputs(estimate(kind)))
+    assert (words.vocabulary, words.covered) == (9, 6)
+    assert sorted(words.seen) == [0, 1, 2, 3, 4, 7]
+    assert not words.counts
+    assert (segments.covered, segments.seen) == (1, (0,))
+
+
+def test_anchors_tell_which_rows_training_moved():
+    torch.manual_seed(0)
+    base = Bag()  # as the prior's model is
+    prior = estimate("kronecker")
+    assert audit_tokens(prior, base)[0].moved == ()
+    with torch.no_grad():
+        base.words.weight[[3, NEVER]] += 1e-6
+    words, segments = audit_tokens(prior, base)
+    assert words.moved == (3, NEVER)
+    assert words.readable == (*words.seen, NEVER)
+    assert segments.moved == ()
+    assert audit_tokens(without_rare_inputs(prior), base)[0].moved == (3,)
+
+
+def test_a_base_model_without_the_head_is_found_by_the_end_of_its_names():
+    prior = estimate("kronecker")
+    whole = nn.ModuleDict({"encoder": Bag()})
+    renamed = ConsolidationPrior.l2(whole, task="notes")
+    words, _ = audit_tokens(renamed, Bag())
+    assert words.name == "encoder.words.weight"
+    assert len(words.moved or ()) == 9
+    with pytest.raises(PriorError, match=r"has no such embedding for words\.weight"):
+        audit_tokens(prior, nn.Linear(2, 2))
+
+
+def test_a_base_model_of_another_vocabulary_is_refused():
+    other = Bag()
+    other.words = nn.Embedding(10, 4)
+    with pytest.raises(PriorError, match=r"has shape \[10, 4\] for words.weight of shape \[9, 4\]"):
+        audit_tokens(estimate("kronecker"), other)
+
+
+def test_an_l2_prior_tells_tokens_by_its_anchor_alone():
+    model = moved(1)
+    prior = ConsolidationPrior.l2(model, task="notes")
+    assert audit_tokens(prior) == ()
+    with torch.no_grad():
+        model.words.weight[SECRET] += 1
+    words, segments = audit_tokens(prior, model)
+    assert (words.seen, words.moved, segments.moved) == ((), (SECRET,), ())
+
+
+def test_the_input_moment_is_the_trace_over_outputs():
+    torch.manual_seed(0)
+    p, q = 3, 2
+    bases = [torch.linalg.qr(torch.randn(n, n)).Q for n in (p, q)]
+    rows = torch.randn(5, p)
+    for operator, scale in (
+        (Kronecker(rows.T @ rows, torch.eye(q)), q),
+        (Diagonal(torch.rand(q, p)), 1),
+        (KroneckerEigen(*bases, torch.rand(q, p)), 1),
+        (KroneckerEigen(torch.empty(0), bases[1], torch.rand(q, p)), 1),
+    ):
+        moment = input_moment(operator)
+        traced = torch.einsum("iaib->ab", operator.matrix(q, p).reshape(q, p, q, p))
+        full = moment if moment.ndim == 2 else moment.diag()
+        torch.testing.assert_close(scale * full, traced, atol=1e-5, rtol=1e-5)
+    assert input_moment(Identity()) is None

@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors.card import prior_card
+
+from .samples import PROVENANCE, prior
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def card_of(**changes: object) -> ModelCard:
+    made = prior()
+    own = ConsolidationPrior(made.anchor, made.curvature, replace(PROVENANCE, **changes))
+    return ModelCard(prior_card(own, "org/a-kfc"))
+
+
+def test_the_card_links_to_the_model_at_its_commit():
+    for card in (
+        ModelCard(prior_card(prior(), "org/a-kfc", base_model=f"org/a@{SHA}")),
+        card_of(base_model="org/a", base_revision=SHA),
+    ):
+        assert (card.data.base_model, card.data.base_model_revision) == ("org/a", SHA)
+        assert f"[org/a](https://huggingface.co/org/a/tree/{SHA})" in card.text
+
+
+@pytest.mark.parametrize("revision", [None, "main", SHA.upper()])
+@pytest.mark.parametrize("base", ["org/a", "/home/me/runs/tier1", ""])
+def test_what_is_no_commit_is_no_link(base, revision):
+    card = card_of(base_model=base, base_revision=revision)
+    assert card.data.base_model is None
+    assert "base_model_revision" not in card.data
+    assert f"a model ({base or 'not named'})," in card.text
+
+
+def test_every_layer_is_listed_with_kind_and_size():
+    made = prior()
+    lines = ModelCard(prior_card(made, "org/a-kfc")).text.splitlines()
+    for block in made.curvature.blocks:
+        q, p = block.shape
+        (line,) = [line for line in lines if line.startswith(f"| `{block.name}` |")]
+        assert f"| {block.operator.kind} | {q} \N{MULTIPLICATION SIGN} {p}" in line
+    total = sum(anchor.numel() for anchor in made.anchor.values())
+    assert f"{total} parameters are held." in "\n".join(lines)
+    (line,) = [line for line in lines if line.startswith("Left to move freely: ")]
+    assert all(f"`{name}`" in line for name in made.curvature.ignored)
+
+
+def test_counts_labels_and_metrics_are_told():
+    text = card_of(num_examples=12345).text
+    for row in (
+        "| training examples of the task | 12,345 |",
+        f"| examples that the curvature is a mean over | {prior().curvature.num_examples} |",
+        "| labels of the Fisher | exact |",
+        "| positions that share a weight | expand |",
+        "| accuracy on the task, when it was learnt | 0.3 |",
+    ):
+        assert row in text.splitlines()
+    assert "with N_old = 12,345." in text
+    without = card_of(num_examples=0, labels=None, sharing=None, curvature="identity").text
+    assert "There is no default λ" in without
+
+
+def test_what_is_left_out_is_told():
+    assert "Nothing was left out" in card_of().text
+    assert "Nothing was left out" in card_of(min_examples=0, dropped_inputs={"words": 0}).text
+    text = card_of(min_examples=10, dropped_inputs={"words": 1234}).text
+    assert "Nothing was left out" not in text
+    assert "Tokens in fewer than 10 examples are left out" in text
+    assert "Of `words`: 1,234 tokens." in text
+
+
+def test_licence_statement_and_prediction():
+    card = ModelCard(
+        prior_card(
+            prior(),
+            "org/a-kfc",
+            prediction="| a | table |",
+            license_id="mit",
+            data_statement="Mine.",
+        )
+    )
+    assert card.data.license == "mit"
+    assert "## Licence and data\n\nMine.\n" in card.text
+    assert "## How well it predicts\n\n| a | table |\n" in card.text
+    plain = card_of()
+    assert plain.data.license is None
+    assert "Not measured." in plain.text
+    assert "The publisher has made no statement about the data." in plain.text
+    assert 'from_pretrained("org/a-kfc")' in plain.text

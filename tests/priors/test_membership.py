@@ -1,0 +1,154 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kfc import ConsolidationPrior
+from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.errors import PriorError
+from hf_kfc.priors.membership import area_under_curve, membership_auc
+from hf_kfc.priors.privacy import without_rare_inputs
+
+from .test_privacy import Bag, data
+
+KINDS = ["diagonal", "kronecker", "kronecker_eigen"]
+
+
+class Classifier(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.head(x))
+
+
+def vectors(count: int, width: int) -> list[dict[str, Tensor]]:
+    return [{"x": torch.randn(width), "labels": torch.randint(2, ())} for _ in range(count)]
+
+
+def estimate(model: nn.Module, examples: list, kind: str = "kronecker") -> ConsolidationPrior:
+    args = CurvatureArguments(curvature=kind)
+    return ConsolidationPrior.estimate(model, examples, default_collate, args, task="notes")
+
+
+def told_apart(
+    prior: ConsolidationPrior, model: nn.Module, members: list, others: list, **settings
+):
+    found = membership_auc(prior, model, members, others, default_collate, **settings)
+    return {separation.score: separation for separation in found}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_the_auc_counts_pairs_and_half_of_ties():
+    positives, negatives = torch.randint(6, (30,)), torch.randint(4, (20,))
+    pairs = [float(p > n) + 0.5 * float(p == n) for p in positives for n in negatives]
+    assert any(pair == 0.5 for pair in pairs)
+    auc, low, high = area_under_curve(positives, negatives)
+    assert auc == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert low < auc < high
+
+
+def test_the_interval_holds_the_true_value_nineteen_times_in_twenty():
+    true = float(torch.distributions.Normal(0, 1).cdf(torch.tensor(1 / 2**0.5)))
+    held = []
+    for _ in range(1000):
+        _, low, high = area_under_curve(torch.randn(60) + 1, torch.randn(90))
+        held.append(low <= true <= high)
+    assert 0.93 < sum(held) / len(held) < 0.97
+
+
+def test_members_are_told_where_few_of_them_shape_many_directions():
+    members, others, model = vectors(30, 60), vectors(30, 60), Classifier(60)
+    told = told_apart(estimate(model, members), model, members, others)
+    assert told.keys() == {"loss", "inputs of head"}
+    assert told["inputs of head"].auc > 0.99
+    assert told["loss"].low < 0.5 < told["loss"].high
+
+
+def test_members_are_not_told_where_they_are_many():
+    members, others, model = vectors(2000, 4), vectors(500, 4), Classifier(4)
+    told = told_apart(estimate(model, members), model, members, others)["inputs of head"]
+    assert told.low < 0.5 < told.high
+    assert told.high - told.low < 0.06
+
+
+@pytest.mark.parametrize("kind", ["kronecker", "kronecker_eigen"])
+def test_the_score_of_a_layer_is_minus_the_leverage_of_its_inputs(kind):
+    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5)
+    prior = estimate(model, members, kind)
+    (block,) = prior.curvature.blocks
+    fisher = block.operator.matrix(2, 6).reshape(2, 6, 2, 6)
+    moment = torch.einsum("iaib->ab", fisher)  # up to a factor, which moves no score
+    inverse = torch.linalg.inv(moment + 1e-3 * moment.diagonal().mean() * torch.eye(6))
+
+    def scores(examples: list) -> Tensor:
+        a = torch.stack([torch.cat([e["x"], torch.ones(1)]) for e in examples])
+        return -torch.einsum("na,ab,nb->n", a, inverse, a)
+
+    told = told_apart(prior, model, members, others)["inputs of head"]
+    expected = area_under_curve(scores(members), scores(others))
+    assert (told.auc, told.low, told.high) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_score_of_an_embedding_is_the_share_of_tokens_seen(kind):
+    model, examples = Bag(), data()
+    members, others = examples[12:], examples[:12]  # only the others hold tokens 6 and 7
+    whole = estimate(model, members, kind)
+    public = without_rare_inputs(whole)
+    kept = set(public.curvature.blocks[0].inputs.tolist())
+    assert 8 not in kept  # of nine examples
+    for prior, seen in ((whole, {0, 1, 2, 3, 4, 8}), (public, kept)):
+        shares = [
+            torch.tensor([sum(int(t) in seen for t in e["input_ids"]) for e in part])
+            for part in (members, others)
+        ]
+        told = told_apart(prior, model, members, others)["tokens of words"]
+        assert told.auc == pytest.approx(area_under_curve(*shares)[0])
+        assert told.auc > 0.55
+
+
+def test_the_loss_is_scored_without_the_prior():
+    model, examples = Bag(), data()
+    prior = ConsolidationPrior.l2(model, task="notes")
+    told = told_apart(prior, model, examples[:20], examples[20:])
+    assert told.keys() == {"loss"}
+    with torch.no_grad():
+        batch = default_collate(examples)
+        logits = model(batch["input_ids"]).logits
+    losses = nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+    expected = area_under_curve(-losses[:20], -losses[20:])
+    assert told["loss"].auc == pytest.approx(expected[0])
+
+
+def test_the_batch_size_changes_nothing_and_the_model_is_left_as_it_was():
+    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5).train()
+    prior = estimate(model, members)
+    whole = told_apart(prior, model, members, others)
+    parts = told_apart(prior, model, members, others, batch_size=3)
+    assert parts == whole
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_too_few_examples_and_another_model_are_refused():
+    model, examples = Bag(), data()
+    prior = estimate(model, examples)
+    with pytest.raises(PriorError, match="1 members and 39 non-members are too few"):
+        membership_auc(prior, model, examples[:1], examples[1:], default_collate)
+    with pytest.raises(PriorError, match="does not fit Classifier"):
+        membership_auc(prior, Classifier(3), examples, examples, default_collate)
+
+
+def test_a_model_that_gives_no_numbers_is_refused():
+    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5)
+    prior = estimate(model, members)
+    others[0]["x"][0] = torch.nan
+    with pytest.raises(PriorError, match="NaN for 1 of 15 non-members"):
+        membership_auc(prior, model, members, others, default_collate)

@@ -1,0 +1,155 @@
+"""The penalty in trainers of other losses and other models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from consolidation_cases import Recorder, assert_near
+from dense_reference import DensePenalty
+from tiny_models import Collator, cnn, make_prior
+from tiny_trainer import DATA, trained
+from torch import Tensor, nn
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+)
+
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.training import ConsolidationArguments, ConsolidationMixin
+
+
+class SquareTrainer(Trainer):
+    """A Trainer with a loss of its own."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        outputs = model(**{k: v for k, v in inputs.items() if k != "candidate_mask"})
+        loss = outputs.logits.square().mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+class ConsolidatedSquareTrainer(ConsolidationMixin, SquareTrainer):
+    pass
+
+
+def test_a_trainer_with_its_own_loss(tmp_path: Path) -> None:
+    priors = [make_prior(cnn(), "mixed")]
+    trainer = trained(
+        tmp_path,
+        priors,
+        kind=ConsolidatedSquareTrainer,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+    )
+    seen, model = trainer.data_collator.seen, cnn().double().eval()
+    assert len(trainer.recorder.steps) == 3
+    for start, (parameters, gradients) in zip((0, 4, 8), trainer.recorder.steps, strict=True):
+        model.load_state_dict(parameters)
+        model.zero_grad()
+        batches = [
+            Collator(masked=False)([DATA[i] for i in ids]) for ids in seen[start : start + 4]
+        ]
+        task = torch.stack([model(**batch).logits.square().mean() for batch in batches]).mean()
+        (penalty,) = DensePenalty(priors, [0.3], 0.1)(dict(model.named_parameters()))
+        (task + penalty).backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None
+            assert_near(gradients[name], parameter.grad, name)
+
+
+@dataclass
+class Seq2SeqConsolidationArguments(ConsolidationArguments, Seq2SeqTrainingArguments):
+    pass
+
+
+class Seq2SeqConsolidationTrainer(ConsolidationMixin, Seq2SeqTrainer):
+    pass
+
+
+def bart() -> BartForConditionalGeneration:
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=20,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=16,
+        dropout=0.0,
+        init_std=0.3,
+    )
+    return BartForConditionalGeneration(config)
+
+
+class ConsolidatedTrainer(ConsolidationMixin, Trainer):
+    pass
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=16, initializer_range=0.3
+    )
+    for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(config, dropout, 0.0)
+    return GPT2LMHeadModel(config)
+
+
+def sequences(same: bool) -> list[dict[str, Tensor]]:
+    """Sequences of uneven length: a mean over tokens is not one over examples."""
+    torch.manual_seed(3)
+    labels = [torch.randint(4, 20, (3 + index,)) for index in range(5)]
+    return [
+        {"input_ids": row if same else torch.randint(4, 20, (6,)), "labels": row} for row in labels
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make_model", "kind"), [(bart, Seq2SeqConsolidationTrainer), (gpt2, ConsolidatedTrainer)]
+)
+def test_language_models(make_model: Any, kind: Any, tmp_path: Path) -> None:
+    prior = ConsolidationPrior.l2(make_model(), task="old")
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    data, recorder = sequences(same=make_model is gpt2), Recorder()
+    args = Seq2SeqConsolidationArguments(
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=5,
+        num_train_epochs=1,
+        strengths=[2.0],
+        damping=0.0,
+    )
+    kind(model, args, priors=[prior], train_dataset=data, callbacks=[recorder]).train()
+    ((start, gradients),) = recorder.steps
+    reference = make_model().double().eval()
+    reference.load_state_dict(start, strict=False)
+    losses = [reference(**{k: v[None] for k, v in row.items()}).loss for row in data]
+    torch.stack(losses).mean().backward()
+    for name, parameter in reference.named_parameters():
+        delta = start[name].double() - prior.anchor[name]
+        assert_near(gradients[name], parameter.grad + 2 * 2.0 * delta, name)
