@@ -1,0 +1,157 @@
+"""Show what a prior is: where it comes from, its layers, their sizes and eigenvalues.
+
+    hf-kfc inspect runs/tier1/prior
+    hf-kfc inspect org/tier1-kfc@v1 --json
+
+Sizes are those of the files. Eigenvalues are those of F as it is stored, undamped; the condition is
+that of F with the damping that the trainer adds by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from ..curvature import Block
+from ..priors import ConsolidationPrior
+from .report import Report, aligned, megabytes, number
+from .spectra import DAMPING, Spectrum, spectrum_of
+
+__all__ = ["LayerSummary", "add_arguments", "report", "summarise_layers"]
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One block of a prior.
+
+    Args:
+        name: Its name.
+        operator: Its kind of curvature.
+        shape: (q, p): outputs, and inputs with the bias.
+        parameters: How many parameters it covers.
+        bytes: Size of its anchor and curvature as stored; what layers share counts for the first.
+        tokens_kept: Of an embedding, the share of its tokens that are covered.
+        spectrum: The eigenvalues of its curvature.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, int]
+    parameters: int
+    bytes: int
+    tokens_kept: float | None
+    spectrum: Spectrum
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
+
+
+def report(options: argparse.Namespace) -> Report:
+    """Inspect a prior.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: The prior is missing or damaged.
+    """
+    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    layers = summarise_layers(prior)
+    size = sum(layer.bytes for layer in layers)
+    covered = _FLOAT32 * sum(prod(shape) for shape in prior.curvature.parameters.values())
+    values = {
+        "prior": str(prior.source or options.prior),
+        "fingerprint": prior.fingerprint,
+        "provenance": prior.provenance.to_dict(),
+        "num_curvature_examples": prior.curvature.num_examples,
+        "ignored": list(prior.curvature.ignored),
+        "bytes": size,
+        "bytes_of_parameters": covered,
+        "damping": DAMPING,
+        "layers": [asdict(layer) for layer in layers],
+    }
+    names = ("prior", "fingerprint", "provenance", "num_curvature_examples", "ignored")
+    facts = aligned(list(_facts({name: values[name] for name in names})), left=2)
+    total = (
+        f"{megabytes(size)} MB in all, {size / covered:.2f} times the {megabytes(covered)} MB of "
+        f"the parameters covered; condition with damping {DAMPING}"
+    )
+    return Report(values, f"{facts}\n\n{_table(layers)}\n\n{total}")
+
+
+def summarise_layers(prior: ConsolidationPrior) -> list[LayerSummary]:
+    """Summarise every block of a prior.
+
+    Args:
+        prior: The prior.
+    """
+    counted = set[int]()
+    return [
+        LayerSummary(
+            block.name,
+            block.operator.kind,
+            block.shape,
+            prod(block.shape),
+            sum(_new_bytes(tensor, counted) for tensor in _tensors(prior, block)),
+            block.shape[1] / block.shapes[name][0] if block.is_embedding else None,
+            spectrum_of(block.operator, block.shape),
+        )
+        for block in prior.curvature.blocks
+        for name in list(block.shapes)[:1]
+    ]
+
+
+def _tensors(prior: ConsolidationPrior, block: Block) -> Iterator[Tensor]:
+    yield from (prior.anchor[name] for name in block.shapes)
+    yield from block.operator.state().values()
+    yield from (tensor for tensor in (block.inputs, block.input_examples) if tensor is not None)
+
+
+def _new_bytes(tensor: Tensor, counted: set[int]) -> int:
+    if id(tensor) in counted:
+        return 0
+    counted.add(id(tensor))
+    return tensor.numel() * (tensor.element_size() if not tensor.is_floating_point() else _FLOAT32)
+
+
+def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Turn values into rows of a name and a text."""
+    for name, value in values.items():
+        if name == "provenance":
+            yield from _facts(value)
+        elif isinstance(value, dict):
+            yield name, ", ".join(f"{key} {item}" for key, item in value.items()) or "-"
+        elif isinstance(value, list):
+            yield name, ", ".join(value) or "-"
+        else:
+            yield name, "-" if value in (None, "") else str(value)
+
+
+def _table(layers: list[LayerSummary]) -> str:
+    heading = ("layer", "curvature", "shape", "parameters", "MB", "tokens kept", "largest")
+    rows: list[tuple[str, ...]] = [(*heading, "median", "effective rank", "condition")]
+    rows += [
+        (
+            layer.name,
+            layer.operator,
+            "x".join(map(str, layer.shape)),
+            f"{layer.parameters:,}",
+            megabytes(layer.bytes),
+            "-" if layer.tokens_kept is None else f"{layer.tokens_kept:.1%}",
+            number(layer.spectrum.largest),
+            number(layer.spectrum.median),
+            number(layer.spectrum.effective_rank),
+            number(layer.spectrum.condition),
+        )
+        for layer in layers
+    ]
+    return aligned(rows, left=2)
