@@ -5,15 +5,23 @@ EKFAC and KFC side by side:
 
     accelerate launch recipes/tier2.py
 
-From a model and a prior that tier1.py made, without the old task's data:
+From a model and a prior that tier1.py made, without the old task's data; both by folder, or by
+name on the Hugging Face Hub:
 
-    accelerate launch recipes/tier2.py --ranker runs/tier1 --priors runs/tier1/prior
+    accelerate launch recipes/tier2.py --model runs/tier1 --priors runs/tier1/prior
+    accelerate launch recipes/tier2.py --model org/tier1 --priors org/tier1-kfc --push_to_hub
+
+On two processes of a CPU:
+
+    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no \\
+        --dynamo_backend no recipes/tier2.py
 """
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.experiments import (
     DataArguments,
     LearningArguments,
+    PublishArguments,
     RankerArguments,
     Tier2Arguments,
     command_line,
@@ -23,6 +31,13 @@ from hf_kfc.experiments import (
 if __name__ == "__main__":
     command_line(
         run_tier2,
-        (Tier2Arguments, RankerArguments, DataArguments, LearningArguments, CurvatureArguments),
+        (
+            Tier2Arguments,
+            RankerArguments,
+            DataArguments,
+            LearningArguments,
+            CurvatureArguments,
+            PublishArguments,
+        ),
         __doc__,
     )

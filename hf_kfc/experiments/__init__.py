@@ -1,10 +1,18 @@
 """Experiments: tiers, comparisons, tables and figures; what the recipes call."""
 
-from .arguments import DataArguments, LearningArguments, RankerArguments
+from .arguments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    Tier1Arguments,
+    Tier2Arguments,
+    Tier3Arguments,
+)
 from .cli import command_line
 from .grid import GridArguments, grid_table, run_grid
+from .publish import PublishArguments
 from .results import Comparison, Outcome, choose_strength
-from .runs import Tier1Arguments, Tier2Arguments, run_tier1, run_tier2
+from .runs import run_tier1, run_tier2, run_tier3
 
 __all__ = [
     "Comparison",
@@ -12,13 +20,16 @@ __all__ = [
     "GridArguments",
     "LearningArguments",
     "Outcome",
+    "PublishArguments",
     "RankerArguments",
     "Tier1Arguments",
     "Tier2Arguments",
+    "Tier3Arguments",
     "choose_strength",
     "command_line",
     "grid_table",
     "run_grid",
     "run_tier1",
     "run_tier2",
+    "run_tier3",
 ]

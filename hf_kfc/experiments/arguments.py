@@ -7,7 +7,15 @@ from math import isfinite
 
 from ..errors import ConsolidationError
 
-__all__ = ["DataArguments", "LearningArguments", "RankerArguments"]
+__all__ = [
+    "DataArguments",
+    "LaterTierArguments",
+    "LearningArguments",
+    "RankerArguments",
+    "Tier1Arguments",
+    "Tier2Arguments",
+    "Tier3Arguments",
+]
 
 
 @dataclass
@@ -34,7 +42,7 @@ class RankerArguments:
             if getattr(self, name) < 1:
                 raise ConsolidationError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.ranker == "cnn" and self.num_layers is not None:
-            raise ConsolidationError("a CNN has no layers to choose from; leave num_layers out")
+            raise ConsolidationError("num_layers is of an encoder given as --ranker; leave it out")
 
 
 @dataclass
@@ -98,3 +106,76 @@ class LearningArguments:
                     raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
         if not 0 <= self.seed < 2**32:
             raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
+
+
+@dataclass
+class Tier1Arguments:
+    """Tier 1: what is learnt first, and where it goes."""
+
+    task: str = field(
+        default="articles",
+        metadata={
+            "help": "Task to learn: articles, notes or patients (generated), or bc5cdr, psytar or "
+            "medmentions (with --data_dir)."
+        },
+    )
+    output_dir: str = field(
+        default="runs/tier1",
+        metadata={"help": "Folder for the model, its prior (in prior/) and the results."},
+    )
+
+
+@dataclass
+class LaterTierArguments:
+    """What is learnt next, from which model, and against which priors."""
+
+    task: str = field(default="patients", metadata={"help": "New task to learn."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model to go on from: its folder, or its repository as ORG/NAME or "
+            "ORG/NAME@REVISION."
+        },
+    )
+    priors: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Priors to consolidate against: folders or repositories (default: those that "
+            "the card of --model leads back to, from the first tier to the last)."
+        },
+    )
+    old_task: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Old tasks to measure forgetting on (default: none with --model, otherwise "
+            "articles, which is then learnt first)."
+        },
+    )
+    output_dir: str = field(
+        default="runs/tier2",
+        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+    )
+
+
+@dataclass
+class Tier2Arguments(LaterTierArguments):
+    """Tier 2: what is learnt next, from which model, and against which priors."""
+
+    methods: list[str] = field(
+        default_factory=lambda: ["none", "ewc", "ekfac", "kfc"],
+        metadata={
+            "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc; "
+            "the model of the last one is kept."
+        },
+    )
+
+
+@dataclass
+class Tier3Arguments(LaterTierArguments):
+    """Tier 3: what is learnt next, from which model, and against which priors."""
+
+    task: str = field(default="notes", metadata={"help": "New task to learn."})
+    output_dir: str = field(
+        default="runs/tier3",
+        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+    )

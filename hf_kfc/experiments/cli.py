@@ -11,6 +11,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from ..errors import HfKfcError
+from .processes import check_processes
 
 __all__ = ["command_line"]
 
@@ -44,6 +45,7 @@ def command_line(
         *arguments, unknown = arguments
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        check_processes()
         run(*arguments)
     except HfKfcError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201

@@ -152,12 +152,17 @@ def run_grid(
         grid: The pair, the methods and the results file.
         ranker: The model to begin from.
         data: The examples.
-        learning: How to train; strengths, damping and seed are the grid's.
+        learning: How to train; strengths, damping and seed are the grid's to set.
         curvature: How priors are estimated.
 
     Raises:
         HfKfcError: Something in the input is missing or wrong.
     """
+    for name in ("strengths", "damping", "seed"):
+        if getattr(learning, name) != getattr(LearningArguments(), name):
+            raise ConsolidationError(
+                f"a grid sets {name} itself; use --multiples, --dampings and --seeds"
+            )
     settings = {type(a).__name__: asdict(a) for a in (grid, ranker, data, learning, curvature)}
     del settings["GridArguments"]["results"]  # the file may be moved
     state = PartialState()

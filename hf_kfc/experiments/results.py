@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,19 @@ from typing import Any
 from ..errors import ConsolidationError
 from ..ranking import cf_reduction, relative_change
 
-__all__ = ["RESULTS_NAME", "Comparison", "Outcome", "choose_strength", "command", "versions"]
+__all__ = [
+    "RESULTS_NAME",
+    "RESULTS_TABLE",
+    "Comparison",
+    "Outcome",
+    "Remembered",
+    "choose_strength",
+    "command",
+    "versions",
+]
 
 RESULTS_NAME = "results.json"
+RESULTS_TABLE = "results.md"
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,10 @@ class Outcome:
         method: Name of the method.
         strengths: λ of each of its priors; empty where there is no penalty.
         damping: Relative damping; None where there is no penalty.
-        old: Accuracy on the old task after learning the new one; None if it was not measured.
+        old: Accuracy on the old task after learning the new one, of several tasks its mean; None
+            if it was not measured.
         new: Accuracy on the new task.
+        old_by_task: Accuracy on each old task.
     """
 
     method: str
@@ -37,6 +49,24 @@ class Outcome:
     damping: float | None
     old: float | None
     new: float
+    old_by_task: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is known of an earlier task, from its prior.
+
+    Args:
+        task: Its name.
+        accuracy: Accuracy when it was learnt; None if the prior does not tell.
+        fingerprint: Of the prior.
+        source: Where the prior was read from, ``"org/name@sha"``; None if not from the Hub.
+    """
+
+    task: str
+    accuracy: float | None
+    fingerprint: str
+    source: str | None
 
 
 @dataclass
@@ -46,9 +76,12 @@ class Comparison:
     Args:
         old_task: Name of the old task, or of the old tasks.
         new_task: Name of the new task.
-        old_before: Accuracy on the old task before the new one; None if it was not measured.
+        old_before: Accuracy on the old task before the new one, of several tasks its mean; None
+            if it was not measured.
         outcomes: One for each method; the one named ``none`` is what the others are held against.
         settings: Everything needed to repeat it.
+        remembered: The earlier tasks that the last method remembers, in the order of its
+            strengths.
     """
 
     old_task: str
@@ -56,6 +89,7 @@ class Comparison:
     old_before: float | None
     outcomes: list[Outcome] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    remembered: list[Remembered] = field(default_factory=list)
 
     def change(self, outcome: Outcome) -> float:
         """Return the relative change of the old task in percent.
@@ -74,25 +108,21 @@ class Comparison:
         return cf_reduction(self.change(outcome), self.change(plain[0]))
 
     def table(self) -> str:
-        """Return the comparison as a Markdown table."""
-        rows = [
-            f"| method | λ | damping | {self.old_task} before | after | change | CF reduction "
-            f"| {self.new_task} |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-        ]
-        for outcome in self.outcomes:
-            cells = (
-                outcome.method,
-                ", ".join(f"{strength:.3g}" for strength in outcome.strengths) or "-",
-                _number(outcome.damping, "{:g}"),
-                _number(self.old_before, "{:.1%}"),
-                _number(outcome.old, "{:.1%}"),
-                _number(self.change(outcome) / 100, "{:+.1%}"),
-                _number(self.reduction(outcome), "{:.0%}"),
-                _number(outcome.new, "{:.1%}"),
-            )
-            rows.append(f"| {' | '.join(cells)} |")
-        return "\n".join(rows)
+        """Return the comparison as a Markdown table, without columns of which nothing is known."""
+        columns: dict[str, list[str]] = {
+            "method": [o.method for o in self.outcomes],
+            "λ": [", ".join(f"{s:.3g}" for s in o.strengths) or "-" for o in self.outcomes],
+            "damping": [_number(o.damping, "{:g}") for o in self.outcomes],
+            f"{self.old_task} before": [_number(self.old_before, "{:.1%}") for _ in self.outcomes],
+            "after": [_number(o.old, "{:.1%}") for o in self.outcomes],
+            "change": [_number(self.change(o) / 100, "{:+.1%}") for o in self.outcomes],
+            "CF reduction": [_number(self.reduction(o), "{:.0%}") for o in self.outcomes],
+            self.new_task: [_number(o.new, "{:.1%}") for o in self.outcomes],
+        }
+        known = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
+        ruler = ["---", *["---:"] * (len(known) - 1)]
+        rows = [list(known), ruler, *map(list, zip(*known.values(), strict=True))]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, with the command and the versions that made it."""
@@ -110,7 +140,7 @@ class Comparison:
         """
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
         (directory / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
-        (directory / "results.md").write_text(self.table() + "\n", encoding="utf-8")
+        (directory / RESULTS_TABLE).write_text(self.table() + "\n", encoding="utf-8")
 
 
 def choose_strength(

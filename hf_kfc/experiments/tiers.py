@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import datasets
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -25,10 +24,11 @@ from ..ranking import (
     load_ranker,
     train_tokenizer,
 )
-from ..ranking.tasks import load_task
+from ..ranking.tasks import prepare_task
 from ..training import ConsolidationArguments, ConsolidationTrainer
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import Examples, TaskData, encode_task, task_texts
+from .processes import process_state
 
 __all__ = [
     "CURVATURE_OF",
@@ -121,9 +121,11 @@ def prepare(
     Raises:
         HfKfcError: A task or a file is missing or malformed, or the ranker has no such curvature.
     """
-    with PartialState().main_process_first():  # the others find the examples in the cache
+    with process_state().main_process_first():  # the others find the examples in the cache
         splits = [
-            load_task(name, data_dir=data.data_dir, max_examples=data.max_examples, seed=seed)
+            prepare_task(
+                name, data_dir=data.data_dir, max_examples=data.max_examples, seed=seed
+            ).as_dataset()
             for name, data in tasks
         ]
         model, tokenizer = new_ranker(ranker, splits[0], seed)

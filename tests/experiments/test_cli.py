@@ -1,4 +1,6 @@
+import re
 import runpy
+import shlex
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,15 +13,28 @@ from hf_kfc.experiments import (
     DataArguments,
     GridArguments,
     LearningArguments,
+    PublishArguments,
     RankerArguments,
     Tier1Arguments,
     Tier2Arguments,
+    Tier3Arguments,
     command_line,
 )
+from hf_kfc.experiments.prepare import PrepareArguments
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-OWN = {"tier1": Tier1Arguments, "tier2": Tier2Arguments, "grid": GridArguments}
-SHARED = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
+LEARNING = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
+ARGUMENTS = {
+    "prepare": (PrepareArguments,),
+    "tier1": (Tier1Arguments, *LEARNING, PublishArguments),
+    "tier2": (Tier2Arguments, *LEARNING, PublishArguments),
+    "tier3": (Tier3Arguments, *LEARNING, PublishArguments),
+    "grid": (GridArguments, *LEARNING),
+}
+REQUIRED = {
+    "grid": ("--old_task", "x", "--task", "x", "--results", "x"),
+    "prepare": ("--output_dir", "x", "--task", "notes"),
+}
 
 
 def run(recipe: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -31,31 +46,31 @@ def run(recipe: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_every_recipe_is_tested():
-    assert {path.stem for path in RECIPES.glob("*.py")} == set(OWN)
+    assert {path.stem for path in RECIPES.glob("*.py")} == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize("recipe", OWN)
+@pytest.mark.parametrize("recipe", ARGUMENTS)
 def test_help_explains_every_argument(recipe, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "10000")  # one line for each argument
     assert run(recipe, monkeypatch, "--help") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = [line.strip() for line in captured.out.split("options:")[1].splitlines()]
-    for argument in (f for arguments in (OWN[recipe], *SHARED) for f in fields(arguments)):
+    for argument in (f for arguments in ARGUMENTS[recipe] for f in fields(arguments)):
         start = next(i for i, line in enumerate(lines) if line.startswith(f"--{argument.name} "))
         text = argument.metadata["help"]
         assert len(text) > 15
         assert any(text in line for line in lines[start : start + 2]), argument.name
-    assert f"accelerate launch recipes/{recipe}.py" in captured.out  # to be copied
-    assert "(default: 0.1)" in captured.out
+    launcher = "python" if recipe == "prepare" else "accelerate launch"
+    assert f"{launcher} recipes/{recipe}.py" in captured.out  # to be copied
+    assert ("(default: 0.1)" in captured.out) == (LearningArguments in ARGUMENTS[recipe])
     assert "(default: None)" not in captured.out
     assert all(line.count("(default") <= 1 for line in lines)
 
 
-@pytest.mark.parametrize("recipe", OWN)
+@pytest.mark.parametrize("recipe", ARGUMENTS)
 def test_unknown_argument_is_named_before_anything_is_done(recipe, monkeypatch, capsys):
-    required = ["--old_task", "x", "--task", "x", "--results", "x"] if recipe == "grid" else []
-    assert run(recipe, monkeypatch, *required, "--nosuch", "1") == 2
+    assert run(recipe, monkeypatch, *REQUIRED.get(recipe, ()), "--nosuch", "1") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "unrecognized arguments: --nosuch 1" in captured.err.splitlines()[-1]
@@ -64,6 +79,30 @@ def test_unknown_argument_is_named_before_anything_is_done(recipe, monkeypatch, 
 def test_missing_argument_is_named(monkeypatch, capsys):
     assert run("grid", monkeypatch, "--task", "patients") == 2
     assert "--old_task" in capsys.readouterr().err.splitlines()[-1]
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """The recipes that a page calls, each with its arguments."""
+    text = page.read_text(encoding="utf-8").replace("\\\\\n", "\\\n").replace("\\\n", " ")
+    found = re.findall(
+        r"^ *(?:\w+=\S+ )*(?:accelerate|python) .*?recipes/(\w+)\.py(.*)$", text, re.M
+    )
+    return [(recipe, shlex.split(arguments)) for recipe, arguments in found]
+
+
+PAGES = [RECIPES.parent / "docs" / "hub.md", *sorted(RECIPES.glob("*.py"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_to_be_copied_are_understood(page, monkeypatch):
+    found, called = commands(page), []
+    assert found
+    for recipe, arguments in found:
+        module = "hf_kfc.experiments.prepare" if recipe == "prepare" else "hf_kfc.experiments"
+        monkeypatch.setattr(f"{module}.run_{recipe}", lambda *given: called.append(given))
+        monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
+        runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
+        assert tuple(map(type, called.pop())) == ARGUMENTS[recipe]
 
 
 @dataclass

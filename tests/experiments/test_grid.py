@@ -206,6 +206,13 @@ def test_wrong_arguments_are_refused(changes, message, tmp_path):
         arguments(tmp_path / "results.jsonl", **changes)
 
 
+@pytest.mark.parametrize("own", [{"strengths": [1.0]}, {"damping": 0.5}, {"seed": 3}])
+def test_what_the_grid_varies_cannot_be_set(own, tmp_path, learnt):
+    with pytest.raises(ConsolidationError, match=f"^a grid sets {next(iter(own))} itself; use"):
+        run(tmp_path / "grid.jsonl", replace(LEARNING, **own))
+    assert not learnt
+
+
 def test_no_file_is_left_where_the_first_run_fails(tmp_path):
     with pytest.raises(DataError, match=r"'train'\] is 0; give at least 1"):
         run(tmp_path / "new" / "results.jsonl", old_train_examples=0)

@@ -57,6 +57,7 @@ def test_to_dict_has_everything_needed_to_repeat_it(comparison, monkeypatch):
         "damping": None,
         "old": 0.4,
         "new": 0.625,
+        "old_by_task": {},
         "change": -50.0,
         "cf_reduction": None,
     }
@@ -90,10 +91,11 @@ def test_without_something_to_forget_there_is_no_change(before, old, tmp_path):
     for outcome in outcomes:
         assert math.isnan(comparison.change(outcome))
         assert math.isnan(comparison.reduction(outcome))
-    after = "-" if old is None else f"{old:.1%}"
-    assert [row[4:] for row in cells(comparison.table())] == [
-        [after, "-", "-", "50.0%"],
-        [after, "-", "-", "25.0%"],
+    known = [] if before is None else [f"{before:.1%}"]
+    known += [] if old is None else [f"{old:.1%}"]
+    assert cells(comparison.table()) == [
+        ["none", "-", "-", *known, "50.0%"],
+        ["kfc", "1", "0.1", *known, "25.0%"],
     ]
     comparison.save(tmp_path)
     text = (tmp_path / "results.json").read_text("utf-8")

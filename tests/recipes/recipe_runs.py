@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,17 +69,25 @@ class Recipes:
         assert isinstance(status, int)
         return Result(status, out.getvalue(), err.getvalue())
 
-    def start(self, recipe: str, *arguments: object, launcher: str = "") -> Result:
-        """Run a recipe in a process of its own, or by a module that starts it."""
+    def start(
+        self,
+        recipe: str,
+        *arguments: object,
+        launcher: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Run a recipe in a process of its own, or by a module that starts it.
+
+        Without an environment it cannot reach any Hub.
+        """
         script = ["-m", *launcher.split()] if launcher else []
         # Not to be killed alone by a time limit: the launcher ends its workers when terminated.
         process = subprocess.Popen(
             [sys.executable, *script, f"recipes/{recipe}.py", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ
+            env=dict(environment or os.environ | {"HF_HUB_OFFLINE": "1"})
             | {
                 "HF_DATASETS_CACHE": str(self.cache),
-                "HF_HUB_OFFLINE": "1",
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": str(ROOT),
                 "TMPDIR": str(self.temporary),
@@ -98,10 +107,12 @@ class Recipes:
         """Run a recipe by ``accelerate launch``."""
         return self.start(recipe, *arguments, launcher="accelerate.commands.launch")
 
-    def launch_two(self, recipe: str, *arguments: object) -> Result:
+    def launch_two(
+        self, recipe: str, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> Result:
         """Run a recipe by ``accelerate launch`` in two processes."""
         launcher = f"accelerate.commands.launch {TWO} --main_process_port {_free_port()}"
-        return self.start(recipe, *arguments, launcher=launcher)
+        return self.start(recipe, *arguments, launcher=launcher, environment=environment)
 
     def leftovers(self) -> list[str]:
         """Names of what lies in the temporary folder and the cache but should be gone."""

@@ -1,22 +1,21 @@
 """Bad input gives one line that says what and where, a status, and no file."""
 
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 import torch
 from recipe_runs import TINY, Recipes, Result, content
-from safetensors.torch import load_file, save_file
 
 from hf_kfc import ConsolidationPrior, ConsolidationTrainer
 from hf_kfc.experiments import tiers
+from hf_kfc.priors.files import read_prior_files, write_prior_files
 from hf_kfc.ranking import CnnConfig, CnnForMultipleChoice
 from hf_kfc.ranking.schema import FEATURES
 
@@ -79,7 +78,11 @@ class Workplace:
 
     def tier2(self, *arguments: object) -> Result:
         """Run tier 2 from the model and the prior."""
-        return self._call("tier2", "--ranker", self.ranker, "--priors", self.prior, *arguments)
+        return self._call("tier2", "--model", self.ranker, "--priors", self.prior, *arguments)
+
+    def tier3(self, *arguments: object) -> Result:
+        """Run tier 3."""
+        return self._call("tier3", *arguments)
 
     def methods(self, *arguments: object) -> Result:
         """Run tier 2 with tier 1 on the spot."""
@@ -98,26 +101,22 @@ class Workplace:
 
     def change_prior(self, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
         """Rewrite the prior's tensors, checksums included: only the content can tell."""
-        path = self.prior / "prior.safetensors"
-        tensors = load_file(path)
+        config, tensors, _ = read_prior_files(self.prior)
         change(tensors)
-        save_file(tensors, path)
-        config = json.loads((self.prior / "config.json").read_text())
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        config["files"][path.name] = {"bytes": path.stat().st_size, "sha256": digest}
-        (self.prior / "config.json").write_text(json.dumps(config))
+        write_prior_files(self.prior, config, tensors, "5GB")
 
     def spoil_example(self, split: str, **values: Any) -> None:
         """Let the builders return an example that they would never make."""
-        original = tiers.load_task
+        original = tiers.prepare_task
 
-        def load_task(*args: Any, **kwargs: Any) -> datasets.DatasetDict:
-            splits = original(*args, **kwargs)
+        def prepare_task(*args: Any, **kwargs: Any) -> SimpleNamespace:
+            splits = original(*args, **kwargs).as_dataset()
             rows = splits[split].to_list()
             rows[5] |= {"id": "example five"} | values
-            return splits | {split: datasets.Dataset.from_list(rows, features=FEATURES)}
+            spoilt = splits | {split: datasets.Dataset.from_list(rows, features=FEATURES)}
+            return SimpleNamespace(as_dataset=lambda: spoilt)
 
-        self.monkeypatch.setattr(tiers, "load_task", load_task)
+        self.monkeypatch.setattr(tiers, "prepare_task", prepare_task)
 
     def _call(self, recipe: str, *arguments: object) -> Result:
         output = ("--output_dir", self.folder / "new" / "output")
@@ -190,21 +189,23 @@ def malformed_annotation(work):
     return work.bc5cdr()
 
 
-@bad(r"train_corpus.pubtator.txt.gz: damaged gzip data")
+@bad(r"train_corpus.pubtator.txt.gz:1: damaged gzip data after line 0; fetch the file again")
 def damaged_gzip(work):
     (work.corpus / "train_corpus.pubtator.txt.gz").write_bytes(b"\x1f\x8bnothing")
     return work.bc5cdr()
 
 
-@bad(r"bc5cdr/train: empty mention '1:9-9'; remove the annotation")
+@bad(r"train_corpus.pubtator.txt.gz:5: span 9:9 does not end after its start; correct the offset")
 def empty_mention(work):
     work.change("train_corpus.pubtator.txt.gz", lambda text: text[:-1] + "1\t9\t9\t\tDisease\tD1\n")
     return work.bc5cdr()
 
 
-@bad(r"bc5cdr: the ontology has 1 concept\(s\); ranking needs at least 2")
+@bad(r"bc5cdr: the ontology has 1 concept; ranking needs at least 2")
 def one_concept(work):
     work.change("mesh_names.tsv.gz", lambda text: "D1\tNaloxone\n")
+    for split in ("train", "dev", "test"):
+        work.change(f"{split}_corpus.pubtator.txt.gz", lambda text: re.sub(r"D\d", "D1", text))
     return work.bc5cdr()
 
 
@@ -313,9 +314,46 @@ def no_prior(work):
     return work.tier2("--priors", work.prior, work.folder / "nosuch")
 
 
-@bad(r"--priors is given without a model; give its folder as --ranker")
+@bad(r"--priors is given without a model; give it as --model")
 def prior_without_model(work):
     return work.methods("--priors", work.prior)
+
+
+@bad(r"model .*/tier1 is a folder, from which no card leads to its priors; give --priors")
+def folder_without_priors(work):
+    return work.methods("--model", work.ranker)
+
+
+@bad(r"--model and --ranker are two models to begin from; give one")
+def two_models(work):
+    return work.tier2("--ranker", work.ranker)
+
+
+@bad(r"tier 3 goes on from a model of tier 2; give it as --model")
+def third_tier_without_model(work):
+    return work.tier3()
+
+
+@bad(r"without --model a single --old_task is learnt first; give one")
+def two_tasks_on_the_spot(work):
+    return work.methods("--old_task", "articles", "notes")
+
+
+@bad(r"min_examples is -1; give at least 0")
+def negative_min_examples(work):
+    return work.tier1("--min_examples", "-1")
+
+
+@bad(r"--push_to_hub: the Hub does not tell who you are \(.*\); log in with 'hf auth login'")
+def no_token(work):
+    work.monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return work.tier1("--push_to_hub")
+
+
+@bad(r"config.json of org/tier1@main cannot be fetched: it is not in the cache, and the Hub is off")
+def model_out_of_reach(work):
+    work.monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return work.methods("--model", "org/tier1")
 
 
 @bad(r"ranker '.*/tier1' cannot be loaded \(.*\); give 'cnn', the folder")
@@ -339,10 +377,15 @@ def no_model(work):
 
 @bad(r"hf_kfc_cnn model .*/tier1 has no num_hidden_layers")
 def layers_of_a_saved_cnn(work):
+    return work.tier1("--ranker", work.ranker, "--num_layers", "2")
+
+
+@bad(r"num_layers is of an encoder given as --ranker; leave it out")
+def layers_of_a_model_that_has_learnt(work):
     return work.tier2("--num_layers", "2")
 
 
-@bad(r"a CNN has no layers to choose from; leave num_layers out")
+@bad(r"num_layers is of an encoder given as --ranker; leave it out")
 def layers_of_a_new_cnn(work):
     return work.tier1("--num_layers", "2")
 

@@ -14,7 +14,8 @@ from hf_kfc.experiments import runs
 # No import of the CNN: hf_kfc has registered it.
 TIER_FILES = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    *("results.json", "results.md", "prior", "prior/config.json", "prior/prior.safetensors"),
+    *("results.json", "results.md", "prediction.json"),
+    *("prior", "prior/config.json", "prior/prior.safetensors"),
 }
 
 
@@ -24,7 +25,7 @@ def tier2(recipes, tier1, tmp_path_factory) -> Path:
     result = recipes.launch(
         "tier2",
         *TINY,
-        *("--ranker", tier1, "--priors", tier1 / "prior", "--old_task", "articles"),
+        *("--model", tier1, "--priors", tier1 / "prior", "--old_task", "articles"),
         *("--output_dir", directory),
     )
     assert result.status == 0, result.err
@@ -70,7 +71,7 @@ def test_results_of_tier_1_are_complete(tier1):
     assert (found["old_task"], found["new_task"], found["old_before"]) == ("", "articles", None)
     assert found["settings"].keys() == {
         *("Tier1Arguments", "RankerArguments", "DataArguments", "LearningArguments"),
-        "CurvatureArguments",
+        *("CurvatureArguments", "min_examples", "processes"),
     }
     assert found["settings"]["RankerArguments"]["hidden_size"] == 8
     assert found["command"].startswith("recipes/tier1.py --train_examples 64 ")
@@ -103,7 +104,7 @@ def test_the_penalty_keeps_the_model_nearer_to_the_prior(recipes, tier1, tmp_pat
         result = recipes.call(
             "tier2",
             *(*TINY, "--epochs", "5"),
-            *("--ranker", tier1, "--priors", tier1 / "prior", "--strengths", strength),
+            *("--model", tier1, "--priors", tier1 / "prior", "--strengths", strength),
             *("--output_dir", tmp_path / strength),
         )
         assert result.status == 0, result.err
@@ -139,14 +140,22 @@ def test_two_priors_of_different_kinds_with_a_strength_each(recipes, tier1, tier
     )
     assert result.status == 0, result.err
     result = recipes.call(
-        "tier2",
-        *TINY,
-        *("--ranker", tier2, "--priors", tier2 / "prior", ewc / "prior", "--strengths", "1", "3"),
+        "tier3",
+        *(*TINY, "--old_task", "patients", "articles"),
+        *("--model", tier2, "--priors", tier2 / "prior", ewc / "prior", "--strengths", "1", "3"),
         *("--output_dir", tmp_path / "tier3"),
     )
     assert result.status == 0, result.err
     found = results(tmp_path / "tier3")
-    assert found["old_task"] == "patients + articles"
+    assert (found["old_task"], found["new_task"]) == ("patients + articles", "notes")
+    for outcome in found["outcomes"]:
+        assert outcome["old_by_task"].keys() == {"patients", "articles"}
+        assert outcome["old"] == sum(outcome["old_by_task"].values()) / 2
+    remembered = [(own["task"], own["accuracy"], own["source"]) for own in found["remembered"]]
+    assert remembered == [
+        ("patients", results(tier2)["outcomes"][-1]["new"], None),
+        ("articles", results(ewc)["outcomes"][-1]["new"], None),
+    ]
     assert [(o["method"], o["strengths"]) for o in found["outcomes"]] == [
         ("none", []),
         ("kfc + ewc", [1.0, 3.0]),
