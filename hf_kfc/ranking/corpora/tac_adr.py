@@ -90,9 +90,9 @@ def read_drug_label(
     problems = problems or Problems()
     try:
         label = _parse(Path(path).read_bytes())
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # the latter: an encoding nobody knows
         message = f"not XML ({error}); fetch the file again or leave it out"
-        problems("file is not XML", f"{path}:{error.lineno}", message)
+        problems("file is not XML", f"{path}:{getattr(error, 'lineno', 1)}", message)
         return
     if not label.drug:
         message = "no element Label with a drug; leave the file out"

@@ -131,6 +131,11 @@ def test_several_unmapped_and_malformed_normalizations(tmp_path):
     ("content", "reason", "message"),
     [
         (label("X")[:-20], "file is not XML", r"extra.xml:\d+: not XML \(.*\); fetch the file"),
+        (
+            '<?xml version="1.0" encoding="TF-8"?>\n<Label drug="X"/>',
+            "file is not XML",
+            r"extra.xml:1: not XML \(unknown encoding: TF-8\); fetch the file",
+        ),
         ("<a/>", "file is not a drug label", r"extra.xml:1: no element Label with a drug; leave"),
         (
             label("X", [mention(1, "5", "x", "y")]),

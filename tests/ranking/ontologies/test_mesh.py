@@ -111,3 +111,8 @@ def test_gzip_cut_short_is_found_out(tmp_path):
     problems = Problems("count")
     assert list(read_mesh(path, problems=problems)) in ([], CONCEPTS[:1], CONCEPTS)
     assert problems.counts["damaged gzip data"] == 1
+
+
+def test_the_declared_encoding_does_not_matter(read):
+    text = document(COLD, ACID).replace('version="1.0"', 'version="1.0" encoding="TF-8"')
+    assert read(text) == CONCEPTS
