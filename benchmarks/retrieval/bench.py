@@ -29,7 +29,7 @@ import numpy as np
 from invented import invented_concepts, invented_queries
 from rank_bm25 import BM25Okapi
 
-from hf_kfc.ranking.corpora.builder import stable_fraction
+from hf_kfc.ranking.corpora.config import stable_fraction
 from hf_kfc.ranking.formats.lines import read_lines
 from hf_kfc.ranking.ontologies import Ontology, read_ontology
 from hf_kfc.ranking.ontologies.concepts import surface_forms, widened

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..curvature import CurvatureArguments
@@ -21,6 +20,7 @@ from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator, cf_reduction, relative_change
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
+from .processes import check_processes, process_state
 from .results import Outcome, choose_strength, command, versions
 from .tiers import Learned, learn, make_prior, prepare
 
@@ -117,7 +117,7 @@ class _Runs:
 
     def add(self, point: _Point, record: dict[str, Any]) -> None:
         self.records[point] = record
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             lines = [{"point": asdict(point), **record}]
             if not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +158,7 @@ def run_grid(
     Raises:
         HfKfcError: Something in the input is missing or wrong.
     """
+    check_processes()
     for name in ("strengths", "damping", "seed"):
         if getattr(learning, name) != getattr(LearningArguments(), name):
             raise ConsolidationError(
@@ -165,7 +166,7 @@ def run_grid(
             )
     settings = {type(a).__name__: asdict(a) for a in (grid, ranker, data, learning, curvature)}
     del settings["GridArguments"]["results"]  # the file may be moved
-    state = PartialState()
+    state = process_state()
     runs = _Runs(Path(grid.results), json.loads(json.dumps(settings)))
     state.wait_for_everyone()  # all have read before the first writes
     with tqdm(desc="grid", unit="run", total=_size(grid), disable=not state.is_main_process) as bar:

@@ -224,3 +224,15 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
             start_name = f"model.safetensors/{name.rpartition('/')[2]}"
             assert (found[name] - before[start_name]).abs().max() > 1e-2
     assert results(tmp_path / "two")["outcomes"] == results(tmp_path / "one")["outcomes"]
+
+
+def test_two_processes_write_every_run_of_a_grid_once(recipes, tmp_path):
+    results = tmp_path / "grid.jsonl"
+    grid = ("--old_task", "articles", "--task", "patients", "--results", results, "--seeds", "0")
+    points = ("--methods", "ewc", "--dampings", "0.1", "--multiples", "1")
+    result = recipes.launch_two("grid", *TINY, *grid, *points)
+    assert result.status == 0, result.err
+    header, *runs = map(json.loads, results.read_text("utf-8").splitlines())
+    assert "settings" in header
+    assert [run["point"]["method"] for run in runs] == ["none", "ewc"]
+    assert result.out.count("| method | damping |") == 2  # the two tables, printed once

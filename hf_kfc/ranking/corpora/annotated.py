@@ -11,7 +11,8 @@ from ..formats.spans import Pieces
 from ..ontologies.concepts import widened
 from ..problems import Problems
 from ..schema import Concept, Mention
-from .builder import SPLITS, CandidateRankingBuilder, split_by_hash
+from .builder import CandidateRankingBuilder
+from .config import SPLITS, split_by_hash
 from .counts import SplitCounts
 
 __all__ = ["AnnotatedCorpus", "Annotation"]

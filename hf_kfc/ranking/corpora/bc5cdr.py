@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..licenses import License
-from .builder import SPLITS
+from .config import SPLITS
 from .pubtator import Pubtator
 
 __all__ = ["Bc5cdr"]

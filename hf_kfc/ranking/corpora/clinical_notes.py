@@ -21,7 +21,8 @@ from ..licenses import License
 from ..ontologies.icd10cm import normal_code
 from ..problems import Problems
 from ..schema import Mention
-from .builder import SPLITS, CandidateRankingBuilder, RankingConfig, split_by_hash
+from .builder import CandidateRankingBuilder
+from .config import SPLITS, RankingConfig, split_by_hash
 from .counts import SplitCounts
 
 __all__ = ["BRAT_CODES", "FORMS", "ClinicalNotes", "ClinicalNotesConfig", "note_mentions"]

@@ -16,8 +16,9 @@ from ..formats.spans import Pieces, pieces_text, same_words, span_text
 from ..licenses import License
 from ..problems import Problems
 from ..schema import Mention
-from .builder import SPLITS, CandidateRankingBuilder, RankingConfig
+from .builder import CandidateRankingBuilder
 from .clinical_notes import note_mentions
+from .config import SPLITS, RankingConfig
 from .counts import SplitCounts
 
 __all__ = ["LABELS", "CodiEsp", "CodiEspConfig", "read_codiesp", "read_codiesp_texts"]

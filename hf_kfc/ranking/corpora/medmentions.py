@@ -12,7 +12,8 @@ from ..formats.lines import read_lines
 from ..licenses import License
 from ..problems import Problems
 from ..schema import Mention
-from .builder import CandidateRankingBuilder, RankingConfig, stable_fraction
+from .builder import CandidateRankingBuilder
+from .config import RankingConfig, stable_fraction
 from .counts import SplitCounts
 from .pubtator import ID_LISTS, Pubtator, PubtatorConfig
 

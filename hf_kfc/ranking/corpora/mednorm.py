@@ -13,7 +13,7 @@ from ..formats.lines import read_lines
 from ..licenses import License
 from ..problems import Problems
 from .annotated import AnnotatedCorpus, Annotation
-from .builder import RankingConfig
+from .config import RankingConfig
 
 __all__ = ["MedNorm", "MedNormConfig", "read_mednorm"]
 

@@ -13,7 +13,8 @@ from ..formats.lines import read_lines
 from ..formats.pubtator import Annotation, PubtatorDocument, read_pubtator
 from ..problems import Problems
 from ..schema import Mention
-from .builder import SPLITS, CandidateRankingBuilder, RankingConfig
+from .builder import CandidateRankingBuilder
+from .config import SPLITS, RankingConfig
 from .counts import SplitCounts
 
 __all__ = ["ID_LISTS", "Pubtator", "PubtatorConfig", "read_ids"]

@@ -31,7 +31,8 @@ from ...errors import DataError
 from ..licenses import License
 from ..problems import Problems
 from ..schema import Concept, Mention
-from .builder import SPLITS, CandidateRankingBuilder, RankingConfig
+from .builder import CandidateRankingBuilder
+from .config import SPLITS, RankingConfig
 from .counts import SplitCounts
 from .lexicon import (
     MODIFIERS,

@@ -9,7 +9,8 @@ import pytest
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.corpora.builder import COUNTS_FILE, CandidateRankingBuilder, stable_fraction
+from hf_kfc.ranking.corpora.builder import COUNTS_FILE, CandidateRankingBuilder
+from hf_kfc.ranking.corpora.config import stable_fraction
 from hf_kfc.ranking.corpora.counts import Counts
 from hf_kfc.ranking.schema import Concept, Mention
 

@@ -11,7 +11,7 @@ from itertools import combinations, islice
 import pytest
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.corpora.builder import SPLITS
+from hf_kfc.ranking.corpora.config import SPLITS
 from hf_kfc.ranking.corpora.lexicon import MODIFIERS, SYSTEMS, make_groups, misspell, named_meanings
 from hf_kfc.ranking.corpora.synthetic import (
     CORPORA,
