@@ -17,7 +17,8 @@ class RankingTrainer(Trainer):
     """A Trainer whose batches may carry a ``candidate_mask``.
 
     Encoders with a multiple-choice head do not know the mask (BERT takes it and ignores it), so
-    the padded candidates are taken out of the softmax here. The loss is a mean over the
+    the padded candidates are taken out of the softmax here. A model gets the mask itself if it has
+    an attribute ``takes_candidate_mask`` that is true. The loss is a mean over the
     micro-batch with or without a mask, and is scaled as one: the Trainer would multiply that of
     an encoder by the accumulated micro-batches and the processes (transformers#47688).
 
@@ -56,7 +57,9 @@ class RankingTrainer(Trainer):
             raise ConsolidationError(
                 "padded candidates have no label smoothing; set label_smoothing_factor=0"
             )
-        features = {k: v for k, v in inputs.items() if k not in ("candidate_mask", "labels")}
+        takes_mask = getattr(self.model, "takes_candidate_mask", False)
+        ours = {"labels"} if takes_mask else {"candidate_mask", "labels"}
+        features = {k: v for k, v in inputs.items() if k not in ours}
         outputs = model(**features)
         outputs["logits"] = masked_logits(outputs["logits"], inputs["candidate_mask"])
         loss = ranking_loss(outputs["logits"], inputs["labels"])

@@ -1,7 +1,10 @@
-"""Training with the penalty."""
+"""Training with the penalty, and rivals to it."""
 
 from .arguments import ConsolidationArguments
+from .averaging import ScoreAverage, average_parameters
+from .layerwise import layer_depths
 from .penalty import ConsolidationPenalty, bayesian_strength
+from .rehearsal import RehearsalSampler, keep_part
 from .trainer import ConsolidationMixin, ConsolidationTrainer
 
 __all__ = [
@@ -9,5 +12,10 @@ __all__ = [
     "ConsolidationMixin",
     "ConsolidationPenalty",
     "ConsolidationTrainer",
+    "RehearsalSampler",
+    "ScoreAverage",
+    "average_parameters",
     "bayesian_strength",
+    "keep_part",
+    "layer_depths",
 ]

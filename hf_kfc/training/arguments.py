@@ -8,6 +8,7 @@ from math import isfinite
 from transformers import TrainingArguments
 
 from ..errors import ConsolidationError
+from .rehearsal import SCHEDULES
 
 __all__ = ["ConsolidationArguments"]
 
@@ -21,6 +22,13 @@ class ConsolidationArguments(TrainingArguments):
             all priors or one for each. The default is the Bayesian value N_old / (2·N_new).
         damping: ε ≥ 0 of every operator: for Kronecker factors
             (A + ε·tr(A)/p·I) ⊗ (G + ε·tr(G)/q·I), for the others ε times their mean diagonal.
+        layer_decay: γ of the learning rates η_ℓ = η·γ^ℓ, ℓ counted from the head downwards; see
+            :func:`~hf_kfc.training.layerwise.layer_depths`. 1 leaves all at η.
+        rehearsal: How old examples are mixed in where the trainer has an ``old_dataset``; see
+            :class:`~hf_kfc.training.rehearsal.RehearsalSampler`.
+        replay_every: m of ``rehearsal="replay"``.
+        replay_batches: n of ``rehearsal="replay"``.
+        old_share: p of ``rehearsal="fixed"``.
     """
 
     strengths: list[float] | None = field(
@@ -37,6 +45,43 @@ class ConsolidationArguments(TrainingArguments):
             "data never used."
         },
     )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Factor between the learning rates of a layer and of the one above it; the "
+            "head has the full rate."
+        },
+    )
+    rehearsal: str = field(
+        default="fixed",
+        metadata={
+            "help": "How old examples are mixed in, only where the trainer has an old_dataset: "
+            "'replay' (steps of old examples between those of the new task), 'fixed' (epochs as "
+            "long as the new task, a share of them old) or 'growing' (all examples of both).",
+            "choices": list(SCHEDULES),
+        },
+    )
+    replay_every: int = field(
+        default=5,
+        metadata={
+            "help": "Optimizer steps of the new task before old examples are replayed, only with "
+            "an old_dataset and rehearsal 'replay'."
+        },
+    )
+    replay_batches: int = field(
+        default=1,
+        metadata={
+            "help": "Optimizer steps of old examples in each replay, only with an old_dataset and "
+            "rehearsal 'replay'."
+        },
+    )
+    old_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of old examples in an epoch, only with an old_dataset and rehearsal "
+            "'fixed'."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -49,3 +94,19 @@ class ConsolidationArguments(TrainingArguments):
             raise ConsolidationError(
                 f"damping {self.damping} is not a number ≥ 0; correct `damping`"
             )
+        self._check_rivals()
+
+    def _check_rivals(self) -> None:
+        """Check what does without a prior."""
+        schedules = "one of " + ", ".join(SCHEDULES)
+        for name, is_right, wanted in (
+            ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1"),
+            ("rehearsal", self.rehearsal in SCHEDULES, schedules),
+            ("replay_every", self.replay_every >= 1, "a number ≥ 1"),
+            ("replay_batches", self.replay_batches >= 1, "a number ≥ 1"),
+            ("old_share", 0 < self.old_share < 1, "above 0 and below 1"),
+        ):
+            if not is_right:
+                raise ConsolidationError(
+                    f"{name} {getattr(self, name)} is not {wanted}; correct `{name}`"
+                )

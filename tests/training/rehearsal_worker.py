@@ -1,0 +1,109 @@
+"""Trains on new and old examples; ``accelerate launch`` starts it for test_rehearsal.py."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from consolidation_cases import TRAINS_SHARDED, Case, Recorder, arguments, full
+from consolidation_cases import run as run_case
+from tiny_models import Collator, cnn, make_examples, make_prior
+from torch import distributed as dist
+
+from hf_kfc.training import ConsolidationTrainer
+
+OLD = 100
+"""What the numbers of old examples start with."""
+NEW_EXAMPLES = make_examples(16)
+OLD_EXAMPLES = [
+    example | {"index": OLD + number} for number, example in enumerate(make_examples(6, seed=9))
+]
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "replay": {"replay_every": 2, "replay_batches": 1},
+    "fixed": {"old_share": 0.25},
+    "growing": {},
+}
+STEPS = {"replay": 6, "fixed": 4, "growing": 6}
+"""Optimizer steps in an epoch, of 4 examples each; the last one of ``growing`` has 2."""
+LAYERWISE = [
+    Case("bert", sharded, accumulation=4, batch_size=1, arguments=(("layer_decay", 0.5),))
+    for sharded in (False, True)
+]
+
+
+def make_trainer(
+    folder: Path, schedule: str = "replay", new: Any = NEW_EXAMPLES, old: Any = OLD_EXAMPLES, **more
+) -> ConsolidationTrainer:
+    """A trainer with AdamW, dropout and a prior: two epochs."""
+    changes: dict[str, Any] = {
+        "optim": "adamw_torch",
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "linear",
+        "num_train_epochs": 2,
+        "rehearsal": schedule,
+        **SCHEDULES[schedule],
+    }
+    return ConsolidationTrainer(
+        cnn(dropout=more.pop("dropout", 0.0)),
+        arguments(folder, **(changes | more)),
+        priors=[make_prior(cnn(), "mixed")],
+        train_dataset=new,
+        old_dataset=old,
+        data_collator=Collator(),
+        callbacks=[Recorder()],
+    )
+
+
+def report(trainer: ConsolidationTrainer) -> dict[str, Any]:
+    """What this process saw."""
+    return {
+        "batches": trainer.data_collator.seen,
+        "steps": trainer.state.global_step,
+        "final": {name: full(p) for name, p in trainer.model.named_parameters()},
+    }
+
+
+def run(folder: Path, schedule: str, per_device: int) -> dict[str, Any]:
+    """Train, and again from a checkpoint in the middle of the second epoch."""
+    changes: dict[str, Any] = {
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+    }
+    trainer = make_trainer(
+        folder / "whole", schedule, save_strategy="steps", save_steps=STEPS[schedule] + 2, **changes
+    )
+    trainer.train()
+    continued = make_trainer(folder / "continued", schedule, **changes)
+    continued.train(str(folder / "whole" / f"checkpoint-{STEPS[schedule] + 2}"))
+    return {"whole": report(trainer), "continued": report(continued)}
+
+
+def main(folder: Path) -> None:
+    """Run everything and write what the processes saw, rank by rank."""
+    jobs: dict[str, Any] = {
+        **{name: lambda name=name: run(folder / name, name, 1) for name in SCHEDULES},
+        **{
+            str(case): lambda case=case: run_case(case, folder / str(case))
+            for case in LAYERWISE
+            if TRAINS_SHARDED or not case.sharded
+        },
+    }
+    results: dict[str, list[Any]] = {}
+    for name, job in jobs.items():
+        try:
+            mine: Any = job()
+        except Exception:
+            mine = traceback.format_exc()  # shown by this job's test
+        ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, mine)
+        results[name] = ranks
+    if dist.get_rank() == 0:
+        torch.save(results, folder / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
