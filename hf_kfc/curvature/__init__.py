@@ -5,7 +5,7 @@ from .discovery import PAPER_IGNORE, find_layers, identity_curvature
 from .estimator import CurvatureArguments, estimate_curvature
 from .objective import Labels, Outputs, default_forward, default_position_mask
 from .operators import OPERATORS, Diagonal, Identity, Kronecker, KroneckerEigen, Operator
-from .oracle import exact_block_fisher, per_example_gradients
+from .oracle import exact_block_fisher, hessian_diagonal, per_example_gradients
 
 __all__ = [
     "OPERATORS",
@@ -26,6 +26,7 @@ __all__ = [
     "estimate_curvature",
     "exact_block_fisher",
     "find_layers",
+    "hessian_diagonal",
     "identity_curvature",
     "per_example_gradients",
 ]
