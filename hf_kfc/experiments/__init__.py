@@ -10,16 +10,21 @@ from .arguments import (
 )
 from .cli import command_line
 from .grid import GridArguments, grid_table, run_grid
+from .methods import METHODS, Method
+from .permutations import PermutationArguments, run_permutations
 from .publish import PublishArguments
 from .results import Comparison, Outcome, choose_strength
 from .runs import run_tier1, run_tier2, run_tier3
 
 __all__ = [
+    "METHODS",
     "Comparison",
     "DataArguments",
     "GridArguments",
     "LearningArguments",
+    "Method",
     "Outcome",
+    "PermutationArguments",
     "PublishArguments",
     "RankerArguments",
     "Tier1Arguments",
@@ -29,6 +34,7 @@ __all__ = [
     "command_line",
     "grid_table",
     "run_grid",
+    "run_permutations",
     "run_tier1",
     "run_tier2",
     "run_tier3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 from ..errors import ConsolidationError
 
@@ -62,14 +63,21 @@ class DataArguments:
         default=1000, metadata={"help": "Examples for the reported figures, at most."}
     )
 
+    num_candidates: int | None = field(
+        default=None,
+        metadata={"help": "Candidates of an example (default: the task's own number)."},
+    )
+
     @property
-    def max_examples(self) -> dict[str, int]:
-        """The limits by split."""
-        return {
+    def config(self) -> dict[str, Any]:
+        """What these say of a task's :class:`RankingConfig`."""
+        limits = {
             "train": self.train_examples,
             "validation": self.validation_examples,
             "test": self.test_examples,
         }
+        candidates = {} if self.num_candidates is None else {"num_candidates": self.num_candidates}
+        return {"max_examples": limits, **candidates}
 
 
 @dataclass
@@ -164,8 +172,9 @@ class Tier2Arguments(LaterTierArguments):
     methods: list[str] = field(
         default_factory=lambda: ["none", "ewc", "ekfac", "kfc"],
         metadata={
-            "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc; "
-            "the model of the last one is kept."
+            "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc, "
+            "replay, rehearsal, lr_control, lora and others, joined as in 'rehearsal:0.05+kfc' "
+            "(docs/methods.md has them all); the model of the last one is kept."
         },
     )
 

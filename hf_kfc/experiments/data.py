@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ from ..errors import DataError
 from ..ranking import encode_candidates
 from ..ranking.checks import check_examples
 
-__all__ = ["Examples", "TaskData", "encode_task", "task_texts"]
+__all__ = ["Example", "Examples", "TaskData", "encode_task", "random_examples", "task_texts"]
 
-Examples = list[dict[str, Any]]
+Example = dict[str, Any]
+Examples = list[Example]
 """Encoded examples in memory: reading Arrow rows in every epoch costs as much as a small CNN."""
 
 
@@ -70,3 +72,39 @@ def task_texts(splits: datasets.DatasetDict) -> Iterator[str]:
     for example in splits["train"]:
         yield " ".join((example["left"], example["mention"], example["right"]))
         yield from example["candidate_names"]
+
+
+def random_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    seed: int,
+    candidates: int = 10,
+    tokens: int = 32,
+) -> Examples:
+    """Make ranking examples of random tokens, for a prior without data.
+
+    Args:
+        tokenizer: Gives the vocabulary; special tokens are left out, but for the separator
+            between text and name.
+        count: Number of examples.
+        seed: Of the draw.
+        candidates: Candidates of an example.
+        tokens: Tokens of a candidate's pair.
+
+    Returns:
+        Examples as :func:`~hf_kfc.ranking.encode_candidates` makes them; the labels are drawn
+        too, and mean nothing.
+    """
+    draw = random.Random(seed)
+    special = set(tokenizer.all_special_ids)
+    words = [token for token in range(len(tokenizer)) if token not in special]
+    first, separator = tokenizer.cls_token_id, tokenizer.sep_token_id
+    text, name = tokens - 8, 5
+    examples: Examples = []
+    for _ in range(count):
+        shared = [first, *draw.choices(words, k=text), separator]
+        pairs = [[*shared, *draw.choices(words, k=name), separator] for _ in range(candidates)]
+        types = [[0] * len(shared) + [1] * (name + 1)] * candidates
+        label = draw.randrange(candidates)
+        examples.append({"input_ids": pairs, "token_type_ids": types, "labels": label})
+    return examples

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
@@ -15,18 +13,17 @@ from tqdm.auto import tqdm
 
 from ..curvature import CurvatureArguments
 from ..errors import ConsolidationError
-from ..files import refuse_blocked
 from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator, cf_reduction, relative_change
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
+from .ledger import Ledger, read_ledger
+from .methods import Method
 from .processes import check_processes, process_state
-from .results import Outcome, choose_strength, command, versions
+from .results import Outcome, choose_strength
 from .tiers import Learned, learn, make_prior, prepare
 
 __all__ = ["GridArguments", "grid_table", "run_grid"]
-
-logger = logging.getLogger(__name__)
 
 _MULTIPLES = {
     "l2": (1e-4, 1e-3, 1e-2, 1e-1),  # λ itself: without data there is no Bayesian value
@@ -96,49 +93,6 @@ class _Point:
     multiple: float | None = None
 
 
-class _Runs:
-    """The runs done so far, in a JSON-lines file whose first line holds the settings.
-
-    Every process knows them all; the main one writes.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        refuse_blocked(path.parent)
-        self.path, self.settings = path, settings
-        self.records: dict[_Point, dict[str, Any]] = {}
-        if path.exists():
-            found, self.records = _read(path)
-            if found != settings:
-                different = [name for name in settings if found.get(name) != settings[name]]
-                raise ConsolidationError(
-                    f"{path} was made with other {' and '.join(different)}; repeat those or give "
-                    "another --results"
-                )
-
-    def add(self, point: _Point, record: dict[str, Any]) -> None:
-        self.records[point] = record
-        if process_state().is_main_process:
-            lines = [{"point": asdict(point), **record}]
-            if not self.path.exists():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                header = {"settings": self.settings, "command": command(), "versions": versions()}
-                lines.insert(0, header)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[_Point, dict[str, Any]]]:
-    """Read the settings and the runs of a results file."""
-    try:
-        header, *records = (json.loads(line) for line in path.read_text("utf-8").splitlines())
-        return header["settings"], {_Point(**record["point"]): record for record in records}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConsolidationError(
-            f"{path} does not hold the runs of a grid ({type(error).__name__}: {error}); mend it "
-            "or give another --results"
-        ) from error
-
-
 def run_grid(
     grid: GridArguments,
     ranker: RankerArguments,
@@ -167,8 +121,7 @@ def run_grid(
     settings = {type(a).__name__: asdict(a) for a in (grid, ranker, data, learning, curvature)}
     del settings["GridArguments"]["results"]  # the file may be moved
     state = process_state()
-    runs = _Runs(Path(grid.results), json.loads(json.dumps(settings)))
-    state.wait_for_everyone()  # all have read before the first writes
+    runs = Ledger(Path(grid.results), settings, _Point)
     with tqdm(desc="grid", unit="run", total=_size(grid), disable=not state.is_main_process) as bar:
         bar.update(len(runs.records))
         for seed in grid.seeds:
@@ -284,7 +237,12 @@ class _Stage:
     def _prior(self, method: str) -> ConsolidationPrior:
         if method not in self.priors:
             self.priors[method] = make_prior(
-                method, self.first, self.old, self.collator, self.curvature, self.before
+                Method.parse(method),
+                self.first,
+                self.old,
+                self.collator,
+                self.curvature,
+                self.before,
             )
         return self.priors[method]
 
@@ -307,8 +265,8 @@ def grid_table(results: Path) -> str:
     Raises:
         ConsolidationError: It is not such a file, or the grid is not finished.
     """
-    settings, records = _read(results)
-    grid = GridArguments(**settings["GridArguments"] | {"results": str(results)})
+    header, records = read_ledger(results, _Point)
+    grid = GridArguments(**header["settings"]["GridArguments"] | {"results": str(results)})
     try:
         return f"{_table(grid, records)}\n\n{_strength_table(grid, records)}"
     except KeyError as error:

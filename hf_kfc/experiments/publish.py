@@ -19,11 +19,11 @@ from ..priors.card import prior_card
 from ..priors.files import holds_tensors
 from ..priors.privacy import MIN_EXAMPLES, without_rare_inputs
 from .figures import require_matplotlib, save_prediction_figure
+from .methods import NAMES
 from .model_card import EVAL_RESULTS, eval_results, model_card
 from .prediction import PREDICTION_NAME, Prediction
 from .processes import process_state, shared
 from .results import RESULTS_NAME, RESULTS_TABLE
-from .tiers import CURVATURE_OF
 
 __all__ = ["PublishArguments", "Target", "publish"]
 
@@ -107,9 +107,8 @@ class PublishArguments:
         if not self.push_to_hub:
             return None
         require_matplotlib()
-        method = next(name for name, kind in CURVATURE_OF.items() if kind == curvature)
         model = shared(lambda: _choose(self.hub_model_id, directory))
-        return Target(model, f"{model}-{method}")
+        return Target(model, f"{model}-{NAMES[curvature]}")
 
 
 def publish(directory: Path, args: PublishArguments, target: Target | None) -> None:

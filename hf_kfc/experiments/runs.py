@@ -26,12 +26,13 @@ from .arguments import (
     Tier3Arguments,
 )
 from .figures import require_matplotlib, save_comparison_figure
+from .methods import PLAIN, check_methods
 from .prediction import measure_prediction
 from .processes import process_state, shared
 from .publish import PublishArguments, publish
 from .results import RESULTS_NAME, Comparison, Outcome, choose_strength, versions
 from .stages import Sources, Stage, from_priors, from_scratch
-from .tiers import Learned, check_methods, learn, prepare
+from .tiers import Learned, averaged, learn, prepare
 
 __all__ = ["run_tier1", "run_tier2", "run_tier3"]
 
@@ -215,10 +216,26 @@ def _learn_chosen(
     if priors and plain is not None and learning.strengths is None and len(stage.multiples) > 1:
         bayesian = bayesian_strength(priors[0], len(stage.new.train))
         tries = [replace(learning, strengths=[m * bayesian]) for m in stage.multiples]
-    learned = [learn(stage.start, stage.new, stage.collator, t, priors) for t in tries]
+    learned = [_learn(stage, method, t) for t in tries]
     outcomes = [_measure(stage, method, one, learning, "validation") for one in learned]
     chosen = choose_strength(outcomes, plain) if plain and len(tries) > 1 else outcomes[0]
     return learned[outcomes.index(chosen)], chosen
+
+
+def _learn(stage: Stage, name: str, learning: LearningArguments) -> Learned:
+    method = stage.methods.get(name, PLAIN)
+    learned = learn(
+        stage.start,
+        stage.new,
+        stage.collator,
+        learning,
+        stage.priors[name],
+        method=method,
+        old=[example for task in stage.old for example in task.train],
+    )
+    if method.average == "parameters":
+        return averaged(stage.start, learned, 2, stage.collator, learning)
+    return learned
 
 
 def _measure(
@@ -228,7 +245,7 @@ def _measure(
     return Outcome(
         method,
         learned.trainer.strengths,
-        learning.damping if stage.priors[method] else None,
+        learned.trainer.args.damping if learned.trainer.strengths else None,
         fmean(old.values()) if old else None,
         learned.accuracy(getattr(stage.new, split)),
         old,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,9 +19,10 @@ from ..ranking import CandidateCollator
 from ..training import bayesian_strength
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .data import TaskData
+from .methods import NAMES, Method, check_methods
 from .processes import shared
 from .results import Remembered
-from .tiers import CURVATURE_OF, Learned, as_learned, learn, make_prior, prepare
+from .tiers import Learned, as_learned, learn, make_prior, prepare
 
 __all__ = ["Sources", "Stage", "from_priors", "from_scratch"]
 
@@ -94,6 +95,7 @@ class Stage:
         new: The task to learn.
         old_before: Accuracy on the old tasks, their mean; None if there are none.
         priors: Of each method, in the order in which they are to be tried.
+        methods: What else a method does, of those that do more than their priors.
         multiples: Strengths to choose from, as multiples of the Bayesian value.
     """
 
@@ -104,6 +106,7 @@ class Stage:
     new: TaskData
     old_before: float | None
     priors: Mapping[str, Sequence[ConsolidationPrior]]
+    methods: Mapping[str, Method] = field(default_factory=dict)
     multiples: Sequence[float] = (1.0,)
 
     @property
@@ -166,9 +169,8 @@ def from_priors(
             bayesian_strength(prior, len(new.train))  # not first after learning with no method
     collator = CandidateCollator(tokenizer)
     before = _accuracy(as_learned(start, collator, learning), old)
-    method_of = {kind: name for name, kind in CURVATURE_OF.items()}
     kinds = dict.fromkeys(prior.provenance.curvature for prior in sources.priors)
-    method = " + ".join(method_of.get(kind, kind) for kind in kinds)
+    method = " + ".join(NAMES.get(kind, kind) for kind in kinds)
     methods: dict[str, Sequence[ConsolidationPrior]] = {"none": [], method: sources.priors}
     return Stage(start, tokenizer, collator, old, new, before, methods)
 
@@ -187,7 +189,7 @@ def from_scratch(
     Args:
         old_task: The task to learn first.
         task: The new task.
-        methods: Keys of :data:`~hf_kfc.experiments.tiers.CURVATURE_OF`.
+        methods: Names as :meth:`~hf_kfc.experiments.methods.Method.parse` takes them.
         ranker: The model to begin from.
         data: The examples.
         learning: How to train.
@@ -196,9 +198,16 @@ def from_scratch(
     Raises:
         HfKfcError: Something in the input is missing or wrong.
     """
+    parsed = {method.name: method for method in check_methods(methods)}
     _check_strengths(learning.strengths, 1)
-    if learning.strengths is None and "l2" in methods:
-        raise ConsolidationError("method 'l2' has no Bayesian strength; give --strengths")
+    for name, method in parsed.items():
+        if learning.strengths is None and method.curvature == "identity":
+            raise ConsolidationError(f"method '{name}' has no Bayesian strength; give --strengths")
+        if method.average == "scores":
+            raise ConsolidationError(
+                f"method '{name}' is of several models, of which a tier keeps one; run it by "
+                "recipes/permutations.py"
+            )
     start, tokenizer, (old, new) = prepare(
         ranker, learning.seed, [(old_task, data), (task, data)], curvature
     )
@@ -207,13 +216,13 @@ def from_scratch(
     before = first.accuracy(old.test)
     metrics = {"accuracy": before}
     priors = {
-        method: []
-        if method == "none"
-        else [make_prior(method, first, old, collator, curvature, metrics)]
-        for method in methods
+        name: [make_prior(method, first, old, collator, curvature, metrics)]
+        if method.curvature
+        else []
+        for name, method in parsed.items()
     }
     return Stage(
-        first.model, tokenizer, collator, [old], new, before, priors, multiples=(1.0, 10.0)
+        first.model, tokenizer, collator, [old], new, before, priors, parsed, multiples=(1.0, 10.0)
     )
 
 

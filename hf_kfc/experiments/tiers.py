@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,53 +27,37 @@ from ..ranking import (
     train_tokenizer,
 )
 from ..ranking.tasks import prepare_task
-from ..training import ConsolidationArguments, ConsolidationTrainer
+from ..training import (
+    ConsolidationArguments,
+    ConsolidationTrainer,
+    average_parameters,
+    keep_part,
+)
 from .arguments import DataArguments, LearningArguments, RankerArguments
-from .data import Examples, TaskData, encode_task, task_texts
+from .data import Example, Examples, TaskData, encode_task, random_examples, task_texts
+from .lora import add_lora, merge_lora
+from .methods import PLAIN, Method
 from .processes import process_state
 
 __all__ = [
-    "CURVATURE_OF",
     "Learned",
     "as_learned",
-    "check_methods",
+    "averaged",
     "learn",
     "make_prior",
     "new_ranker",
     "prepare",
 ]
 
-CURVATURE_OF: Mapping[str, str | None] = {
-    "none": None,
-    "l2": "identity",
-    "ewc": "diagonal",
-    "kfc": "kronecker",
-    "ekfac": "kronecker_eigen",
-}
-"""The curvature that each method penalises with; ``none`` is plain fine-tuning."""
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Make sure that every method is known.
-
-    Raises:
-        ConsolidationError: One is not.
-    """
-    for method in methods:
-        if method not in CURVATURE_OF:
-            raise ConsolidationError(
-                f"unknown method '{method}'; choose from {', '.join(CURVATURE_OF)}"
-            )
-
 
 def new_ranker(
-    args: RankerArguments, first_task: datasets.DatasetDict, seed: int
+    args: RankerArguments, tasks: Sequence[datasets.DatasetDict], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Make a ranker that has learnt nothing yet, or load one.
 
     Args:
         args: Which ranker.
-        first_task: Gives a new CNN its vocabulary.
+        tasks: Give a new CNN its vocabulary.
         seed: Of new weights.
 
     Returns:
@@ -83,7 +69,8 @@ def new_ranker(
     set_seed(seed)
     if args.ranker != "cnn":
         return _load(args)
-    tokenizer = train_tokenizer(task_texts(first_task), args.vocab_size)
+    texts = itertools.chain.from_iterable(map(task_texts, tasks))
+    tokenizer = train_tokenizer(texts, args.vocab_size)
     config = CnnConfig(vocab_size=len(tokenizer), hidden_size=args.hidden_size)
     return CnnForMultipleChoice(config), tokenizer
 
@@ -106,14 +93,17 @@ def prepare(
     seed: int,
     tasks: Sequence[tuple[str, DataArguments]],
     curvature: CurvatureArguments,
+    common_vocabulary: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[TaskData]]:
-    """Load tasks and ranker; a new ranker gets the vocabulary of the first task.
+    """Load tasks and ranker.
 
     Args:
         ranker: Which ranker.
         seed: Of the examples drawn and of new weights.
         tasks: Names and sizes.
         curvature: What is to be estimated of the ranker, once it has learnt.
+        common_vocabulary: A new ranker gets the vocabulary of all tasks, as a general one would,
+            and not of the first alone.
 
     Returns:
         Model, tokenizer and encoded tasks.
@@ -123,12 +113,10 @@ def prepare(
     """
     with process_state().main_process_first():  # the others find the examples in the cache
         splits = [
-            prepare_task(
-                name, data_dir=data.data_dir, max_examples=data.max_examples, seed=seed
-            ).as_dataset()
+            prepare_task(name, data_dir=data.data_dir, seed=seed, **data.config).as_dataset()
             for name, data in tasks
         ]
-        model, tokenizer = new_ranker(ranker, splits[0], seed)
+        model, tokenizer = new_ranker(ranker, splits if common_vocabulary else splits[:1], seed)
         find_layers(model, curvature.ignore)  # refuses now what the estimate would refuse later
         encoded = [
             encode_task(name, task, tokenizer, ranker.max_length)
@@ -165,6 +153,9 @@ def learn(
     collator: CandidateCollator,
     args: LearningArguments,
     priors: Sequence[ConsolidationPrior] = (),
+    *,
+    method: Method = PLAIN,
+    old: Sequence[Example] = (),
 ) -> Learned:
     """Train a copy of a model on a task.
 
@@ -174,11 +165,21 @@ def learn(
         collator: Makes batches of encoded examples.
         args: How to train.
         priors: Of earlier tasks.
+        method: What else is done against forgetting: rehearsal, learning rates, LoRA. (Averages
+            are taken of finished models.)
+        old: Training examples of earlier tasks; a method that rehearses keeps a share of them.
 
     Returns:
         The new model.
     """
-    trainer = _trainer(copy.deepcopy(start), collator, args, task, priors)
+    model = copy.deepcopy(start)
+    if method.lora_rank is not None:
+        model = add_lora(model, method.lora_rank)
+    kept = keep_part(old, method.kept, args.seed) if method.rehearsal else None
+    trainer = _trainer(model, collator, _rates(args, method), task, priors, method, kept)
+    if method.late_decay is not None:
+        steps = math.ceil(len(trainer.get_train_dataloader()) * args.epochs)
+        trainer.args.lr_scheduler_kwargs = {"num_decay_steps": math.ceil(method.late_decay * steps)}
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
     # Mixed precision wraps the model's forward, through which no curvature must be estimated, and
@@ -186,7 +187,36 @@ def learn(
     # (`unwrap_model(keep_fp32_wrapper=False)` would take off the class's own decorators too.)
     for attribute in ("forward", "_original_forward", "_is_accelerate_prepared"):
         vars(model).pop(attribute, None)
+    if method.lora_rank is not None:
+        return as_learned(merge_lora(model), collator, args)
     return Learned(cast(PreTrainedModel, model), trainer)
+
+
+def _rates(args: LearningArguments, method: Method) -> LearningArguments:
+    damping = args.damping if method.damping is None else method.damping
+    return replace(args, learning_rate=args.learning_rate * method.rate, damping=damping)
+
+
+def averaged(
+    before: PreTrainedModel,
+    learned: Learned,
+    tier: int,
+    collator: CandidateCollator,
+    args: LearningArguments,
+) -> Learned:
+    """Average the parameters of the models of all tiers so far, each with the same weight.
+
+    Args:
+        before: The average up to the tier before.
+        learned: What has learnt the newest task.
+        tier: Number k of this tier; the newest model has the weight 1/k.
+        collator: Makes batches of encoded examples.
+        args: Batch size and precision.
+    """
+    model = copy.deepcopy(before)
+    weights = [(tier - 1) / tier, 1 / tier]
+    model.load_state_dict(average_parameters([before, learned.model], weights))
+    return as_learned(model, collator, args)
 
 
 def as_learned(
@@ -203,7 +233,7 @@ def as_learned(
 
 
 def make_prior(
-    method: str,
+    method: Method,
     learned: Learned,
     task: TaskData,
     collator: CandidateCollator,
@@ -213,21 +243,24 @@ def make_prior(
     """Make the prior that a method needs of a finished task.
 
     Args:
-        method: A key of ``CURVATURE_OF`` other than ``none``.
+        method: A method with a penalty.
         learned: The model that has learnt the task.
-        task: The task.
+        task: The task; of a data-free prior, its name and its number of examples alone are used.
         collator: Makes batches of encoded examples.
-        args: Labels, sharing and ignored parameters; the kind is the method's.
+        args: How the curvature is estimated, where the method does not say.
         anchor_metrics: The model's metrics on the task.
     """
-    kind = CURVATURE_OF[method]
-    if kind == "identity":
+    if method.curvature == "identity":
         return ConsolidationPrior.l2(learned.model, task=task.name, ignore=args.ignore)
+    examples = task.train
+    if method.data_free:
+        count = min(len(examples), args.max_curvature_examples or len(examples))
+        examples = random_examples(collator.tokenizer, count, args.curvature_seed)
     return ConsolidationPrior.estimate(
         learned.model,
-        task.train,
+        examples,
         collator,
-        replace(args, curvature=str(kind)),
+        replace(args, curvature=str(method.curvature), **method.estimate),
         task=task.name,
         anchor_metrics=anchor_metrics,
     )
@@ -239,12 +272,17 @@ def _trainer(
     args: LearningArguments,
     task: TaskData | None = None,
     priors: Sequence[ConsolidationPrior] = (),
+    method: Method = PLAIN,
+    kept: Examples | None = None,
 ) -> ConsolidationTrainer:
     with tempfile.TemporaryDirectory() as unused:  # a Trainer makes a folder for checkpoints
         arguments = ConsolidationArguments(
             output_dir=unused,
             num_train_epochs=args.epochs,
             learning_rate=args.learning_rate,
+            lr_scheduler_type="linear" if method.late_decay is None else "warmup_stable_decay",
+            layer_decay=method.layer_decay,
+            rehearsal=method.rehearsal or "fixed",
             per_device_train_batch_size=args.batch_size,
             per_device_eval_batch_size=4 * args.batch_size,
             strengths=args.strengths if priors else None,
@@ -260,6 +298,7 @@ def _trainer(
             model,
             arguments,
             priors=priors,
+            old_dataset=kept,
             data_collator=collator,
             train_dataset=None if task is None else cast(Any, task.train),
             compute_metrics=compute_metrics,

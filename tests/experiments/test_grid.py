@@ -167,19 +167,19 @@ def test_other_settings_are_refused_by_name(results, learnt):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]\n", "{}\n", '{"settings": {}}\n{"point": 1}\n', '{"settings": {}}\n{"po'],
+    ["", "{", "[]\n", "{}\n", '{"settings": {}}\n{"point": 1}\n'],
     ids=str,
 )
 def test_a_file_that_is_no_grid_is_refused_and_left_alone(content, tmp_path):
     results = tmp_path / "results.jsonl"
     results.write_text(content)
-    with pytest.raises(ConsolidationError, match="does not hold the runs of a grid"):
+    with pytest.raises(ConsolidationError, match="does not hold the runs of an experiment"):
         run(results)
     assert results.read_text() == content
 
 
 def test_a_place_where_no_file_can_be_is_refused(tmp_path, learnt):
-    with pytest.raises(ConsolidationError, match="does not hold the runs of a grid"):
+    with pytest.raises(ConsolidationError, match="does not hold the runs of an experiment"):
         run(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is not a folder"):
