@@ -10,17 +10,16 @@ pictures are made of the results by recipes/report.py. Methods, with a number af
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.experiments import (
-    METHODS,
     DataArguments,
     LearningArguments,
     PermutationArguments,
     RankerArguments,
     command_line,
+    methods_help,
     run_permutations,
 )
 
 if __name__ == "__main__":
-    assert __doc__ is not None
     command_line(
         run_permutations,
         (
@@ -30,5 +29,5 @@ if __name__ == "__main__":
             LearningArguments,
             CurvatureArguments,
         ),
-        __doc__ + "\n".join(f"    {name:18} {part.text}" for name, part in METHODS.items()),
+        f"{__doc__}{methods_help()}",
     )

@@ -10,11 +10,12 @@ from .arguments import (
 )
 from .cli import command_line
 from .grid import GridArguments, grid_table, run_grid
-from .methods import METHODS, Method
+from .methods import METHODS, Method, methods_help
 from .permutations import PermutationArguments, run_permutations
 from .publish import PublishArguments
 from .results import Comparison, Outcome, choose_strength
 from .runs import run_tier1, run_tier2, run_tier3
+from .stream import StreamArguments, run_stream
 
 __all__ = [
     "METHODS",
@@ -27,14 +28,17 @@ __all__ = [
     "PermutationArguments",
     "PublishArguments",
     "RankerArguments",
+    "StreamArguments",
     "Tier1Arguments",
     "Tier2Arguments",
     "Tier3Arguments",
     "choose_strength",
     "command_line",
     "grid_table",
+    "methods_help",
     "run_grid",
     "run_permutations",
+    "run_stream",
     "run_tier1",
     "run_tier2",
     "run_tier3",

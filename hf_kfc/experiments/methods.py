@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ConsolidationError
 
-__all__ = ["METHODS", "NAMES", "PLAIN", "Method", "check_methods"]
+__all__ = ["METHODS", "NAMES", "PLAIN", "Method", "check_methods", "methods_help"]
 
 _PAPER_STRENGTHS = (1e1, 1e3, 1e5, 1e7, 1e9)
 
@@ -164,22 +164,22 @@ METHODS: Mapping[str, Part] = {
     ),
     "l2": Part(
         "L2 towards the previous parameters",
-        _penalty("identity", (1e-4, 1e-3, 1e-2, 1e-1)),
+        _penalty("identity", (1e-3, 3e-3, 1e-2, 3e-2)),
         number=0.0,
     ),
     "ewc": Part(
         "elastic weight consolidation, diagonal Fisher (Kirkpatrick et al. 2017); its damping",
-        _penalty("diagonal", (1e1, 1e2, 1e3, 1e4, 1e5)),
+        _penalty("diagonal", (10.0, 30.0, 100.0, 300.0)),
         bounds=_DAMPING,
     ),
     "kfc": Part(
         "Kronecker-factored Fisher (McInerney et al. 2021), expand; its damping",
-        _penalty("kronecker", (0.5, 1.5, 5.0, 15.0, 50.0)),
+        _penalty("kronecker", (0.15, 0.5, 1.5, 5.0)),
         bounds=_DAMPING,
     ),
     "ekfac": Part(
         "Fisher diagonal in the Kronecker eigenbasis (George et al. 2018); its damping",
-        _penalty("kronecker_eigen", (1.0, 10.0, 100.0, 1e3, 1e4)),
+        _penalty("kronecker_eigen", (1.0, 3.0, 10.0, 30.0)),
         bounds=_DAMPING,
     ),
     "paper_ewc": Part(
@@ -195,9 +195,7 @@ METHODS: Mapping[str, Part] = {
     ),
     "data_free": Part(
         "control: a KFC prior of random tokens, with labels drawn from the model; its damping",
-        _penalty(
-            "kronecker", (0.5, 5.0, 50.0, 500.0), data_free=True, estimate={"labels": "sampled"}
-        ),
+        _penalty("kronecker", (0.1, 1.0, 10.0), data_free=True, estimate={"labels": "sampled"}),
         bounds=_DAMPING,
     ),
     "replay": Part(
@@ -233,6 +231,11 @@ METHODS: Mapping[str, Part] = {
     ),
 }
 """What methods are made of, by name."""
+
+
+def methods_help() -> str:
+    """Return a line for each of :data:`METHODS`, for the help of a recipe."""
+    return "\n".join(f"    {name:18} {part.text}" for name, part in METHODS.items())
 
 
 def check_methods(methods: Sequence[str]) -> list[Method]:

@@ -24,7 +24,7 @@ from .ledger import Ledger
 from .methods import Method, check_methods
 from .processes import check_processes, process_state
 from .search import Choices, Point, tier3_strengths
-from .tiers import Learned, as_learned, averaged, learn, make_prior, prepare
+from .tiers import Learned, as_learned, averaged, kept_examples, learn, make_prior, prepare
 
 __all__ = ["PermutationArguments", "run_permutations"]
 
@@ -143,41 +143,50 @@ def run_permutations(
         desc="runs", unit="run", total=_size(args), disable=not process_state().is_main_process
     )
     with bar:
-        for seed in args.seeds:
-            stage = _Stage(args, ranker, data, replace(learning, seed=seed), curvature)
-            for point in _points(args, Choices(ledger.records, args.seeds[0]), seed):
-                if point not in ledger.records:
-                    bar.set_postfix_str(f"seed {seed}, {' > '.join(point.tasks)}, {point.method}")
-                    ledger.add(point, stage.run(point))
-                bar.update()
+        stages = {
+            seed: _Stage(args, ranker, data, replace(learning, seed=seed), curvature)
+            for seed in args.seeds
+        }
+        for make in (_chains, _references):
+            for seed, stage in stages.items():
+                for point in make(args, Choices(ledger.records, args.seeds[0]), seed):
+                    if point not in ledger.records:
+                        bar.set_postfix_str(f"{seed}: {' > '.join(point.tasks)}, {point.method}")
+                        ledger.add(point, stage.run(point))
+                    bar.update()
 
 
-def _points(args: PermutationArguments, choices: Choices, seed: int) -> Iterator[Point]:
-    """All runs of a seed; of strengths, those that the runs before them have led to."""
+def _chains(args: PermutationArguments, choices: Choices, seed: int) -> Iterator[Point]:
+    """All runs of tiers 1 to 3; of strengths, those that the runs before them have led to."""
+    for task in args.tasks:
+        yield Point(seed, (task,), "individual")
+    methods, first = args.parsed(), seed == args.seeds[0]
+    for length, names in ((2, args.methods), (3, args.tier3_methods)):
+        for tasks in itertools.permutations(args.tasks, length):
+            for name in names:
+                if not methods[name].strengths:
+                    yield Point(seed, tasks, name)
+                elif not first:
+                    yield replace(choices.chosen(tasks, name), seed=seed)
+                elif length == 2:
+                    yield from (Point(seed, tasks, name, (s,)) for s in methods[name].strengths)
+                else:
+                    yield from tier3_strengths(choices, args.tasks, tasks, name)
+
+
+def _references(args: PermutationArguments, choices: Choices, seed: int) -> Iterator[Point]:
+    """What the chains are held against: tasks alone, on fewer examples, and all at once."""
     for task in args.tasks:
         for reference in _alone(args):
             yield Point(seed, (task,), reference)
     for count in range(2, len(args.tasks) + 1):
         for tasks in itertools.combinations(args.tasks, count):
             yield Point(seed, tasks, "combined")
-    first = seed == args.seeds[0]
-    for length, names in ((2, args.methods), (3, args.tier3_methods)):
-        for tasks in itertools.permutations(args.tasks, length):
-            for name in names:
-                method = args.parsed()[name]
-                if not method.strengths:
-                    yield Point(seed, tasks, name)
-                elif not first:
-                    yield replace(choices.chosen(tasks, name), seed=seed)
-                elif length == 2:
-                    yield from (Point(seed, tasks, name, (s,)) for s in method.strengths)
-                else:
-                    yield from tier3_strengths(choices, args.tasks, tasks, name)
 
 
 def _alone(args: PermutationArguments) -> list[str]:
     update = [] if args.update_examples is None else ["individual:update"]
-    return ["individual", "individual:0.1", *update]
+    return ["individual:0.1", *update]
 
 
 def _size(args: PermutationArguments) -> int:
@@ -185,7 +194,7 @@ def _size(args: PermutationArguments) -> int:
     count, pairs, chains = len(args.tasks), 0, 0
     for length in range(2, count + 1):
         pairs += len(list(itertools.combinations(args.tasks, length)))
-    references = len(_alone(args)) * count + pairs
+    references = (1 + len(_alone(args))) * count + pairs
     pairs = len(list(itertools.permutations(args.tasks, 2)))
     chains = len(list(itertools.permutations(args.tasks, 3)))
     later = pairs * len(methods) + chains * len(args.tier3_methods)
@@ -290,7 +299,7 @@ class _Stage:
             replace(self.learning, strengths=list(point.strengths) or None),
             priors,
             method=method,
-            old=[e for task in self._seen(point.tasks[:-1]) for e in task.train],
+            kept=kept_examples(method, self._seen(point.tasks[:-1]), point.seed),
         )
         if method.average == "parameters":
             earlier, tier = self._model(before), len(point.tasks)

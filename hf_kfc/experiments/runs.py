@@ -32,7 +32,7 @@ from .processes import process_state, shared
 from .publish import PublishArguments, publish
 from .results import RESULTS_NAME, Comparison, Outcome, choose_strength, versions
 from .stages import Sources, Stage, from_priors, from_scratch
-from .tiers import Learned, averaged, learn, prepare
+from .tiers import Learned, averaged, kept_examples, learn, prepare
 
 __all__ = ["run_tier1", "run_tier2", "run_tier3"]
 
@@ -231,7 +231,7 @@ def _learn(stage: Stage, name: str, learning: LearningArguments) -> Learned:
         learning,
         stage.priors[name],
         method=method,
-        old=[example for task in stage.old for example in task.train],
+        kept=kept_examples(method, stage.old, learning.seed),
     )
     if method.average == "parameters":
         return averaged(stage.start, learned, 2, stage.collator, learning)

@@ -43,6 +43,7 @@ __all__ = [
     "Learned",
     "as_learned",
     "averaged",
+    "kept_examples",
     "learn",
     "make_prior",
     "new_ranker",
@@ -155,7 +156,7 @@ def learn(
     priors: Sequence[ConsolidationPrior] = (),
     *,
     method: Method = PLAIN,
-    old: Sequence[Example] = (),
+    kept: Sequence[Example] = (),
 ) -> Learned:
     """Train a copy of a model on a task.
 
@@ -167,7 +168,7 @@ def learn(
         priors: Of earlier tasks.
         method: What else is done against forgetting: rehearsal, learning rates, LoRA. (Averages
             are taken of finished models.)
-        old: Training examples of earlier tasks; a method that rehearses keeps a share of them.
+        kept: Examples of earlier tasks to rehearse; see :func:`kept_examples`.
 
     Returns:
         The new model.
@@ -175,8 +176,8 @@ def learn(
     model = copy.deepcopy(start)
     if method.lora_rank is not None:
         model = add_lora(model, method.lora_rank)
-    kept = keep_part(old, method.kept, args.seed) if method.rehearsal else None
-    trainer = _trainer(model, collator, _rates(args, method), task, priors, method, kept)
+    rehearsed = list(kept) if method.rehearsal else None
+    trainer = _trainer(model, collator, _rates(args, method), task, priors, method, rehearsed)
     if method.late_decay is not None:
         steps = math.ceil(len(trainer.get_train_dataloader()) * args.epochs)
         trainer.args.lr_scheduler_kwargs = {"num_decay_steps": math.ceil(method.late_decay * steps)}
@@ -195,6 +196,21 @@ def learn(
 def _rates(args: LearningArguments, method: Method) -> LearningArguments:
     damping = args.damping if method.damping is None else method.damping
     return replace(args, learning_rate=args.learning_rate * method.rate, damping=damping)
+
+
+def kept_examples(method: Method, tasks: Sequence[TaskData], seed: int) -> Examples:
+    """Return what a method that rehearses has kept of earlier tasks.
+
+    Drawn once from each task, the same at every later tier, as if the rest had been deleted.
+
+    Args:
+        method: Says which share is kept.
+        tasks: The earlier tasks.
+        seed: Of the draw.
+    """
+    if not method.rehearsal:
+        return []
+    return [example for task in tasks for example in keep_part(task.train, method.kept, seed)]
 
 
 def averaged(

@@ -13,14 +13,18 @@ from hf_kfc.experiments import (
     DataArguments,
     GridArguments,
     LearningArguments,
+    PermutationArguments,
     PublishArguments,
     RankerArguments,
+    StreamArguments,
     Tier1Arguments,
     Tier2Arguments,
     Tier3Arguments,
     command_line,
 )
 from hf_kfc.experiments.prepare import PrepareArguments
+from hf_kfc.experiments.report import ReportArguments
+from hf_kfc.experiments.toys import ToyArguments
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 LEARNING = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
@@ -30,10 +34,18 @@ ARGUMENTS = {
     "tier2": (Tier2Arguments, *LEARNING, PublishArguments),
     "tier3": (Tier3Arguments, *LEARNING, PublishArguments),
     "grid": (GridArguments, *LEARNING),
+    "permutations": (PermutationArguments, *LEARNING),
+    "report": (ReportArguments,),
+    "stream": (StreamArguments, *LEARNING),
+    "toys": (ToyArguments,),
 }
+WITHOUT_LAUNCHER = ("prepare", "report", "toys")  # they train nothing, or toys alone
 REQUIRED = {
     "grid": ("--old_task", "x", "--task", "x", "--results", "x"),
+    "permutations": ("--results", "x"),
     "prepare": ("--output_dir", "x", "--task", "notes"),
+    "report": ("--results", "x"),
+    "stream": ("--results", "x"),
 }
 
 
@@ -61,7 +73,7 @@ def test_help_explains_every_argument(recipe, monkeypatch, capsys):
         text = argument.metadata["help"]
         assert len(text) > 15
         assert any(text in line for line in lines[start : start + 2]), argument.name
-    launcher = "python" if recipe == "prepare" else "accelerate launch"
+    launcher = "python" if recipe in WITHOUT_LAUNCHER else "accelerate launch"
     assert f"{launcher} recipes/{recipe}.py" in captured.out  # to be copied
     assert ("(default: 0.1)" in captured.out) == (LearningArguments in ARGUMENTS[recipe])
     assert "(default: None)" not in captured.out
@@ -98,7 +110,9 @@ def test_commands_to_be_copied_are_understood(page, monkeypatch):
     found, called = commands(page), []
     assert found
     for recipe, arguments in found:
-        module = "hf_kfc.experiments.prepare" if recipe == "prepare" else "hf_kfc.experiments"
+        module = (
+            f"hf_kfc.experiments.{recipe}" if recipe in WITHOUT_LAUNCHER else "hf_kfc.experiments"
+        )
         monkeypatch.setattr(f"{module}.run_{recipe}", lambda *given: called.append(given))
         monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
         runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")

@@ -114,26 +114,25 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
     calls = []
     original = permutations.learn
 
-    def learn(start, task, collator, args, priors=(), *, method=None, old=()):
-        learned = original(
-            start, task, collator, args, priors, **({"method": method} if method else {}), old=old
-        )
-        calls.append((_digest(start), task, priors, args.strengths, len(old), learned))
+    def learn(start, task, collator, args, priors=(), **more):
+        learned = original(start, task, collator, args, priors, **more)
+        calls.append((_digest(start), task, priors, args.strengths, more.get("kept"), learned))
         return learned
 
     monkeypatch.setattr(permutations, "learn", learn)
     run(
         tmp_path / "results.jsonl",
         tasks=["articles", "patients", "notes"],
-        methods=["none", "ewc"],
-        tier3_methods=["ewc"],
-        search=["ewc=7"],
+        methods=["none", "replay:0.25+ewc"],
+        tier3_methods=["replay:0.25+ewc"],
+        search=["replay:0.25+ewc=7"],
         seeds=[0],
     )
     learned_by = {_digest(learned.model): task.name for _, task, *_, learned in calls}
     tier3 = [call for call in calls if len(call[2]) == 2]
     assert len(tier3) == 18
-    for start, task, priors, strengths, old, _ in tier3:
+    kept_at_tier2 = {priors[0].task: kept for _, _, priors, _, kept, _ in calls if len(priors) == 1}
+    for start, task, priors, strengths, kept, _ in tier3:
         assert learned_by[start] == priors[1].task  # from the model that learnt the second task
         assert len({priors[0].task, priors[1].task, task.name}) == 3
         assert strengths[0] == 7.0
@@ -141,7 +140,8 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
         assert len(task.train) == 32  # an update
         assert priors[0].provenance.num_examples == 48  # tier 1 learns all there is
         assert priors[1].provenance.num_examples == 32
-        assert old == 48 + 32
+        assert len(kept) == 48 // 4 + 32 // 4
+        assert kept[:12] == kept_at_tier2[priors[0].task]  # the rest was deleted after tier 1
 
 
 def _digest(model: torch.nn.Module) -> str:
