@@ -261,8 +261,8 @@ class _Stage:
         if point.method == "individual:0.1":
             return self._plain(replace(new, train=keep_part(new.train, 0.1, point.seed)))
         if point.method == "individual:update":
-            return self._plain(self._update(new.name))
-        if point.method == "individual":
+            learned = self._plain(self._update(new.name))
+        elif point.method == "individual":
             learned = self._plain(new)
         else:
             learned = self._tier(point, self.methods[point.method])
@@ -284,7 +284,7 @@ class _Stage:
 
     def _tier(self, point: Point, method: Method) -> Learned:
         if method.average == "scores":
-            alone = [self._model(Point(point.seed, (n,), "individual")) for n in point.tasks]
+            alone = [self._model(at) for at in self._alone(point)]
             together = cast(PreTrainedModel, ScoreAverage(alone))
             return as_learned(together, self._collator, self.learning)
         before = self._before(point)
@@ -305,6 +305,15 @@ class _Stage:
             earlier, tier = self._model(before), len(point.tasks)
             return averaged(earlier, learned, tier, self._collator, self.learning)
         return learned
+
+    def _alone(self, point: Point) -> list[Point]:
+        """The runs that learnt each task of a chain alone, on what the chain learns of it."""
+        later = "individual" if self.args.update_examples is None else "individual:update"
+        first, *others = point.tasks
+        return [
+            Point(point.seed, (first,), "individual"),
+            *(Point(point.seed, (task,), later) for task in others),
+        ]
 
     def _before(self, point: Point) -> Point:
         """The run whose model this one goes on from: of the same method, one tier earlier."""

@@ -144,6 +144,37 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
         assert kept[:12] == kept_at_tier2[priors[0].task]  # the rest was deleted after tier 1
 
 
+def test_scores_are_of_models_that_learnt_what_the_chain_learns_of_each_task(
+    tmp_path, monkeypatch
+):
+    sizes, averaged = {}, []
+    original, average = permutations.learn, permutations.ScoreAverage
+
+    def learn(start, task, *args, **more):
+        learned = original(start, task, *args, **more)
+        sizes[_digest(learned.model)] = (task.name, len(task.train))
+        return learned
+
+    def score_average(models):
+        averaged.append([sizes[_digest(model)] for model in models])
+        return average(models)
+
+    monkeypatch.setattr(permutations, "learn", learn)
+    monkeypatch.setattr(permutations, "ScoreAverage", score_average)
+    run(
+        tmp_path / "results.jsonl",
+        tasks=["articles", "patients"],
+        methods=["scores"],
+        tier3_methods=[],
+        search=[],
+        seeds=[0],
+    )
+    assert averaged == [
+        [("articles", 48), ("patients", 32)],
+        [("patients", 48), ("articles", 32)],
+    ]
+
+
 def _digest(model: torch.nn.Module) -> str:
     return json.dumps([float(p.detach().double().sum()) for p in model.parameters()])
 
