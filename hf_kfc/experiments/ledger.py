@@ -25,7 +25,8 @@ class Ledger(Generic[_Point]):
     """The runs done so far, in a JSON-lines file whose first line holds the settings.
 
     Every process knows them all; the main one writes. A last line that a killed process left
-    unfinished is dropped.
+    unfinished is dropped. Runs that another command or other versions add stand below a line that
+    tells these.
 
     Args:
         path: The file; made with the first run.
@@ -40,8 +41,10 @@ class Ledger(Generic[_Point]):
         refuse_blocked(path.parent)
         self.path, self.settings = path, json.loads(json.dumps(settings))
         self.records: dict[_Point, dict[str, Any]] = {}
+        self._made_by = None
         if path.exists():
             header, self.records = read_ledger(path, point)
+            self._made_by = header["made_by"][-1]
             found = header["settings"]
             if found != self.settings:
                 different = [n for n in self.settings if found.get(n) != self.settings[n]]
@@ -64,10 +67,13 @@ class Ledger(Generic[_Point]):
         if not process_state().is_main_process:
             return
         lines = [{"point": asdict(point), **record}]  # type: ignore[call-overload]
+        made_by = {"command": command(), "versions": versions()}
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            header = {"settings": self.settings, "command": command(), "versions": versions()}
-            lines.insert(0, header)
+            lines.insert(0, {"settings": self.settings, **made_by})
+        elif made_by != self._made_by:
+            lines.insert(0, made_by)
+        self._made_by = made_by
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -82,7 +88,8 @@ def read_ledger(
         point: The dataclass of its runs.
 
     Returns:
-        The first line (``settings``, ``command``, ``versions``), and the runs in their order.
+        The ``settings`` with all that the runs were ``made_by``, a list of ``command`` and
+        ``versions``; and the runs in their order.
 
     Raises:
         ConsolidationError: The file is not there or holds something else.
@@ -90,11 +97,17 @@ def read_ledger(
     try:
         content = path.read_bytes()
         text = _whole_lines(content).decode("utf-8")
-        header, *records = (json.loads(line) for line in text.splitlines())
-        runs = {point(**_hashable(record["point"])): record for record in records}
-        if "settings" not in header:
-            raise KeyError("settings")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        lines = [json.loads(line) for line in text.splitlines()]
+        runs = {point(**_hashable(line["point"])): line for line in lines if "point" in line}
+        others = [line for line in lines if "point" not in line]
+        header = {
+            "settings": lines[0]["settings"],
+            "made_by": [
+                {"command": own.get("command", "-"), "versions": own.get("versions", {})}
+                for own in others
+            ],
+        }
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ConsolidationError(
             f"{path} does not hold the runs of an experiment ({type(error).__name__}: {error}); "
             "mend it or give another --results"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -33,8 +34,9 @@ def path(tmp_path):
 def test_what_was_added_is_read(path):
     header, records = read_ledger(path, Place)
     assert header["settings"] == {"size": 3, "names": ["x", "y"]}
-    assert header["command"]
-    assert header["versions"]["torch"]
+    (made_by,) = header["made_by"]
+    assert made_by["command"]
+    assert made_by["versions"]["torch"]
     assert [(point, record["test"]) for point, record in records.items()] == [
         (ONE, 0.25),
         (TWO, 0.75),
@@ -49,6 +51,21 @@ def test_a_ledger_goes_on_where_it_was(path):
     ledger.add(Place(("c",)), {"test": 1.0})
     assert path.read_bytes().startswith(before)
     assert len(read_ledger(path, Place)[1]) == 3
+
+
+def test_another_command_is_told_above_its_runs(path, monkeypatch):
+    before = path.read_text()
+    monkeypatch.setattr(sys, "argv", ["recipes/other.py", "--more"])
+    ledger = Ledger(path, SETTINGS, Place)
+    assert path.read_text() == before  # nothing is added yet
+    ledger.add(Place(("c",)), {"test": 1.0})
+    ledger.add(Place(("d",)), {"test": 1.0})
+    told, *runs = map(json.loads, path.read_text().removeprefix(before).splitlines())
+    assert told["command"] == "recipes/other.py --more"
+    assert [run["point"]["tasks"] for run in runs] == [["c"], ["d"]]
+    header, records = read_ledger(path, Place)
+    assert [made["command"] for made in header["made_by"]][1:] == ["recipes/other.py --more"]
+    assert len(records) == 4
 
 
 def test_other_settings_are_refused_by_name(path):

@@ -144,9 +144,7 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
         assert kept[:12] == kept_at_tier2[priors[0].task]  # the rest was deleted after tier 1
 
 
-def test_scores_are_of_models_that_learnt_what_the_chain_learns_of_each_task(
-    tmp_path, monkeypatch
-):
+def test_scores_are_of_models_that_learnt_what_the_chain_learns_of_each_task(tmp_path, monkeypatch):
     sizes, averaged = {}, []
     original, average = permutations.learn, permutations.ScoreAverage
 

@@ -23,7 +23,7 @@ class Model:
 
     Args:
         settings: What all of its files were made with.
-        headers: First line of each file, by path.
+        headers: Of each file its settings and what its runs were made by, by path.
         records: The runs; those of the first seed with every strength that was tried.
         notes: What a reader has to know of how they were put together.
         run_count: Runs in the files, those that several of them hold counted each time.

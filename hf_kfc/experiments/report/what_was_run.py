@@ -25,7 +25,7 @@ def method_blocks(models: Sequence[Model]) -> list[Block]:
 
 
 def run_blocks(models: Sequence[Model]) -> list[Block]:
-    """Return sizes, seeds, commands, versions and hours, from the files' first lines."""
+    """Return sizes, seeds, commands, versions and hours, as the files tell them."""
     total = sum(model.run_count for model in models)
     hours = sum(model.seconds for model in models) / 3600
     blocks: list[Block] = [
@@ -39,9 +39,10 @@ def run_blocks(models: Sequence[Model]) -> list[Block]:
         text = f"{model.run_count} runs, {model.seconds / 3600:.1f} hours, seeds {seeds}."
         blocks.append(Text(" ".join([text, *model.notes])))
         for path, header in model.headers.items():
-            versions = ", ".join(f"{k} {v}" for k, v in header.get("versions", {}).items())
-            blocks.append(Text(f"`{path.name}`, first made with {versions or 'unknown versions'}:"))
-            blocks.append(Code(header.get("command") or "command unknown"))
+            for made_by in header["made_by"]:
+                versions = ", ".join(f"{k} {v}" for k, v in made_by["versions"].items())
+                blocks.append(Text(f"`{path.name}`, with {versions}:"))
+                blocks.append(Code(made_by["command"]))
     return blocks
 
 
