@@ -26,7 +26,8 @@ from hf_kfc.experiments.prepare import PrepareArguments
 from hf_kfc.experiments.report import ReportArguments
 from hf_kfc.experiments.toys import ToyArguments
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
 LEARNING = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
 ARGUMENTS = {
     "prepare": (PrepareArguments,),
@@ -102,7 +103,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     return [(recipe, shlex.split(arguments)) for recipe, arguments in found]
 
 
-PAGES = [RECIPES.parent / "docs" / "hub.md", *sorted(RECIPES.glob("*.py"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "hub.md", *sorted(RECIPES.glob("*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
