@@ -65,8 +65,9 @@ class Method:
         for text in name.split("+"):
             part, colon, number = text.partition(":")
             if part not in METHODS:
+                where = "" if part == name else f" in '{name}'"
                 raise ConsolidationError(
-                    f"unknown method '{part}' in '{name}'; choose from {', '.join(METHODS)}"
+                    f"unknown method '{part}'{where}; choose from {', '.join(METHODS)}"
                 )
             changes = METHODS[part].changes(text, number if colon else None)
             if twice := said & changes.keys():

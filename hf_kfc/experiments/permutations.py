@@ -24,7 +24,16 @@ from .ledger import Ledger
 from .methods import Method, check_methods
 from .processes import check_processes, process_state
 from .search import Choices, Point, tier3_strengths
-from .tiers import Learned, as_learned, averaged, kept_examples, learn, make_prior, prepare
+from .tiers import (
+    Learned,
+    as_learned,
+    averaged,
+    check_rehearsal,
+    kept_examples,
+    learn,
+    make_prior,
+    prepare,
+)
 
 __all__ = ["PermutationArguments", "run_permutations"]
 
@@ -239,6 +248,10 @@ class _Stage:
         start, tokenizer, encoded = prepare(
             self.ranker, self.learning.seed, tasks, self.curvature, common_vocabulary=True
         )
+        for old, new in itertools.permutations(encoded, 2):
+            update = replace(new, train=new.train[: self.args.update_examples])
+            for method in self.methods.values():
+                check_rehearsal(method, update, [old], self.learning)
         return start, CandidateCollator(tokenizer), {task.name: task for task in encoded}
 
     @property

@@ -22,7 +22,7 @@ from .data import TaskData
 from .methods import NAMES, Method, check_methods
 from .processes import shared
 from .results import Remembered
-from .tiers import Learned, as_learned, learn, make_prior, prepare
+from .tiers import Learned, as_learned, check_rehearsal, learn, make_prior, prepare
 
 __all__ = ["Sources", "Stage", "from_priors", "from_scratch"]
 
@@ -211,6 +211,8 @@ def from_scratch(
     start, tokenizer, (old, new) = prepare(
         ranker, learning.seed, [(old_task, data), (task, data)], curvature
     )
+    for method in parsed.values():
+        check_rehearsal(method, new, [old], learning)
     collator = CandidateCollator(tokenizer)
     first = learn(start, old, collator, learning)
     before = first.accuracy(old.test)

@@ -30,6 +30,7 @@ from ..ranking.tasks import prepare_task
 from ..training import (
     ConsolidationArguments,
     ConsolidationTrainer,
+    RehearsalSampler,
     average_parameters,
     keep_part,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Learned",
     "as_learned",
     "averaged",
+    "check_rehearsal",
     "kept_examples",
     "learn",
     "make_prior",
@@ -211,6 +213,29 @@ def kept_examples(method: Method, tasks: Sequence[TaskData], seed: int) -> Examp
     if not method.rehearsal:
         return []
     return [example for task in tasks for example in keep_part(task.train, method.kept, seed)]
+
+
+def check_rehearsal(
+    method: Method, new: TaskData, tasks: Sequence[TaskData], args: LearningArguments
+) -> None:
+    """Make sure that a method has old examples to rehearse, before hours of learning.
+
+    Args:
+        method: The method.
+        new: The task to learn.
+        tasks: The earlier tasks.
+        args: Batch size and seed.
+
+    Raises:
+        ConsolidationError: An epoch would have no old example.
+    """
+    if method.rehearsal:
+        RehearsalSampler(
+            len(new.train),
+            len(kept_examples(method, tasks, args.seed)),
+            method.rehearsal,
+            step_size=args.batch_size * process_state().num_processes,
+        )
 
 
 def averaged(

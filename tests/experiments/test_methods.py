@@ -73,7 +73,7 @@ def test_a_curvature_has_the_name_of_its_method():
     ("name", "message"),
     [
         ("", "unknown method ''"),
-        ("kfk", "unknown method 'kfk' in 'kfk'; choose from none, lr_control"),
+        ("kfk", "unknown method 'kfk'; choose from none, lr_control"),
         ("kfc+", "unknown method '' in 'kfc\\+'"),
         ("none:1", "'none:1' takes no number; leave ':1' out"),
         ("l2:1", "takes no number"),

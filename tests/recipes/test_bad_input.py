@@ -442,9 +442,19 @@ def no_method_as_a_method_of_a_grid(work):
     return work.grid("--methods", "none")
 
 
-@bad(r"unknown method 'mas'; choose from none, l2, ewc, kfc, ekfac")
+@bad(r"unknown method 'mas'; choose from none, lr_control, .*ekfac")
 def unknown_method(work):
     return work.methods("--methods", "kfc", "mas")
+
+
+@bad(r"method 'scores' is of several models, of which a tier keeps one; run it by recipes/perm")
+def several_models_as_a_tier(work):
+    return work.methods("--methods", "none", "scores")
+
+
+@bad(r"64 new examples, 32 in each step, would have no old one under rehearsal 'replay'; lower")
+def too_few_steps_to_replay(work):
+    return work.methods("--methods", "none", "replay")
 
 
 @bad(r"ignore entry 'LayerNrom' matches no parameter")

@@ -64,6 +64,21 @@ def test_model_and_its_prior_load_and_fit(tier, task, request):
         torch.testing.assert_close(anchor, parameters[name].detach(), rtol=0, atol=0)
 
 
+def test_rival_methods_run_by_name(recipes, tmp_path):
+    methods = ["none", "lr_control", "replay:0.5", "rehearsal:0.5+kfc", "average", "lora:2"]
+    directory = tmp_path / "tier2"
+    result = recipes.call(
+        "tier2", *TINY, "--batch_size", 8, "--output_dir", directory, "--methods", *methods
+    )
+    assert result.status == 0, result.err
+    outcomes = results(directory)["outcomes"]
+    assert [outcome["method"] for outcome in outcomes] == methods
+    assert [len(outcome["strengths"]) for outcome in outcomes] == [0, 0, 0, 1, 0, 0]
+    assert len({(outcome["old"], outcome["new"]) for outcome in outcomes}) > 1
+    model = AutoModelForMultipleChoice.from_pretrained(directory)  # the last one's, merged
+    ConsolidationPrior.from_pretrained(directory / "prior").check(model)
+
+
 def test_results_of_tier_1_are_complete(tier1):
     found = results(tier1)
     (outcome,) = found["outcomes"]
