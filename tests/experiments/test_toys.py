@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from hf_kfc.errors import HfKfcError
-from hf_kfc.experiments.toy_figures import (
+from hf_kfc.experiments.toys import ToyArguments, cnn_fisher, run_toys, two_parameters
+from hf_kfc.experiments.toys.figures import (
     save_cnn_fisher_figure,
     save_hessian_figure,
     save_two_parameter_figure,
 )
-from hf_kfc.experiments.toys import ToyArguments, cnn_fisher, run_toys, two_parameters
 
 NAMES = ("two_parameters", "cnn_fisher", "hessian_lesson")
 SAVE = dict(
