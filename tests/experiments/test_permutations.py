@@ -123,9 +123,9 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
     run(
         tmp_path / "results.jsonl",
         tasks=["articles", "patients", "notes"],
-        methods=["none", "replay:0.25+ewc"],
-        tier3_methods=["replay:0.25+ewc"],
-        search=["replay:0.25+ewc=7"],
+        methods=["none", "rehearsal:0.25+ewc"],
+        tier3_methods=["rehearsal:0.25+ewc"],
+        search=["rehearsal:0.25+ewc=7"],
         seeds=[0],
     )
     learned_by = {_digest(learned.model): task.name for _, task, *_, learned in calls}
