@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from .data import TaskData
 from .ledger import Ledger
 from .methods import Method, check_methods
 from .processes import check_processes, process_state
-from .search import Choices, Point, tier3_strengths
+from .search import TIER3_FACTORS, Choices, Point, tier3_strengths
 from .tiers import (
     Learned,
     as_learned,
@@ -127,9 +128,10 @@ def run_permutations(
 ) -> None:
     """Run what is missing of the experiment.
 
-    For each seed: every task alone (on all and on a tenth of its examples) and all combined, then
-    each ordered pair by each method, then each ordered triple by the methods of tier 3, each from
-    its own model of tier 2. A new CNN gets the vocabulary of all tasks, as a general one would.
+    For each seed: every task alone, then each ordered pair by each method, then each ordered
+    triple by the methods of tier 3, each from its own model of tier 2. Last come the references:
+    tasks on a tenth of their examples, and combined. A new CNN gets the vocabulary of all tasks,
+    as a general one would.
 
     Args:
         args: Tasks, methods and the results file.
@@ -156,13 +158,14 @@ def run_permutations(
             seed: _Stage(args, ranker, data, replace(learning, seed=seed), curvature)
             for seed in args.seeds
         }
-        for make in (_chains, _references):
-            for seed, stage in stages.items():
-                for point in make(args, Choices(ledger.records, args.seeds[0]), seed):
-                    if point not in ledger.records:
-                        bar.set_postfix_str(f"{seed}: {' > '.join(point.tasks)}, {point.method}")
-                        ledger.add(point, stage.run(point))
-                    bar.update()
+        choices = Choices(ledger.records, args.seeds[0])
+        chains = ((seed, point) for seed in stages for point in _chains(args, choices, seed))
+        references = ((seed, point) for seed in stages for point in _references(args, seed))
+        for seed, point in itertools.chain(chains, references):
+            if point not in ledger.records:
+                bar.set_postfix_str(f"seed {seed}: {' > '.join(point.tasks)}, {point.method}")
+                ledger.add(point, stages[seed].run(point))
+            bar.update()
 
 
 def _chains(args: PermutationArguments, choices: Choices, seed: int) -> Iterator[Point]:
@@ -183,7 +186,7 @@ def _chains(args: PermutationArguments, choices: Choices, seed: int) -> Iterator
                     yield from tier3_strengths(choices, args.tasks, tasks, name)
 
 
-def _references(args: PermutationArguments, choices: Choices, seed: int) -> Iterator[Point]:
+def _references(args: PermutationArguments, seed: int) -> Iterator[Point]:
     """What the chains are held against: tasks alone, on fewer examples, and all at once."""
     for task in args.tasks:
         for reference in _alone(args):
@@ -199,18 +202,14 @@ def _alone(args: PermutationArguments) -> list[str]:
 
 
 def _size(args: PermutationArguments) -> int:
-    methods = args.parsed()
-    count, pairs, chains = len(args.tasks), 0, 0
-    for length in range(2, count + 1):
-        pairs += len(list(itertools.combinations(args.tasks, length)))
-    references = (1 + len(_alone(args))) * count + pairs
-    pairs = len(list(itertools.permutations(args.tasks, 2)))
-    chains = len(list(itertools.permutations(args.tasks, 3)))
-    later = pairs * len(methods) + chains * len(args.tier3_methods)
+    methods, count, seeds = args.parsed(), len(args.tasks), len(args.seeds)
+    together = sum(math.comb(count, size) for size in range(2, count + 1))
+    references = count * (1 + len(_alone(args))) + together
+    pairs, chains = math.perm(count, 2), math.perm(count, 3)
     tier2 = sum(len(method.strengths) or 1 for method in methods.values())
-    tier3 = sum(3 if methods[name].strengths else 1 for name in args.tier3_methods)
-    first = pairs * tier2 + chains * tier3
-    return len(args.seeds) * references + first + (len(args.seeds) - 1) * later
+    tier3 = sum(len(TIER3_FACTORS) if methods[n].strengths else 1 for n in args.tier3_methods)
+    later = pairs * len(methods) + chains * len(args.tier3_methods)
+    return seeds * references + pairs * tier2 + chains * tier3 + (seeds - 1) * later
 
 
 class _Stage:

@@ -59,6 +59,8 @@ def records_of(path: Path) -> dict[Point, dict[str, Any]]:
 
 def test_every_run_is_there_once(whole):
     points = list(records_of(whole))
+    arguments = PermutationArguments("", list(TASKS), METHODS, TIER3, ["ewc=1,100"], 32, [0, 1])
+    assert permutations._size(arguments) == len(points)  # what the bar counts
     assert len(points) == len(whole.read_text("utf-8").splitlines()) - 1
     for seed in (0, 1):
         own = [point for point in points if point.seed == seed]
