@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = [
     "Tier1Arguments",
     "Tier2Arguments",
     "Tier3Arguments",
+    "refuse_set",
+    "settings_of",
 ]
 
 
@@ -114,6 +117,27 @@ class LearningArguments:
                     raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
         if not 0 <= self.seed < 2**32:
             raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
+
+
+def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) -> None:
+    """Make sure that arguments which an experiment sets itself are left alone.
+
+    Args:
+        learning: How to train.
+        names: Of those arguments.
+        instead: What to give in their place, for the message.
+
+    Raises:
+        ConsolidationError: One is not at its default.
+    """
+    for name in names:
+        if getattr(learning, name) != getattr(LearningArguments(), name):
+            raise ConsolidationError(f"the experiment sets {name} itself; use {instead}")
+
+
+def settings_of(*arguments: Any) -> dict[str, Any]:
+    """Return arguments by the names of their classes, as JSON values."""
+    return {type(own).__name__: asdict(own) for own in arguments}
 
 
 @dataclass

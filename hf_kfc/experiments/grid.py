@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,7 +15,13 @@ from ..curvature import CurvatureArguments
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator, cf_reduction, relative_change
-from .arguments import DataArguments, LearningArguments, RankerArguments
+from .arguments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    refuse_set,
+    settings_of,
+)
 from .data import TaskData
 from .ledger import Ledger, read_ledger
 from .methods import Method
@@ -113,12 +119,9 @@ def run_grid(
         HfKfcError: Something in the input is missing or wrong.
     """
     check_processes()
-    for name in ("strengths", "damping", "seed"):
-        if getattr(learning, name) != getattr(LearningArguments(), name):
-            raise ConsolidationError(
-                f"a grid sets {name} itself; use --multiples, --dampings and --seeds"
-            )
-    settings = {type(a).__name__: asdict(a) for a in (grid, ranker, data, learning, curvature)}
+    own = ("strengths", "damping", "seed")
+    refuse_set(learning, own, "--multiples, --dampings and --seeds")
+    settings = settings_of(grid, ranker, data, learning, curvature)
     del settings["GridArguments"]["results"]  # the file may be moved
     state = process_state()
     runs = Ledger(Path(grid.results), settings, _Point)

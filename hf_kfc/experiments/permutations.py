@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,13 @@ from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator
 from ..training import ScoreAverage, keep_part
-from .arguments import DataArguments, LearningArguments, RankerArguments
+from .arguments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    refuse_set,
+    settings_of,
+)
 from .data import TaskData
 from .ledger import Ledger
 from .methods import Method, check_methods
@@ -144,11 +150,9 @@ def run_permutations(
         HfKfcError: Something in the input is missing or wrong.
     """
     check_processes()
-    for name in ("strengths", "seed"):
-        if getattr(learning, name) != getattr(LearningArguments(), name):
-            raise ConsolidationError(f"the experiment sets {name} itself; use its own arguments")
-    settings = {type(a).__name__: asdict(a) for a in (ranker, data, learning, curvature)}
-    settings |= {"tasks": args.tasks, "update_examples": args.update_examples}  # type: ignore[dict-item]
+    refuse_set(learning, ("strengths", "seed"), "--search and --seeds")
+    settings = settings_of(ranker, data, learning, curvature)
+    settings |= {"tasks": args.tasks, "update_examples": args.update_examples}
     ledger = Ledger(Path(args.results), settings, Point)
     bar = tqdm(
         desc="runs", unit="run", total=_size(args), disable=not process_state().is_main_process

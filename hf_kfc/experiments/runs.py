@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +24,7 @@ from .arguments import (
     Tier1Arguments,
     Tier2Arguments,
     Tier3Arguments,
+    settings_of,
 )
 from .figures import require_matplotlib, save_comparison_figure
 from .methods import PLAIN, check_methods
@@ -287,7 +288,7 @@ def _keep(
 
 
 def _settings(publishing: PublishArguments, *arguments: Any) -> dict[str, Any]:
-    return {type(a).__name__: asdict(a) for a in arguments} | {
+    return settings_of(*arguments) | {
         "min_examples": publishing.min_examples,
         "processes": process_state().num_processes,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,13 @@ from ..priors import ConsolidationPrior
 from ..ranking import CandidateCollator
 from ..training import ScoreAverage
 from ..training.penalty import bayesian_strength
-from .arguments import DataArguments, LearningArguments, RankerArguments
+from .arguments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    refuse_set,
+    settings_of,
+)
 from .data import TaskData
 from .ledger import Ledger
 from .methods import Method, check_methods
@@ -165,12 +171,8 @@ def run_stream(
         HfKfcError: Something in the input is missing or wrong.
     """
     check_processes()
-    for name in ("strengths", "seed"):
-        if getattr(learning, name) != getattr(LearningArguments(), name):
-            raise ConsolidationError(f"the stream sets {name} itself; use its own arguments")
-    settings: dict[str, Any] = {
-        type(a).__name__: asdict(a) for a in (ranker, data, learning, curvature)
-    }
+    refuse_set(learning, ("strengths", "seed"), "its own strengths and --seeds")
+    settings = settings_of(ranker, data, learning, curvature)
     settings |= {name: getattr(args, name) for name in ("task", "periods", "base_periods")}
     settings["first of seeds"] = args.seeds[0]  # whose strengths all have
     ledger = Ledger(Path(args.results), settings, StreamPoint)

@@ -208,7 +208,9 @@ def test_wrong_arguments_are_refused(changes, message, tmp_path):
 
 @pytest.mark.parametrize("own", [{"strengths": [1.0]}, {"damping": 0.5}, {"seed": 3}])
 def test_what_the_grid_varies_cannot_be_set(own, tmp_path, learnt):
-    with pytest.raises(ConsolidationError, match=f"^a grid sets {next(iter(own))} itself; use"):
+    with pytest.raises(
+        ConsolidationError, match=f"^the experiment sets {next(iter(own))} itself; use"
+    ):
         run(tmp_path / "grid.jsonl", replace(LEARNING, **own))
     assert not learnt
 

@@ -364,7 +364,7 @@ def test_none_is_always_run_and_goes_first(tmp_path):
 
 @pytest.mark.parametrize("own", [{"strengths": [1.0]}, {"seed": 3}], ids=str)
 def test_what_the_stream_varies_cannot_be_set(own, tmp_path):
-    with pytest.raises(ConsolidationError, match=f"^the stream sets {next(iter(own))} itself"):
+    with pytest.raises(ConsolidationError, match=f"^the experiment sets {next(iter(own))} itself"):
         run(tmp_path / "stream.jsonl", replace(LEARNING, **own))
 
 

@@ -50,6 +50,7 @@ def main(directory: Path) -> None:
         results[str(case)] = ranks
     if dist.get_rank() == 0:
         torch.save(results, directory / "results.pt")
+    dist.destroy_process_group()  # its threads abort a process that ends while they run
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ def main(folder: Path) -> None:
         results[name] = ranks
     if dist.get_rank() == 0:
         torch.save(results, folder / "results.pt")
+    dist.destroy_process_group()  # its threads abort a process that ends while they run
 
 
 if __name__ == "__main__":

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from consolidation_cases import TRAINS_SHARDED, Case, check_run, run
 from consolidation_worker import CASES
+from launching import launch_two
 
-HERE = Path(__file__).parent
-LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-TIMEOUT = 240.0
 NEEDS_SHARDED_TRAINING = pytest.mark.skipif(
     not TRAINS_SHARDED,
     reason=f"the Trainer of transformers {transformers.__version__} wraps a sharded model in DDP",
 )
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    folder = tmp_path_factory.mktemp("two_processes")
-    root = str(HERE.parents[1])
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(" ")]
-    port = ["--main_process_port", str(free_port())]
-    process = subprocess.Popen(
-        [*launcher, *port, str(HERE / "consolidation_worker.py"), str(folder)],
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.terminate()  # after a timeout; the launcher then ends the workers
-        process.wait(timeout=60)
-    assert process.returncode == 0, errors[-5000:]
-    results: dict[str, list[Any]] = torch.load(folder / "results.pt", weights_only=False)
-    return results
+    return launch_two("consolidation_worker", tmp_path_factory.mktemp("two_processes"))
 
 
 def test_every_case_has_its_own_result() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, pairwise
@@ -16,6 +13,7 @@ import pytest
 import torch
 from consolidation_cases import LEARNING_RATE, TRAINS_SHARDED, assert_near
 from dense_reference import DensePenalty, reference_step
+from launching import launch_two
 from rehearsal_worker import (
     LAYERWISE,
     NEW_EXAMPLES,
@@ -28,14 +26,11 @@ from rehearsal_worker import (
     run,
 )
 from test_arguments import parse
-from test_gradients import LAUNCH, TIMEOUT, free_port
 from tiny_models import bert, cnn, make_examples
 from torch.utils.data import IterableDataset
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.training import RehearsalSampler, keep_part, layer_depths
-
-HERE = Path(__file__).parent
 
 
 def order(sampler: RehearsalSampler, epoch: int) -> list[int]:
@@ -286,24 +281,7 @@ def test_only_the_same_rehearsal_is_continued(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    folder = tmp_path_factory.mktemp("rehearsal")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(" ")]
-    port = ["--main_process_port", str(free_port())]
-    process = subprocess.Popen(
-        [*launcher, *port, str(HERE / "rehearsal_worker.py"), str(folder)],
-        env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        _, errors = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-    assert process.returncode == 0, errors[-5000:]
-    results: dict[str, list[Any]] = torch.load(folder / "results.pt", weights_only=False)
-    return results
+    return launch_two("rehearsal_worker", tmp_path_factory.mktemp("rehearsal"))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -337,7 +315,7 @@ def test_layers_have_their_rates_in_two_processes(
     case: Any, two_processes: dict[str, list[Any]]
 ) -> None:
     if case.sharded and not TRAINS_SHARDED:
-        pytest.skip("this Trainer does not train what it has sharded")
+        pytest.skip("the Trainer of this transformers wraps a sharded model in DDP")
     depths = layer_depths(bert())
     for rank in two_processes[str(case)]:
         assert not isinstance(rank, str), rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .groups import GROUPS, group_of, is_control, needs_old_data, remark
+from .groups import group_of, is_control, needs_old_data, remark
 from .measures import Measures, Summary, mean, standard_error
 from .tables import PAPER, number, signed, with_error, within_a_point
 
@@ -57,7 +57,7 @@ def _best(whole: Sequence[Summary], none: Summary) -> str:
     frugal = [own for own in within if not needs_old_data(own.method)]
     if frugal and frugal[0] is not within[0]:
         text += f" Without old data it is {_told(frugal[0])}."
-    prior = [own for own in within if group_of(own.method) == list(GROUPS)[1]]
+    prior = [own for own in within if group_of(own.method) == "priors only"]
     if prior and prior[0] not in (within[0], *frugal[:1]):
         text += f" Of the priors alone it is {_told(prior[0])}."
     return text
