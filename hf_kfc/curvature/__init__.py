@@ -1,26 +1,44 @@
 """What the loss looks like around a solution: operators, the estimator and an exact oracle."""
 
 from .blocks import Block, Curvature, Layout
+from .compression import Compressed, Compressor
 from .discovery import PAPER_IGNORE, find_layers, identity_curvature
 from .estimator import CurvatureArguments, estimate_curvature
+from .merging import Merged, merge, merge_sharing
 from .objective import Labels, Outputs, default_forward, default_position_mask
-from .operators import OPERATORS, Diagonal, Identity, Kronecker, KroneckerEigen, Operator
+from .operators import (
+    OPERATORS,
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    LowRankKronecker,
+    Operator,
+)
 from .oracle import exact_block_fisher, hessian_diagonal, per_example_gradients
+from .solving import Solution, solve
 
 __all__ = [
     "OPERATORS",
     "PAPER_IGNORE",
     "Block",
+    "Compressed",
+    "Compressor",
     "Curvature",
     "CurvatureArguments",
     "Diagonal",
     "Identity",
     "Kronecker",
     "KroneckerEigen",
+    "KroneckerSum",
     "Labels",
     "Layout",
+    "LowRankKronecker",
+    "Merged",
     "Operator",
     "Outputs",
+    "Solution",
     "default_forward",
     "default_position_mask",
     "estimate_curvature",
@@ -28,5 +46,8 @@ __all__ = [
     "find_layers",
     "hessian_diagonal",
     "identity_curvature",
+    "merge",
+    "merge_sharing",
     "per_example_gradients",
+    "solve",
 ]

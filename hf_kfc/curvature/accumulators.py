@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from ..errors import CurvatureError
 from .capture import Use
 from .discovery import Layer
-from .layers import EmbeddingRule
+from .layers import EmbeddingRule, TiedEmbeddingRule
+from .moments import Products, add_second_moment, mirrored, nonzero_rows
 from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
 from .positions import Positions
 
-__all__ = ["Accumulator", "LayerBatch", "Sharing", "make_accumulators", "rotate_accumulators"]
+__all__ = [
+    "Accumulator",
+    "LayerBatch",
+    "Sharing",
+    "SquaredGradients",
+    "make_accumulators",
+    "rotate_accumulators",
+    "squared_gradients",
+]
 
 
 class Sharing(StrEnum):
@@ -44,18 +53,17 @@ class LayerBatch:
         self.uses = uses
         self.examples = positions.examples
         self._positions = positions
+        self._gradients: Sequence[Tensor | None] = [None] * len(uses)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Inputs without the constant 1 of the bias [N, R, ...], in the model's precision."""
+        return self._side_by_side(self.layer.rule.features)
 
     @cached_property
     def a(self) -> Tensor:
         """Inputs [N, R, p]."""
-        rule = self.layer.rule
-        return torch.cat(
-            [
-                _wide(rule.inputs(u.module, u.unchanged_input(self.layer.name), self.examples))
-                for u in self.uses
-            ],
-            dim=1,
-        )
+        return _wide(self._side_by_side(self.layer.rule.inputs))
 
     @cached_property
     def valid(self) -> Tensor:
@@ -68,18 +76,33 @@ class LayerBatch:
 
     def set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Take the gradients of the uses' outputs, in their order; None is zero."""
-        filled = [
-            torch.zeros_like(use.output) if gradient is None else gradient
-            for use, gradient in zip(self.uses, gradients, strict=True)
-        ]
-        self.g = torch.cat(
+        self._gradients = gradients
+
+    @property
+    def g(self) -> Tensor:
+        """Output gradients [N, R, q], in the model's precision."""
+        rule = self.layer.rule
+        return _cat(
             [
-                _wide(self.layer.rule.outputs(use.module, gradient, self.examples))
-                for use, gradient in zip(self.uses, filled, strict=True)
-            ],
-            dim=1,
+                rule.outputs(
+                    use.module,
+                    torch.zeros_like(use.output) if gradient is None else gradient,
+                    self.examples,
+                )
+                for use, gradient in zip(self.uses, self._gradients, strict=True)
+            ]
         )
-        """Output gradients [N, R, q]."""
+
+    def of(self, kind: type[nn.Module]) -> LayerBatch:
+        """Return the uses by one kind of module alone, of a layer whose weight two kinds share."""
+        chosen = [i for i, use in enumerate(self.uses) if isinstance(use.module, kind)]
+        part = LayerBatch(self.layer, [self.uses[i] for i in chosen], self._positions)
+        part.set_gradients([self._gradients[i] for i in chosen])
+        return part
+
+    def _side_by_side(self, read: Callable[[nn.Module, Tensor, int], Tensor]) -> Tensor:
+        name = self.layer.name
+        return _cat([read(u.module, u.unchanged_input(name), self.examples) for u in self.uses])
 
 
 class Accumulator(ABC):
@@ -126,7 +149,7 @@ class SquaredGradients(Accumulator):
 
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
-        a, g = batch.a, batch.g
+        a, g = batch.a, _wide(batch.g)
         if self.basis is not None:
             U_A, U_G = self.basis
             a, g = self.layer.rule.rotate_inputs(a, U_A), g @ U_G
@@ -142,11 +165,28 @@ class SquaredGradients(Accumulator):
         return Diagonal(mean) if self.basis is None else KroneckerEigen(*self.basis, mean)
 
 
+class TiedSquaredGradients(SquaredGradients):
+    """Squared per-example gradients of a weight that an embedding and an output layer share."""
+
+    def add_inputs(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_inputs`."""
+        super().add_inputs(batch.of(nn.Embedding))
+
+    def add_gradients(self, batch: LayerBatch) -> None:
+        """See :meth:`Accumulator.add_gradients`."""
+        rule, looked_up, scored = self.layer.rule, batch.of(nn.Embedding), batch.of(nn.Linear)
+        assert isinstance(rule, TiedEmbeddingRule)
+        rule.add_squared_sums(
+            self.total, looked_up.a, _wide(looked_up.g), scored.a, _wide(scored.g)
+        )
+
+
 class InputMoment:
     """A of one layer, or of several that read the same inputs (query, key and value)."""
 
-    def __init__(self, leader: Layer, sharing: Sharing) -> None:
+    def __init__(self, leader: Layer, sharing: Sharing, products: Products) -> None:
         self.leader = leader
+        self.products = products
         self.per_example = sharing is Sharing.REDUCE and not leader.rule.diagonal_inputs
         p = leader.shape[1]
         self.total = leader.zeros(p) if leader.rule.diagonal_inputs else leader.zeros(p, p)
@@ -158,8 +198,9 @@ class InputMoment:
         """Add a batch of the leader; make sure that another layer reads the same tensors."""
         read = [id(use.x) for use in batch.uses]
         if batch.layer is self.leader:
-            rule, p = self.leader.rule, self.leader.shape[1]
-            self.total += rule.input_moment(batch.a, batch.valid, p, self.per_example)
+            self.leader.rule.add_input_moment(
+                self.total, batch.features, batch.valid, self.per_example, self.products
+            )
             self.positions += batch.valid.sum()
             self._read = read
         elif read != self._read:
@@ -177,7 +218,8 @@ class InputMoment:
     def factor(self, num_examples: int) -> Tensor:
         """Return A; the same tensor for every layer that shares it."""
         if self._factor is None:
-            self._factor = self.total / (num_examples if self.per_example else self.count)
+            total = self.total if self.leader.rule.diagonal_inputs else mirrored(self.total)
+            self._factor = total / (num_examples if self.per_example else self.count)
         return self._factor
 
 
@@ -187,6 +229,7 @@ class Factors(Accumulator):
     def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
         super().__init__(layer)
         self.moment = moment
+        self.products = moment.products
         self.sharing = sharing
         q, _ = layer.shape
         self.total = layer.zeros(q, q)
@@ -198,8 +241,9 @@ class Factors(Accumulator):
 
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
-        g = batch.g.sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
-        self.total += g.T @ g
+        g = _wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
+        rows = g if self.products is Products.FULL else nonzero_rows(g)[0]
+        add_second_moment(self.total, rows, self.products)
 
     def totals(self) -> list[Tensor]:
         """See :meth:`Accumulator.totals`."""
@@ -211,12 +255,26 @@ class Factors(Accumulator):
     def operator(self, num_examples: int) -> Kronecker:
         """See :meth:`Accumulator.operator`."""
         average = self.sharing is Sharing.AVERAGE
-        G = self.total / (self.moment.count if average else num_examples)
+        G = mirrored(self.total) / (self.moment.count if average else num_examples)
         return Kronecker(self.moment.factor(num_examples), G)
 
 
+def squared_gradients(layer: Layer) -> SquaredGradients:
+    """Make what sums the squared per-example gradients of a layer.
+
+    Args:
+        layer: The layer.
+    """
+    tied = isinstance(layer.rule, TiedEmbeddingRule)
+    return TiedSquaredGradients(layer) if tied else SquaredGradients(layer)
+
+
 def make_accumulators(
-    layers: Sequence[Layer], uses: Mapping[str, Sequence[Use]], kind: str, sharing: str
+    layers: Sequence[Layer],
+    uses: Mapping[str, Sequence[Use]],
+    kind: str,
+    sharing: str,
+    products: str,
 ) -> dict[str, Accumulator]:
     """Choose what to sum for every layer.
 
@@ -225,6 +283,7 @@ def make_accumulators(
         uses: Of one forward pass; layers that read the same tensors will share one A.
         kind: ``diagonal``, or a Kronecker kind, which starts from the factors.
         sharing: How positions are treated.
+        products: How factors are multiplied.
 
     Returns:
         One accumulator per layer name.
@@ -233,12 +292,12 @@ def make_accumulators(
     accumulators: dict[str, Accumulator] = {}
     for layer in layers:
         if kind == "diagonal" or not layer.rule.has_factors:
-            accumulators[layer.name] = SquaredGradients(layer)
+            accumulators[layer.name] = squared_gradients(layer)
             continue
         calls = uses[layer.name]
         read = tuple((id(use.x), layer.rule.reading(use.module)) for use in calls)
         key = (layer.rule, layer.shape[1], read)
-        moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing)))
+        moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing), Products(products)))
         accumulators[layer.name] = Factors(layer, moment, Sharing(sharing))
     return accumulators
 
@@ -255,15 +314,14 @@ def rotate_accumulators(
     Returns:
         Squared gradients in the eigenbasis of each layer's factors.
     """
-    bases: dict[int, Tensor] = {}
     rotated: dict[str, Accumulator] = {}
+    of_inputs: dict[InputMoment, Tensor] = {}
     for name, accumulator in accumulators.items():
         if isinstance(accumulator, Factors):
-            operator = accumulator.operator(num_examples)
-            for factor in (operator.A, operator.G):
-                if id(factor) not in bases:
-                    bases[id(factor)] = _eigenvectors(factor)
-            basis = bases[id(operator.A)], bases[id(operator.G)]
+            operator, moment = accumulator.operator(num_examples), accumulator.moment
+            if moment not in of_inputs:
+                of_inputs[moment] = _eigenvectors(operator.A)
+            basis = of_inputs[moment], _eigenvectors(operator.G)
             rotated[name] = SquaredGradients(accumulator.layer, basis)
     return rotated
 
@@ -275,6 +333,11 @@ def _eigenvectors(factor: Tensor) -> Tensor:
     if dist.is_initialized():  # processes on unlike machines may differ in signs and order
         dist.broadcast(basis, src=0)
     return basis
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Put the uses of a layer side by side; of one use, without copying it."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -167,9 +167,14 @@ class Curvature:
     def quadratic(self, delta: Mapping[str, Tensor]) -> Tensor:
         """Return Σ_blocks ⟨Δ, F·Δ⟩: twice the predicted increase of the mean loss.
 
+        Curvature in half precision is brought to the displacement's dtype.
+
         Args:
             delta: Displacement of every covered parameter, by name, in the parameters' shapes.
         """
-        return torch.stack(
-            [b.operator.quadratic(b.join(b.covered(delta))) for b in self.blocks]
-        ).sum()
+        values = []
+        for block in self.blocks:
+            matrix = block.join(block.covered(delta))
+            operator = block.operator.to(dtype=matrix.dtype)
+            values.append(operator.quadratic(matrix))
+        return torch.stack(values).sum()

@@ -83,8 +83,9 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         if torch.is_grad_enabled():
             own = output if output.requires_grad else output.detach().requires_grad_()
             edge = get_gradient_edge(own)
-            # The model goes on with a copy: an in-place activation leaves the edge where it is.
-            output = own.clone()
+            # An in-place activation moves the edge of a leaf or of a view (GPT-2's Conv1D returns
+            # one): there the model goes on with a copy.
+            output = own.clone() if own.is_leaf or own._is_view() else own
         uses[name].append(Use(module, x, output, edge))
         return output
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import CurvatureError
 from .blocks import Block, Curvature, Layout, matrix_shape
-from .layers import RULES, LayerRule
+from .layers import LayerRule, find_rule
 from .operators import Identity, Operator
 
 __all__ = ["PAPER_IGNORE", "Layer", "find_layers", "identity_curvature"]
@@ -41,6 +41,11 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         """Shape (q, p) of the block's matrix."""
         return matrix_shape(self.rule.layout, self.shapes)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters, by name."""
+        return dict(zip(self.shapes, next(iter(self.modules.values())).parameters(), strict=True))
 
     def block(self, operator: Operator, input_examples: Tensor | None = None) -> Block:
         """Give the layer a curvature."""
@@ -131,27 +136,29 @@ def _ignored(model: nn.Module, ignore: Sequence[str], names: dict[int, str]) -> 
 
 def _layer(modules: dict[str, nn.Module], names: dict[int, str], ignored: set[str]) -> Layer | str:
     """Make the layer of one (possibly tied) parameter, or say why there is none."""
-    kinds = {type(m) for m in modules.values()}
-    if len(kinds) > 1:
-        return "tied between " + " and ".join(
-            f"{n}: {type(m).__name__}" for n, m in modules.items()
-        )
-    (kind,) = kinds
-    rule = RULES.get(kind)
+    kinds = list(dict.fromkeys(type(m).__name__ for m in modules.values()))
+    rule = find_rule(modules.values())
     if rule is None:
-        return kind.__name__
+        return kinds[0] if len(modules) == 1 else _tied(modules, "which no rule covers")
     owned = {tuple(names[id(p)] for p in m.parameters(recurse=False)): m for m in modules.values()}
     if len(owned) > 1:
-        return "tied between " + " and ".join(modules) + ", which do not share all parameters"
+        return _tied(modules, "which do not share all parameters")
     (parameter_names,) = owned
     module = next(iter(modules.values()))
     extra = sorted(
         {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}
     )
-    refusal = f"parameters {', '.join(extra)} added to it" if extra else rule.refusal(module)
-    if refusal:
-        return f"{kind.__name__} with {refusal}"
+    refusals = [rule.refusal(m) for m in modules.values()]
+    if extra:
+        refusals.insert(0, f"parameters {', '.join(extra)} added to it")
+    if refusal := next(filter(None, refusals), None):
+        return f"{' and '.join(kinds)} with {refusal}"
     if len({p.requires_grad for p in module.parameters()}) > 1 or ignored & set(parameter_names):
         return "only a part of its layer's parameters is trainable and not ignored"
     shapes = {names[id(p)]: tuple(p.shape) for p in module.parameters()}
     return Layer(next(iter(modules)), rule, shapes, dict(modules))
+
+
+def _tied(modules: Mapping[str, nn.Module], trouble: str) -> str:
+    owners = " and ".join(f"{name}: {type(module).__name__}" for name, module in modules.items())
+    return f"tied between {owners}, {trouble}: freeze or untie it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, Sharing, make_accumulators, rotate_accumulators
 from .blocks import Curvature
 from .capture import Use, capture, frozen
+from .checkpoint import CurvatureCheckpoint, identity_of
 from .discovery import Layer, find_layers
+from .frozen_linear import FrozenLinear
+from .moments import Products
 from .objective import (
     Forward,
     Labels,
@@ -28,6 +32,7 @@ from .objective import (
     logit_gradients,
 )
 from .positions import Positions
+from .wiring import learning, refuse_miswired
 
 __all__ = ["CurvatureArguments", "estimate_curvature"]
 
@@ -83,12 +88,22 @@ class CurvatureArguments:
         default=0, metadata={"help": "Seed of the random part and of the sampled labels."}
     )
 
+    products: str = field(
+        default="symmetric",
+        metadata={
+            "help": "How Kronecker factors are multiplied: 'symmetric' (one half of each product, "
+            "over the rows that are not zero), 'bfloat16' (the same, with feed-forward layers and "
+            "products in bfloat16 and sums in float32) or 'full'.",
+            "choices": tuple(Products),
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.curvature not in KINDS:
             raise CurvatureError(
                 f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
             )
-        for name, kinds in (("labels", Labels), ("sharing", Sharing)):
+        for name, kinds in (("labels", Labels), ("sharing", Sharing), ("products", Products)):
             value = getattr(self, name)
             if value not in tuple(kinds):
                 raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
@@ -106,6 +121,8 @@ def estimate_curvature(
     *,
     forward: Forward = default_forward,
     position_mask: PositionMask = default_position_mask,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_seconds: float = 300.0,
 ) -> Curvature:
     """Estimate the Fisher of a model's loss on a data set, one operator per layer.
 
@@ -131,13 +148,18 @@ def estimate_curvature(
         args: Kind, labels, sharing, ignored parameters and sizes.
         forward: Runs the model on a batch; the default expects a ``logits`` output.
         position_mask: Says which positions of a batch count.
+        checkpoint_dir: A folder of this estimate alone, the same for all processes: its progress
+            is kept there, so that the same call goes on after a kill, to the same result; deleted
+            at the end.
+        checkpoint_seconds: How much work a kill may cost.
 
     Returns:
         The curvature, in float32 or the model's wider dtype, on the model's device.
 
     Raises:
         CurvatureError: A parameter without a rule, a layer never used, tensors that cannot be
-            assigned to examples, a sharded model, or an empty data set.
+            assigned to examples, a sharded model, an empty data set, or a checkpoint of another
+            estimate.
 
     Example:
         >>> import torch
@@ -164,13 +186,20 @@ def estimate_curvature(
     indices = _choose_examples(len(dataset), args)
     run = _Run(model, dataset, data_collator, args, forward, position_mask, layers, indices)
     with frozen(model):
-        accumulators = make_accumulators(layers, run.discover(), args.curvature, args.sharing)
-        run.accumulate(accumulators, "curvature")
+        accumulators = make_accumulators(
+            layers, run.discover(), args.curvature, args.sharing, args.products
+        )
+        checkpoint = None
+        if checkpoint_dir is not None:
+            checkpoint = run.checkpoint(Path(checkpoint_dir), checkpoint_seconds)
+        run.accumulate(accumulators, "curvature", checkpoint)
         if args.curvature == "kronecker_eigen":
             rotated = rotate_accumulators(accumulators, len(indices))
             if rotated:
-                run.accumulate(rotated, "eigenvalues")
+                run.accumulate(rotated, "eigenvalues", checkpoint)
             accumulators |= rotated
+    if checkpoint:
+        checkpoint.clear()
     summed = [(layer, accumulators[layer.name]) for layer in layers]
     blocks = [
         layer.block(sums.operator(len(indices)), sums.input_examples) for layer, sums in summed
@@ -196,53 +225,52 @@ class _Run:
         return next(self.model.parameters()).device
 
     def discover(self) -> dict[str, list[Use]]:
-        """Run two examples to see which layers are used, how often, on what, and if separately."""
-        chosen = self.indices[: min(2, self.args.curvature_batch_size)]
-        batch = self._to_device(self.data_collator([self.dataset[index] for index in chosen]))
-        positions = self._positions(batch, len(chosen))
-        with torch.enable_grad(), capture(self.layers, positions) as uses:
-            outputs = self._forward(batch)
-        if unused := [name for name, calls in uses.items() if not calls]:
-            raise CurvatureError(
-                f"layers {', '.join(unused)} were never called in the forward pass, so their "
-                "curvature is unknown; list their parameters in `ignore=[...]`"
-            )
-        self._refuse_mixing(outputs.logits, uses, positions)
+        """Run two examples to see which layers are used, how often, on what, and that it is all."""
+        batch, examples = self._first_batch()
+        positions = self._positions(batch, examples)
+        with learning(self.layers):
+            with torch.enable_grad(), capture(self.layers, positions) as uses:
+                outputs = self._forward(batch)
+            if unused := [name for name, calls in uses.items() if not calls]:
+                raise CurvatureError(
+                    f"layers {', '.join(unused)} were never called in the forward pass, so their "
+                    "curvature is unknown; list their parameters in `ignore=[...]`"
+                )
+            refuse_miswired(self.layers, outputs.logits, uses, positions)
         return uses
 
-    def _refuse_mixing(
-        self, logits: Tensor, uses: Mapping[str, list[Use]], positions: Positions
+    def checkpoint(self, directory: Path, seconds: float) -> CurvatureCheckpoint:
+        """Find out what this estimate has in a folder."""
+        batch, _ = self._first_batch()
+        functions = (self.forward, self.position_mask)
+        identity = identity_of(self.model, self.args, self.layers, self.indices, batch, functions)
+        return CurvatureCheckpoint(directory, identity, *_rank_and_world(), seconds)
+
+    def accumulate(
+        self,
+        accumulators: Mapping[str, Accumulator],
+        what: str,
+        checkpoint: CurvatureCheckpoint | None = None,
     ) -> None:
-        """Make sure that the first example's logits depend on no row of another example.
-
-        A shape alone does not tell ``[examples, tokens]`` from ``[tokens, examples]``, or from
-        ``[tokens]`` computed once for all examples.
-        """
-        first = torch.zeros_like(logits)
-        first[0] = torch.arange(1, logits.shape[-1] + 1)
-        calls = [(layer, use) for layer in self.layers for use in uses[layer.name] if use.edge]
-        edges = [use.edge for _, use in calls if use.edge]
-        gradients = torch.autograd.grad(logits, edges, first, allow_unused=True)
-        for (layer, use), gradient in zip(calls, gradients, strict=True):
-            rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
-            if gradient is None or (
-                rows % positions.examples == 0
-                and not layer.rule.outputs(use.module, gradient, positions.examples)[1:].any()
-            ):
-                continue
-            raise CurvatureError(
-                f"the output of layer '{layer.name}', of shape {list(use.output.shape)}, is not "
-                "separate for each example of a batch; estimate with curvature_batch_size=1"
-            )
-
-    def accumulate(self, accumulators: Mapping[str, Accumulator], what: str) -> None:
         """Pass over this process's share of the data once, then sum over processes."""
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        mine = self.indices[rank::world]
-        with tqdm(total=len(mine), desc=what, unit="ex", disable=rank != 0) as bar:
-            for keys, batch in self._batches(mine):
+        rank, world = _rank_and_world()
+        mine, everything = self.indices[rank::world], len(self.indices)
+        done = checkpoint.restore(what, accumulators) if checkpoint else 0
+        with tqdm(
+            total=everything,
+            initial=min(done * world, everything),
+            desc=what,
+            unit=" examples",
+            disable=rank != 0,
+        ) as bar:
+            for keys, batch in self._batches(mine[done:]):
                 self._accumulate_batch(accumulators, keys, batch)
-                bar.update(len(keys))
+                done += len(keys)
+                bar.update(
+                    min(done * world, everything) - bar.n
+                )  # of all processes: they keep pace
+                if checkpoint:
+                    checkpoint.keep(what, accumulators, done, last=done == len(mine))
         for accumulator in accumulators.values():
             for total in accumulator.totals():
                 if world > 1:
@@ -286,7 +314,12 @@ class _Run:
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
 
     def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
-        outputs = self.forward(self.model, batch)
+        products = Products(self.args.products)
+        if products is Products.FULL:
+            outputs = self.forward(self.model, batch)
+        else:
+            with FrozenLinear(half=products is Products.BFLOAT16):
+                outputs = self.forward(self.model, batch)
         if not bool(outputs.logits.isfinite().all()):
             raise CurvatureError(
                 f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
@@ -313,8 +346,18 @@ class _Run:
         for start, batch in zip(range(0, len(indices), size), loader, strict=True):
             yield indices[start : start + size], self._to_device(batch)
 
+    def _first_batch(self) -> tuple[dict[str, Tensor], int]:
+        """Collate two examples, or one where batches have one."""
+        chosen = self.indices[: min(2, self.args.curvature_batch_size)]
+        batch = self.data_collator([self.dataset[index] for index in chosen])
+        return self._to_device(batch), len(chosen)
+
     def _to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _choose_examples(available: int, args: CurvatureArguments) -> list[int]:

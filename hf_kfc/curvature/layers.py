@@ -7,16 +7,19 @@ q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from .blocks import Layout
+from .moments import Products, add_second_moment
 
-__all__ = ["RULES", "LayerRule"]
+__all__ = ["RULES", "LayerRule", "find_rule"]
 
 _CHUNK = 2**25  # elements of per-example gradients held at once: 128 MiB in float32
 
@@ -39,8 +42,15 @@ class LayerRule(ABC):
         return (getattr(module, "bias", None) is not None,)
 
     @abstractmethod
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Bring a layer's input to [N, R, p], without the constant 1 of the bias."""
+
     def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring a layer's input to [N, R, p], the constant 1 of the bias last."""
+        features = self.features(module, x, examples)
+        if getattr(module, "bias", None) is None:
+            return features
+        return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], dim=-1)
 
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
         """Bring a layer's output, or its gradient, to [N, R, q]."""
@@ -50,23 +60,25 @@ class LayerRule(ABC):
         """Return the shape of an output without its features."""
         return tuple(output.shape[:-1])
 
-    def input_moment(self, a: Tensor, valid: Tensor, size: int, average: bool) -> Tensor:
-        """Sum a aᵀ over the positions that count, or over the per-example means of those.
+    def add_input_moment(
+        self, total: Tensor, features: Tensor, valid: Tensor, average: bool, products: Products
+    ) -> None:
+        """Add Σ a aᵀ over the positions that count, or over the per-example means of those.
 
         Args:
-            a: Inputs [N, R, p].
+            total: Changed in place, [p, p] with the bias, or [p] if it is diagonal.
+            features: Inputs without the constant 1 of the bias, [N, R, ...].
             valid: Which positions count [N, R].
-            size: p.
             average: Average over the positions of an example first (``reduce``).
-
-        Returns:
-            Shape [p, p], or [p] if it is diagonal.
+            products: How to multiply.
         """
-        a = a * valid[..., None]
         if average:
-            a = a.sum(1) / valid.sum(1).clamp(min=1)[:, None]
-        rows = a.reshape(-1, size)
-        return rows.T @ rows
+            counts = valid.sum(1)
+            rows = (features * valid[..., None]).sum(1) / counts.clamp(min=1)[:, None]
+            valid = counts > 0
+        else:
+            rows, valid = features.flatten(0, 1), valid.flatten()
+        add_second_moment(total, rows if bool(valid.all()) else rows[valid], products)
 
     def rotate_inputs(self, a: Tensor, basis: Tensor) -> Tensor:
         """Express inputs in a basis given by its columns [p, p]."""
@@ -93,9 +105,9 @@ class LinearRule(LayerRule):
 
     layout = Layout.OUT_IN
 
-    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.inputs`."""
-        return _with_bias(module, x.reshape(examples, -1, x.shape[-1]))
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.features`."""
+        return x.reshape(examples, -1, x.shape[-1])
 
 
 class Gpt2Conv1dRule(LinearRule):
@@ -121,8 +133,8 @@ class ConvRule(LayerRule):
         patch = (module.kernel_size, module.stride, module.dilation)
         return (*super().reading(module), *patch, *padding)
 
-    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.inputs`."""
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.features`."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
@@ -130,7 +142,7 @@ class ConvRule(LayerRule):
         if isinstance(module, nn.Conv1d):  # unfold knows images only: one row of pixels
             x, kernel, dilation, stride = x.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
         patches = functional.unfold(x, kernel, dilation=dilation, stride=stride).mT
-        return _with_bias(module, patches.reshape(examples, -1, patches.shape[-1]))
+        return patches.reshape(examples, -1, patches.shape[-1])
 
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
         """See :meth:`LayerRule.outputs`."""
@@ -162,15 +174,25 @@ class EmbeddingRule(LayerRule):
         """See :meth:`LayerRule.reading`."""
         return (module.padding_idx,)
 
-    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring token ids to [N, R]; the padding token, which never learns, becomes -1."""
         assert isinstance(module, nn.Embedding)
         ids = x.reshape(examples, -1)
         return ids if module.padding_idx is None else ids.masked_fill(ids == module.padding_idx, -1)
 
-    def input_moment(self, a: Tensor, valid: Tensor, size: int, average: bool) -> Tensor:
-        """Count the tokens at positions that count: the diagonal of Σ a aᵀ, shape [V]."""
-        return torch.bincount(a[valid & (a >= 0)], minlength=size)
+    def add_input_moment(
+        self, total: Tensor, features: Tensor, valid: Tensor, average: bool, products: Products
+    ) -> None:
+        """Count the tokens at positions that count: the diagonal of Σ a aᵀ; see the base class.
+
+        Args:
+            total: Changed in place, [V].
+            features: Token ids [N, R], -1 for tokens without gradient.
+            valid: Which positions count [N, R].
+            average: Without effect.
+            products: Without effect.
+        """
+        total += torch.bincount(features[valid & (features >= 0)], minlength=len(total))
 
     def input_examples(self, a: Tensor, valid: Tensor, size: int) -> Tensor:
         """Count the examples in which each token stands at a position that counts, shape [V]."""
@@ -207,12 +229,11 @@ class LayerNormRule(LayerRule):
     layout = Layout.ELEMENTWISE
     has_factors = False
 
-    def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
-        """Return the normalised input [N, R, q], with a constant 1 for the bias: [N, R, q, p]."""
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Return the normalised input, one column of each gain: [N, R, q, 1]."""
         assert isinstance(module, nn.LayerNorm)
         normalised = functional.layer_norm(x, module.normalized_shape, eps=module.eps)
-        a = self.outputs(module, normalised, examples)[..., None]
-        return a if module.bias is None else torch.cat([a, torch.ones_like(a)], dim=-1)
+        return self.outputs(module, normalised, examples)[..., None]
 
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
         """See :meth:`LayerRule.outputs`."""
@@ -235,6 +256,72 @@ class LayerNormRule(LayerRule):
         total += (g[..., None] * a).sum(1).square().sum(0)
 
 
+class GainRule(LayerNormRule):
+    """A normalisation layer with a gain and no bias: RMSNorm, in each model under another class.
+
+    Its output is c(x) + w ∘ n(x): n(x) is the difference of its outputs at w = 1 and w = 0,
+    whatever it normalises by and whether it multiplies by w (Llama) or by 1 + w (Gemma). That a
+    class is of this form is seen from its name alone, so the estimator makes sure of the gradient.
+    """
+
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Return the normalised input n(x), one column of each gain: [N, R, q, 1]."""
+        ones, zeros = torch.ones_like(_weight(module)), torch.zeros_like(_weight(module))
+        at_one = functional_call(module, {"weight": ones}, (x,))
+        normalised = at_one - functional_call(module, {"weight": zeros}, (x,))
+        return self.outputs(module, normalised, examples)[..., None]
+
+    def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
+        """See :meth:`LayerRule.outputs`."""
+        return g.reshape(examples, -1, _weight(module).numel())
+
+    def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
+        """See :meth:`LayerRule.leading`."""
+        return tuple(output.shape[: -_weight(module).ndim])
+
+
+class TiedEmbeddingRule(EmbeddingRule):
+    """``nn.Embedding`` and ``nn.Linear`` with one weight [V, q]: a language model's tied head.
+
+    One example's gradient is that of the embedding plus that of the head, Σ_r onehot(id_r) g_rᵀ +
+    Σ_r ∂z_r h_rᵀ with h the inputs of the head and ∂z the gradients of its scores. No Kronecker
+    product describes the sum, so the curvature is always diagonal.
+    """
+
+    has_factors = False
+
+    def refusal(self, module: nn.Module) -> str | None:
+        """See :meth:`LayerRule.refusal`."""
+        return super().refusal(module) if isinstance(module, nn.Embedding) else None
+
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Bring token ids to [N, R], or the inputs of the head to [N, R, q]."""
+        if isinstance(module, nn.Embedding):
+            return super().features(module, x, examples)
+        return x.reshape(examples, -1, x.shape[-1])
+
+    def add_squared_sums(self, total: Tensor, ids: Tensor, g: Tensor, h: Tensor, z: Tensor) -> None:
+        """Add the sum over examples of the squared per-example gradient of both layers.
+
+        Args:
+            total: Changed in place, [q, V].
+            ids: Token ids [N, R], -1 for tokens without gradient.
+            g: Gradients of the embedding's outputs [N, R, q].
+            h: Inputs of the head [N, S, q].
+            z: Gradients of the head's scores [N, S, V].
+        """
+        q, tokens = total.shape
+        step = max(1, _CHUNK // (q * tokens))
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            gradient = z[part].mT @ h[part]  # [n, V, q]
+            first_row = torch.arange(len(gradient), device=ids.device)[:, None] * tokens
+            counted = ids[part] >= 0
+            rows = (first_row + ids[part])[counted]
+            gradient.flatten(0, 1).index_add_(0, rows, g[part][counted])
+            total += gradient.square_().sum(0).T
+
+
 RULES: dict[type[nn.Module], LayerRule] = {
     nn.Linear: LinearRule(),
     Conv1D: Gpt2Conv1dRule(),
@@ -244,9 +331,27 @@ RULES: dict[type[nn.Module], LayerRule] = {
     nn.LayerNorm: LayerNormRule(),
 }
 """Rules by exact class: a subclass may compute something else, so it needs a rule of its own."""
+_GAIN = GainRule()
+_TIED = TiedEmbeddingRule()
 
 
-def _with_bias(module: nn.Module, a: Tensor) -> Tensor:
-    if getattr(module, "bias", None) is None:
-        return a
-    return torch.cat([a, a.new_ones(*a.shape[:-1], 1)], dim=-1)
+def find_rule(modules: Collection[nn.Module]) -> LayerRule | None:
+    """Return the rule of the modules that share a weight, usually a single one; None if none has.
+
+    Args:
+        modules: All that own the weight.
+    """
+    kinds = {type(module) for module in modules}
+    if kinds == {nn.Embedding, nn.Linear}:
+        return _TIED
+    (kind, *others) = kinds
+    if others or kind in RULES:
+        return None if others else RULES[kind]
+    owned = {name for m in modules for name, _ in m.named_parameters()}
+    return _GAIN if kind.__name__.endswith("Norm") and owned == {"weight"} else None
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -6,6 +6,7 @@ Which ``y`` is the label kind; the estimator and the oracle share this file and 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from random import Random
@@ -60,7 +61,7 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         batch: Tensors by name: ``attention_mask`` [N, ..., T] and ``candidate_mask`` [N, C] are
-            used where they are; without both every position counts.
+            used where they are; without both every position counts, also those labelled −100.
 
     Returns:
         Boolean tensor [N], [N, C], [N, T] or [N, C, T].
@@ -71,8 +72,7 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
     if "attention_mask" not in batch:
         if "candidate_mask" in batch:
             return batch["candidate_mask"].bool()
-        labels = _labels(batch)
-        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        return torch.ones_like(_labels(batch), dtype=torch.bool)
     mask = batch["attention_mask"].bool()
     if "candidate_mask" in batch:
         mask = mask & batch["candidate_mask"].bool()[..., None]
@@ -82,22 +82,44 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
 def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     """Run a Hugging Face model with a ``logits`` output.
 
+    A causal language model scores the **next** token: its own loss compares the logits of
+    position t with the label of position t + 1, and so does this. Whether a model does is asked
+    of the model, not of its name: of a batch in which only first positions are labelled such a
+    loss has nothing to say.
+
     Args:
-        model: Called with the batch less ``labels`` and ``candidate_mask``.
+        model: Called with the batch less ``candidate_mask``, and less ``labels`` unless they are
+            one per position and it has a loss of its own.
         batch: Tensors by name; ``labels`` is required, ``candidate_mask`` [N, C] removes
             candidates from the softmax.
 
     Returns:
-        Logits and labels.
+        Logits and labels; of a causal language model [N, T−1, K] and [N, T−1], those of positions
+        that have a next one.
 
     Raises:
         CurvatureError: No labels, no logits, or logits that are not class scores of the labels.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+        >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
+        >>> outputs = default_forward(GPT2LMHeadModel(config), {"input_ids": ids, "labels": ids})
+        >>> outputs.logits.shape, outputs.labels.tolist()
+        (torch.Size([1, 4, 20]), [[1, 4, 1, 5]])
     """
     inputs = dict(batch)
     labels = _labels(inputs)
     del inputs["labels"]
     candidate_mask = inputs.pop("candidate_mask", None)
-    logits = getattr(model(**inputs), "logits", None)
+    if (
+        labels.ndim > 1
+        and not labels.is_floating_point()
+        and (probe := _probe_labels(model, labels)) is not None
+    ):
+        inputs["labels"] = probe
+    output = model(**inputs)
+    logits = getattr(output, "logits", None)
     if logits is None or logits.shape[:-1] != labels.shape or logits.shape[-1] < 2:
         shape = None if logits is None else list(logits.shape)
         raise CurvatureError(
@@ -107,6 +129,8 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         )
     if candidate_mask is not None:
         logits = logits.masked_fill(~candidate_mask.bool(), torch.finfo(logits.dtype).min)
+    if "labels" in inputs and _shifts(model, getattr(output, "loss", None)):
+        return Outputs(logits[:, :-1], labels[:, 1:])
     return Outputs(logits, labels)
 
 
@@ -160,6 +184,33 @@ def _labels(batch: Mapping[str, Tensor]) -> Tensor:
             "let the collator add them"
         )
     return batch["labels"]
+
+
+def _probe_labels(model: nn.Module, labels: Tensor) -> Tensor | None:
+    """Make labels that tell, by the model's own loss, whether it shifts them; None if it has none.
+
+    An encoder–decoder gets the labels as they are: it makes its decoder's inputs of them, and
+    compares logits and labels of the same position.
+    """
+    parameters = inspect.signature(getattr(model, "forward", model)).parameters.values()
+    if not any(p.name == "labels" or p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return labels
+    probe = torch.full_like(labels, -100)
+    probe[:, 0] = 1
+    return probe
+
+
+def _shifts(model: nn.Module, loss: Tensor | None) -> bool:
+    """Whether a loss of first positions alone is a mean over nothing, so that none has a label."""
+    if loss is not None and not bool(loss):
+        raise CurvatureError(
+            f"{type(model).__name__} does not tell by its loss whether it compares logits with the "
+            "labels of the same or of the next position; give `forward=` a function that aligns "
+            "them"
+        )
+    return loss is not None and bool(loss.isnan())
 
 
 def _residual(probabilities: Tensor, labels: Tensor, decided: Tensor) -> Tensor:

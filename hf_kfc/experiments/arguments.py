@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any
 
@@ -135,9 +135,21 @@ def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) 
             raise ConsolidationError(f"the experiment sets {name} itself; use {instead}")
 
 
+_ADDED_LATER = {("CurvatureArguments", "products")}
+"""Fields younger than results that are still gone on from: at their default, they are not named."""
+
+
 def settings_of(*arguments: Any) -> dict[str, Any]:
     """Return arguments by the names of their classes, as JSON values."""
-    return {type(own).__name__: asdict(own) for own in arguments}
+    return {
+        type(own).__name__: {
+            item.name: asdict(own)[item.name]
+            for item in fields(own)
+            if (type(own).__name__, item.name) not in _ADDED_LATER
+            or getattr(own, item.name) != item.default
+        }
+        for own in arguments
+    }
 
 
 @dataclass

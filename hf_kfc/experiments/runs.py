@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from ..curvature import CurvatureArguments
+from ..curvature.checkpoint import parameters_digest
 from ..errors import ConsolidationError
 from ..files import refuse_foreign, replace_directory
 from ..priors import ConsolidationPrior
@@ -262,6 +267,9 @@ def _keep(
     publishing: PublishArguments,
 ) -> None:
     """Save the last model with its own prior, the results and a picture; print the table."""
+    home = directory.resolve()
+    progress = f".{home.name}.curvature-"  # beside the folder, which is replaced as a whole
+    estimate = _digest(comparison.settings, learned.model)
     prior = ConsolidationPrior.estimate(
         learned.model,
         stage.new.train,
@@ -269,6 +277,7 @@ def _keep(
         curvature,
         task=stage.new.name,
         anchor_metrics={"accuracy": comparison.outcomes[-1].new},
+        checkpoint_dir=home.with_name(progress + estimate),
     )
     # Of the prior as it would be published, while the data is there.
     public = without_rare_inputs(prior, publishing.min_examples)
@@ -283,8 +292,17 @@ def _keep(
             comparison.save(partial)
             if comparison.old_before is not None:
                 save_comparison_figure(comparison, partial / "forgetting.png")
+        for other in home.parent.iterdir():
+            if other.name.startswith(progress):  # of a run that was given up
+                shutil.rmtree(other, ignore_errors=True)
         print(f"\n{comparison.table()}\n\nsaved in {directory}")  # noqa: T201
     state.wait_for_everyone()
+
+
+def _digest(settings: dict[str, Any], model: PreTrainedModel) -> str:
+    """Tell the estimate of a very model: training it again need not give the same to the bit."""
+    content = json.dumps(settings, sort_keys=True, default=str) + parameters_digest(model)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _settings(publishing: PublishArguments, *arguments: Any) -> dict[str, Any]:

@@ -25,10 +25,22 @@ class OtherLinear(nn.Linear):
     pass
 
 
-def tied_embedding() -> nn.Module:
-    model = Holder(words=nn.Embedding(5, 2), decoder=nn.Linear(2, 5, bias=False))
+def tied_embedding(**settings: Any) -> nn.Module:
+    model = Holder(decoder=nn.Linear(2, 5, bias=False), words=nn.Embedding(5, 2, **settings))
     model.decoder.weight = model.words.weight
     return model
+
+
+def tied_convolution() -> nn.Module:
+    model = Holder(a=nn.Conv1d(2, 3, 1, bias=False), b=nn.Linear(2, 3, bias=False))
+    model.b.weight = model.a.weight
+    return model
+
+
+class GatedNorm(nn.RMSNorm):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.gate = nn.Parameter(torch.ones(size))
 
 
 def tied_weight_only() -> nn.Module:
@@ -68,14 +80,19 @@ REFUSED: dict[str, tuple[Any, str]] = {
         r"x\.weight .*scale_grad_by_freq=True",
     ),
     "tied_kinds": (
-        tied_embedding,
-        r"words\.weight \(tied between words: Embedding and decoder: Linear\)",
+        tied_convolution,
+        r"a\.weight \(tied between a: Conv1d and b: Linear, which no rule covers: freeze or untie",
+    ),
+    "tied_max_norm": (
+        lambda: tied_embedding(max_norm=1.0),
+        r"decoder\.weight \(Linear and Embedding with max_norm=1",
     ),
     "tied_masked_lm": (masked_lm, r"word_embeddings\.weight \(tied between .*Embedding.*Linear"),
     "tied_weight": (
         tied_weight_only,
-        r"a\.weight \(tied between a and b, which do not share all parameters\)",
+        r"a\.weight \(tied between a: Linear and b: Linear, which do not share all parameters",
     ),
+    "norm": (lambda: Holder(x=GatedNorm(2)), r"x\.weight \(GatedNorm\), x\.gate \(GatedNorm"),
     "half_frozen": (half_frozen, r"a\.weight \(only a part"),
     "batch_norm": (lambda: Holder(x=nn.BatchNorm1d(2)), r"x\.weight \(BatchNorm1d\)"),
 }
@@ -153,3 +170,11 @@ def test_fully_tied_layers_are_one() -> None:
     layers, _ = find_layers(model)
     assert [layer.name for layer in layers] == ["head", "a"]
     assert list(layers[1].modules) == ["a", "b"]
+
+
+def test_a_head_tied_to_its_embedding_is_one_layer() -> None:
+    layers, _ = find_layers(tied_embedding())
+    assert [layer.name for layer in layers] == ["head", "decoder"]
+    assert list(layers[1].shapes) == ["decoder.weight"]
+    assert list(layers[1].modules) == ["decoder", "words"]
+    assert layers[1].shape == (2, 5)

@@ -225,12 +225,13 @@ def test_weights_have_no_gradient_while_it_runs() -> None:
     seen = []
 
     def forward(model: nn.Module, batch: Any) -> Outputs:
-        seen.extend(p.requires_grad for p in model.parameters())
+        seen.append({p.requires_grad for p in model.parameters()})
         assert not model.training
         return Outputs(model(batch["x"]).logits, batch["labels"])
 
     estimate(model, vectors(2), forward=forward)
-    assert seen and not any(seen)
+    assert seen == [{True}, {False}], "but on the first batch, whose gradients are checked"
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_dropout_is_off() -> None:

@@ -7,8 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from hf_kfc.curvature import OPERATORS, Diagonal, Identity, Kronecker, KroneckerEigen, Operator
+from hf_kfc.curvature import (
+    OPERATORS,
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    LowRankKronecker,
+    Operator,
+)
+from hf_kfc.errors import CurvatureError
 
 from .tiny import KINDS, bert, choices, estimate, pad_choices
 
@@ -22,6 +33,14 @@ def basis(size: int) -> Tensor:
     return torch.linalg.qr(torch.randn(size, size)).Q
 
 
+def low_rank(p: int, k: int, q: int, m: int) -> LowRankKronecker:
+    return LowRankKronecker(torch.randn(p, k), torch.rand(p), torch.randn(q, m), torch.rand(q))
+
+
+def stack(make: Callable[[], Tensor]) -> Tensor:
+    return torch.stack([make() for _ in range(3)])
+
+
 MAKE: dict[str, Callable[[int, int], Operator]] = {
     "identity": lambda q, p: Identity(torch.tensor(0.7)),
     "diagonal": lambda q, p: Diagonal(torch.rand(q, p)),
@@ -32,11 +51,28 @@ MAKE: dict[str, Callable[[int, int], Operator]] = {
     "kronecker_eigen_identity_A": lambda q, p: KroneckerEigen(
         torch.empty(0), basis(q), torch.rand(q, p)
     ),
+    "kronecker_sum": lambda q, p: KroneckerSum(stack(lambda: psd(p)), stack(lambda: psd(q))),
+    "kronecker_sum_vector_A": lambda q, p: KroneckerSum(torch.rand(3, p), stack(lambda: psd(q))),
+    "kronecker_sum_vector_G": lambda q, p: KroneckerSum(stack(lambda: psd(p)), torch.rand(3, q)),
+    "low_rank_kronecker": lambda q, p: low_rank(p, 1, q, 1),
+    "low_rank_kronecker_vector_A": lambda q, p: low_rank(p, 0, q, 1),
+    "low_rank_kronecker_of_full_rank": lambda q, p: low_rank(p, p, q, q),
 }
 
 
 def full(factor: Tensor) -> Tensor:
     return factor.diag() if factor.ndim == 1 else factor
+
+
+def products(operator: Operator) -> list[tuple[Tensor, Tensor]]:
+    """A and G of every product, as matrices."""
+    if isinstance(operator, LowRankKronecker):
+        A = operator.A_U @ operator.A_U.T + operator.A_d.diag()
+        return [(A, operator.G_U @ operator.G_U.T + operator.G_d.diag())]
+    assert isinstance(operator, Kronecker | KroneckerSum)
+    if isinstance(operator, Kronecker):
+        return [(full(operator.A), full(operator.G))]
+    return [(full(A), full(G)) for A, G in zip(operator.A, operator.G, strict=True)]
 
 
 def explicit(operator: Operator, q: int, p: int) -> Tensor:
@@ -45,8 +81,8 @@ def explicit(operator: Operator, q: int, p: int) -> Tensor:
         return operator.scale * torch.eye(q * p)
     if isinstance(operator, Diagonal):
         return operator.diagonal.reshape(-1).diag()
-    if isinstance(operator, Kronecker):
-        return torch.kron(full(operator.G), full(operator.A))
+    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker):
+        return torch.stack([torch.kron(G, A) for A, G in products(operator)]).sum(0)
     assert isinstance(operator, KroneckerEigen)
     U_A = torch.eye(p) if operator.U_A.ndim == 1 else operator.U_A
     U = torch.kron(operator.U_G.contiguous(), U_A.contiguous())
@@ -76,11 +112,11 @@ def test_damping(name: str) -> None:
     operator = MAKE[name](q, p)
     before = {k: v.clone() for k, v in operator.state().items()}
     matrix = explicit(operator, q, p)
-    if isinstance(operator, Kronecker):
-        A, G = full(operator.A), full(operator.G)
-        A = A + epsilon * A.trace() / p * torch.eye(p)
-        G = G + epsilon * G.trace() / q * torch.eye(q)
-        expected = torch.kron(G, A)
+    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker):
+        expected = torch.zeros_like(matrix)
+        for A, G in products(operator):
+            damped_A = A + epsilon * A.trace() / p * torch.eye(p)
+            expected += torch.kron(G + epsilon * G.trace() / q * torch.eye(q), damped_A)
     else:
         expected = matrix + epsilon * matrix.diagonal().mean() * torch.eye(q * p)
     damped = operator.damped(epsilon)
@@ -108,6 +144,69 @@ def test_state_and_dtype_round_trip(name: str) -> None:
     )
     same = operator.to()
     assert {t.dtype for t in same.state().values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", ["kronecker", "kronecker_sum", "low_rank_kronecker"])
+def test_terms_add_up(name: str) -> None:
+    operator = MAKE[name](3, 4)
+    terms = operator.terms()
+    assert all(isinstance(term, Kronecker) for term in terms)
+    total = torch.stack([term.matrix(3, 4) for term in terms]).sum(0)
+    torch.testing.assert_close(total, operator.matrix(3, 4))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_of_inputs_and_spread_undo_each_other(name: str) -> None:
+    q, p, inputs = 3, 5, torch.tensor([0, 3, 4])
+    operator = MAKE[name](q, p)
+    if not (name == "diagonal" or name.endswith(("vector_A", "identity_A"))):
+        for change in (lambda: operator.of_inputs(inputs), lambda: operator.spread(inputs, 7)):
+            with pytest.raises(CurvatureError, match=f"a {operator.kind} curvature .* part by inp"):
+                change()
+        return
+    part = operator.of_inputs(inputs)
+    assert part.mismatch((q, 3)) == []
+    delta = torch.zeros(q, p)
+    delta[:, inputs] = torch.randn(q, 3)
+    torch.testing.assert_close(part.apply(delta[:, inputs]), operator.apply(delta)[:, inputs])
+    again = part.spread(inputs, p)
+    assert again.mismatch((q, p)) == []
+    torch.testing.assert_close(again.apply(delta), operator.apply(delta))
+    delta[:, inputs] = 0
+    delta[:, 1] = 1
+    assert torch.equal(again.apply(delta), torch.zeros(q, p))
+
+
+def test_damping_commutes_with_sums() -> None:
+    """The same F written as sums of other products is damped alike."""
+    A, B, G = psd(4), psd(4), psd(3)
+    one = Kronecker(A + B, G).damped(0.3).matrix(3, 4)
+    two = KroneckerSum(torch.stack([A, B]), torch.stack([G, G])).damped(0.3).matrix(3, 4)
+    torch.testing.assert_close(one, two)
+
+
+def test_damping_of_low_rank_factors_costs_two_vectors() -> None:
+    operator = low_rank(4, 2, 3, 1)
+    damped = operator.damped(0.3)
+    assert damped.A_U is operator.A_U
+    assert damped.G_U is operator.G_U
+
+
+@pytest.mark.parametrize(("p", "k", "q"), [(64, 4, 32), (64, 40, 32), (64, 64, 512), (512, 300, 8)])
+def test_low_rank_factors_are_multiplied_as_is_cheapest(p: int, k: int, q: int) -> None:
+    operator, delta = low_rank(p, k, q, 0), torch.randn(q, p)
+    with FlopCounterMode(display=False) as counter:
+        product = operator.apply(delta)
+    assert counter.get_total_flops() == 2 * min(2 * q * p * k, p * p * k + q * p * p)
+    torch.testing.assert_close(product, operator.dense().apply(delta))
+
+
+def test_a_sum_costs_what_its_terms_cost() -> None:
+    q, p = 8, 16
+    operator = MAKE["kronecker_sum"](q, p)
+    with FlopCounterMode(display=False) as counter:
+        operator.apply(torch.randn(q, p))
+    assert counter.get_total_flops() == 3 * 2 * (q * q * p + q * p * p)
 
 
 def test_default_identity_is_one() -> None:
@@ -157,6 +256,51 @@ WRONG: dict[str, tuple[Callable[[], Operator], str]] = {
         lambda: KroneckerEigen(torch.empty(0), torch.rand(3, 3), torch.rand(3, 4)),
         "U_G is not orthonormal",
     ),
+    "sum_A_shape": (
+        lambda: KroneckerSum(torch.rand(2, 3), stack(lambda: psd(3))),
+        r"A has shape \[2, 3\], expected \[terms, 4, 4\] or \[terms, 4\]",
+    ),
+    "sum_without_terms": (
+        lambda: KroneckerSum(torch.rand(0, 4), stack(lambda: psd(3))),
+        r"A has shape \[0, 4\], expected \[terms",
+    ),
+    "sum_of_unlike_terms": (
+        lambda: KroneckerSum(torch.rand(2, 4), stack(lambda: psd(3))),
+        r"G has shape \[3, 3, 3\], expected 2 terms as A has",
+    ),
+    "sum_scalar": (
+        lambda: KroneckerSum(torch.ones(()), stack(lambda: psd(3))),
+        r"A has shape \[\], expected \[terms",
+    ),
+    "sum_negative": (
+        lambda: KroneckerSum(-torch.rand(1, 4), psd(3)[None]),
+        r"A has a negative entry \(.*\) in term 0",
+    ),
+    "sum_indefinite": (
+        lambda: KroneckerSum(torch.rand(2, 4), torch.stack([psd(3), indefinite(3)])),
+        "G is indefinite in term 1",
+    ),
+    "sum_asymmetric": (
+        lambda: KroneckerSum(torch.stack([asymmetric(4), psd(4)]), torch.rand(2, 3)),
+        "A is not symmetric .* in term 0",
+    ),
+    "A_U_shape": (lambda: low_rank(4, 5, 3, 1), r"A_U has shape \[4, 5\], expected \[4, k\]"),
+    "A_d_negative": (
+        lambda: LowRankKronecker(
+            torch.randn(4, 1), -torch.rand(4), torch.randn(3, 1), torch.rand(3)
+        ),
+        "A_d has a negative",
+    ),
+    "G_d_shape": (
+        lambda: LowRankKronecker(
+            torch.randn(4, 1), torch.rand(4), torch.randn(3, 1), torch.rand(4)
+        ),
+        "G_d has shape",
+    ),
+    "G_U_shape": (
+        lambda: LowRankKronecker(torch.randn(4, 1), torch.rand(4), torch.randn(3), torch.rand(3)),
+        "G_U has shape",
+    ),
     "U_G_shape": (
         lambda: KroneckerEigen(torch.empty(0), basis(4), torch.rand(3, 4)),
         "U_G has shape",
@@ -194,3 +338,31 @@ def test_half_precision_factors_are_checked_too(dtype: torch.dtype) -> None:
     assert Kronecker(torch.eye(4), torch.eye(3)).to(dtype=dtype).mismatch((3, 4)) == []
     wrong = Kronecker(torch.eye(4), -torch.eye(3)).to(dtype=dtype)
     assert wrong.mismatch((3, 4)) == ["G is indefinite"]
+
+
+def test_rounding_to_bfloat16_is_allowed_and_no_more() -> None:
+    rows = torch.randn(30, 64) + 5 * torch.randn(64)  # far from zero mean, as activations are
+    A = (rows.T @ rows).float()
+    assert torch.linalg.eigvalsh(A.bfloat16().float())[0] < -1e-5 * A.trace()
+    rounded = Kronecker(A, torch.eye(3)).to(dtype=torch.bfloat16)
+    assert rounded.mismatch((3, 64)) == []
+    wrong = A - 0.01 * A.norm() * torch.eye(64)
+    assert Kronecker(wrong, torch.eye(3)).to(dtype=torch.bfloat16).mismatch((3, 64)) == [
+        "A is indefinite"
+    ]
+    eigen = KroneckerEigen(basis(64), basis(3), torch.rand(3, 64)).to(dtype=torch.bfloat16)
+    assert eigen.mismatch((3, 64)) == []
+    skewed = KroneckerEigen(1.02 * basis(64), basis(3), torch.rand(3, 64)).to(dtype=torch.bfloat16)
+    (phrase,) = skewed.mismatch((3, 64))
+    assert phrase.startswith("U_A is not orthonormal")
+
+
+def test_low_rank_factors_are_densified_and_damped_in_float32() -> None:
+    half = low_rank(4, 2, 3, 1).to(dtype=torch.bfloat16)
+    damped = half.damped(1e-4).to(dtype=torch.float32).matrix(3, 4)
+    torch.testing.assert_close(
+        damped, half.to(dtype=torch.float32).damped(1e-4).matrix(3, 4), rtol=1e-6, atol=1e-6
+    )
+    dense = half.dense()
+    assert dense.A.dtype == torch.float32
+    torch.testing.assert_close(dense.matrix(3, 4), half.to(dtype=torch.float32).matrix(3, 4))

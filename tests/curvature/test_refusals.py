@@ -72,6 +72,66 @@ def test_examples_that_cannot_be_told_apart_are_refused(run: Any, tokens: int) -
         estimate(model, data, curvature_batch_size=2)
 
 
+class SquaredNorm(nn.Module):
+    """Its gradient is 2w·n(x), and not n(x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight.square() * x / x.norm(dim=-1, keepdim=True)
+
+
+class GatedNorm(nn.RMSNorm):
+    """Its gradient depends on an input that no rule reads."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return super().forward(x) if gate is None else super().forward(x) * gate
+
+
+def functional_head(m: Logits, x: Tensor) -> Tensor:
+    return nn.functional.linear(m.layer(x).tanh(), m.layer.weight[:3])
+
+
+def read_twice(m: Logits, x: Tensor) -> Tensor:
+    return m.layer(x)[..., :3] + 0.1 * m.layer.bias.square().sum()
+
+
+WRONG_GRADIENTS: dict[str, tuple[Any, Any]] = {
+    "functional_head": (functional_head, lambda: nn.Linear(4, 4)),
+    "read_twice": (read_twice, lambda: nn.Linear(4, 4)),
+    "squared_norm": (lambda m, x: m.layer(x)[..., :3], SquaredNorm),
+    "gated_norm": (lambda m, x: m.layer(x, x.tanh())[..., :3], lambda: GatedNorm(4)),
+}
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "kronecker"])
+@pytest.mark.parametrize("name", WRONG_GRADIENTS)
+def test_a_gradient_that_the_uses_do_not_make_up_is_refused(name: str, curvature: str) -> None:
+    run, make = WRONG_GRADIENTS[name]
+    model = Logits(run, layer=make())
+    with pytest.raises(CurvatureError, match=r"'layer' .*is not made of the inputs and outputs"):
+        estimate(model, vectors(4), curvature=curvature)
+
+
+def test_a_gradient_of_rounding_errors_is_no_other_gradient() -> None:
+    """All keys alike: their gradients cancel, and what is left of the sum is rounding.
+
+    Autograd adds the sums of two calls; the rule sums over the positions of both.
+    """
+    torch.set_default_dtype(torch.float32)
+    attention = {name: nn.Linear(4, 4) for name in ("query", "key", "value")}
+
+    def run(m: Logits, x: Tensor) -> Tensor:
+        scores = m.query(x) @ m.key(x).mT + 0.7 * (m.query(x) @ m.key(x.flip(1)).mT).tanh()
+        values = m.value(x * torch.linspace(-1, 2, 9)[:, None])
+        return (scores.softmax(-1) @ values).sum(1)[..., :3]
+
+    data = [{"x": torch.randn(4).repeat(9, 1), "labels": torch.tensor(1)} for _ in range(3)]
+    assert len(estimate(Logits(run, **attention), data).blocks) == 3
+
+
 def test_one_example_at_a_time_needs_no_telling_apart() -> None:
     model = Logits(once_for_all, embed=nn.Embedding(6, 4), head=nn.Linear(4, 3))
     data = vectors(4, 5, 4)

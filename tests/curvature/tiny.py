@@ -110,6 +110,18 @@ NORMALISED: dict[str, Kind] = {
         same=lambda: torch.randn(1, 3).repeat(POSITIONS, 1),
         many=lambda: torch.randn(POSITIONS, 3),
     ),
+    "rms_norm": Kind(
+        lambda: _jittered(nn.RMSNorm(3)),
+        one=lambda: torch.randn(1, 3),
+        same=lambda: torch.randn(1, 3).repeat(POSITIONS, 1),
+        many=lambda: torch.randn(POSITIONS, 3),
+    ),
+    "rms_norm_2d": Kind(
+        lambda: _jittered(nn.RMSNorm((2, 3))),
+        one=lambda: torch.randn(1, 2, 3),
+        same=lambda: torch.randn(1, 2, 3).repeat(POSITIONS, 1, 1),
+        many=lambda: torch.randn(POSITIONS, 2, 3),
+    ),
     "layer_norm_2d": Kind(
         lambda: _jittered(nn.LayerNorm((2, 3))),
         one=lambda: torch.randn(1, 2, 3),

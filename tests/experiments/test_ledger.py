@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
+from hf_kfc.experiments.arguments import settings_of
 from hf_kfc.experiments.ledger import Ledger, read_ledger
 
 
@@ -106,3 +108,11 @@ def test_what_cannot_be_read_or_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is not a folder"):
         Ledger(tmp_path / "file" / "runs.jsonl", SETTINGS, Place)
+
+
+def test_results_older_than_a_field_are_gone_on_from_at_its_default() -> None:
+    old = settings_of(CurvatureArguments())["CurvatureArguments"]
+    assert "products" not in old
+    assert old["sharing"] == "expand"
+    new = settings_of(CurvatureArguments(products="bfloat16"))["CurvatureArguments"]
+    assert new == old | {"products": "bfloat16"}

@@ -1,0 +1,61 @@
+"""What can be wrong with an operator's tensors: one phrase each, beginning with their name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["bad_factor", "negative", "not_orthonormal", "wrong_shape"]
+
+# A factor estimated in float32 has eigenvalues down to about -1e-7 of its trace by rounding alone.
+_INDEFINITE = 1e-6
+_ASYMMETRIC = 1e-5
+_SKEWED = 1e-2  # as far as columns get from orthonormal by rounding to bfloat16
+
+
+def wrong_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> list[str]:
+    """Say if a tensor has another shape."""
+    if tuple(tensor.shape) == shape:
+        return []
+    return [f"{name} has shape {list(tensor.shape)}, expected {list(shape)}"]
+
+
+def negative(name: str, tensor: Tensor) -> list[str]:
+    """Say if a tensor has a negative entry, or NaN."""
+    lowest = float(tensor.min()) if tensor.numel() else 0.0
+    return [] if lowest >= 0 else [f"{name} has a negative entry ({lowest:.3g})"]
+
+
+def bad_factor(name: str, factor: Tensor, size: int) -> list[str]:
+    """Say if a factor, given as a matrix or its diagonal, is not positive semi-definite.
+
+    Rounding to half precision moves eigenvalues by up to half a unit in the last place of the
+    Frobenius norm (Weyl); that much is allowed.
+    """
+    if factor.ndim == 1:
+        return wrong_shape(name, factor, (size,)) or negative(name, factor)
+    if wrong := wrong_shape(name, factor, (size, size)):
+        return wrong
+    rounding = torch.finfo(factor.dtype).eps / 2
+    factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
+    if not bool(factor.isfinite().all()):
+        return [f"{name} has entries that are not finite"]
+    scale = float(factor.abs().max())
+    asymmetry = float((factor - factor.T).abs().max())
+    if asymmetry > _ASYMMETRIC * scale:
+        return [f"{name} is not symmetric (largest difference {asymmetry:.3g})"]
+    shift = _INDEFINITE * float(factor.diagonal().abs().sum()) + torch.finfo(factor.dtype).tiny
+    shift += rounding * float(factor.norm())
+    identity = torch.eye(size, dtype=factor.dtype, device=factor.device)
+    _, failed_at = torch.linalg.cholesky_ex(factor + shift * identity)
+    return [f"{name} is indefinite"] if int(failed_at) else []
+
+
+def not_orthonormal(name: str, basis: Tensor, size: int) -> list[str]:
+    """Say if the columns of a matrix are not orthonormal."""
+    if wrong := wrong_shape(name, basis, (size, size)):
+        return wrong
+    basis = basis.to(torch.promote_types(basis.dtype, torch.float32))
+    identity = torch.eye(size, dtype=basis.dtype, device=basis.device)
+    error = float((basis.T @ basis - identity).abs().max())
+    return [f"{name} is not orthonormal (error {error:.3g})"] if error > _SKEWED else []

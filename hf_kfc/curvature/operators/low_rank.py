@@ -1,0 +1,121 @@
+"""A Kronecker product whose factors are of low rank, plus a diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from .base import Operator, spread_columns
+from .checks import negative, wrong_shape
+from .kronecker import Kronecker
+
+__all__ = ["LowRankKronecker", "dense_factor"]
+
+
+class LowRankKronecker(Operator):
+    """F = G ⊗ A with A = U_A U_Aᵀ + diag(d_A) and G = U_G U_Gᵀ + diag(d_G).
+
+    It is positive semi-definite in whatever precision its tensors are stored.
+
+    Args:
+        A_U: U_A, shape [p, k]; k = 0 if A is diagonal (embeddings).
+        A_d: d_A ≥ 0, shape [p].
+        G_U: U_G, shape [q, l].
+        G_d: d_G ≥ 0, shape [q].
+    """
+
+    kind = "low_rank_kronecker"
+    tensor_names = ("A_U", "A_d", "G_U", "G_d")
+    input_names = ("A_U", "A_d")
+
+    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
+        self.A_U = A_U
+        self.A_d = A_d
+        self.G_U = G_U
+        self.G_d = G_d
+
+    def apply(self, delta: Tensor) -> Tensor:
+        """Return G Δ A, each factor multiplied as it is or as a matrix, whichever costs less."""
+        left = _times(delta.T, self.G_U, self.G_d).T
+        return _times(left, self.A_U, self.A_d)
+
+    def dense(self) -> Kronecker:
+        """Return the same curvature with its factors as matrices; without columns, as vectors.
+
+        They are in float32 or wider: rounded to half precision they could be indefinite.
+        """
+        wide = self.to(dtype=torch.promote_types(self.A_d.dtype, torch.float32))
+        return Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))
+
+    def terms(self) -> Sequence[Kronecker]:
+        """See :meth:`Operator.terms`."""
+        return [self.dense()]
+
+    def of_inputs(self, inputs: Tensor) -> Self:
+        """See :meth:`Operator.of_inputs`."""
+        if self.A_U.shape[1]:
+            return super().of_inputs(inputs)
+        return type(self)(self.A_U[inputs], self.A_d[inputs], self.G_U, self.G_d)
+
+    def spread(self, inputs: Tensor, size: int) -> Self:
+        """See :meth:`Operator.spread`."""
+        if self.A_U.shape[1]:
+            return super().spread(inputs, size)
+        A_d = spread_columns(self.A_d, inputs, size)
+        return type(self)(A_d.new_empty(size, 0), A_d, self.G_U, self.G_d)
+
+    def damped(self, epsilon: float) -> Self:
+        """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I): only the diagonals grow.
+
+        They are in float32 or wider: in half precision, small damping would be rounded away.
+        """
+        A_d = _damped_diagonal(self.A_U, self.A_d, epsilon)
+        return type(self)(self.A_U, A_d, self.G_U, _damped_diagonal(self.G_U, self.G_d, epsilon))
+
+    def mismatch(self, shape: tuple[int, int]) -> list[str]:
+        """See :meth:`Operator.mismatch`."""
+        q, p = shape
+        return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
+
+
+def dense_factor(U: Tensor, d: Tensor) -> Tensor:
+    """Return U Uᵀ + diag(d), shape [p, p]; or d itself if U has no columns.
+
+    Args:
+        U: Shape [p, k].
+        d: Shape [p].
+    """
+    if not U.shape[1]:
+        return d
+    factor = U @ U.T
+    entries = factor.diagonal()
+    entries += d
+    return factor
+
+
+def _times(delta: Tensor, U: Tensor, d: Tensor) -> Tensor:
+    """Return Δ (U Uᵀ + diag(d)) of Δ [m, p]."""
+    (m, p), k = delta.shape, U.shape[1]
+    if not k:
+        return delta * d
+    # Multiplications: p²k for the matrix and m·p² with it, or m·p·k twice.
+    if p * (k + m) < 2 * m * k:
+        return delta @ dense_factor(U, d)
+    return delta @ U @ U.T + delta * d
+
+
+def _damped_diagonal(U: Tensor, d: Tensor, epsilon: float) -> Tensor:
+    wide = torch.promote_types(d.dtype, torch.float32)
+    U, d = U.to(wide), d.to(wide)
+    return d + epsilon * (U.square().sum() + d.sum()) / len(d)
+
+
+def _bad_parts(name: str, U: Tensor, d: Tensor, size: int) -> list[str]:
+    wrong = wrong_shape(f"{name}_d", d, (size,)) or negative(f"{name}_d", d)
+    if U.ndim == 2 and len(U) == size and U.shape[1] <= size:
+        return wrong
+    expected = f"[{size}, k] with k at most {size}"
+    return [f"{name}_U has shape {list(U.shape)}, expected {expected}", *wrong]

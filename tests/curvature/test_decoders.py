@@ -1,0 +1,334 @@
+"""Causal language models: the next token's loss, RMSNorm, tied heads, adapters."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutput
+
+from hf_kfc.curvature import (
+    CurvatureArguments,
+    Diagonal,
+    default_forward,
+    default_position_mask,
+    per_example_gradients,
+)
+from hf_kfc.errors import CurvatureError
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors.membership import membership_auc
+from hf_kfc.priors.privacy import without_rare_inputs
+
+from .decoders import DECODERS, VOCABULARY, gpt2, llama, pad_texts, texts
+from .tiny import (
+    KINDS,
+    SHARINGS,
+    assert_equal_matrices,
+    dense,
+    estimate,
+    images,
+    oracle,
+)
+
+EITHER = ("empirical", "sampled")
+
+
+def diagonals(matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: matrix.diagonal() for name, matrix in matrices.items()}
+
+
+def assert_exact_diagonal(
+    model: nn.Module, labels: str = "empirical", rtol: float = 1e-10, **arguments: Any
+) -> None:
+    """Of texts of mixed lengths, padded, with repeated tokens and a prompt without labels."""
+    data, collator = texts(5), pad_texts(prompt=2)
+    arguments |= {"labels": labels, "curvature": "diagonal", "curvature_batch_size": 3}
+    curvature = estimate(model, data, collator, **arguments)
+    exact = oracle(model, data, curvature, labels, collator)
+    assert_equal_matrices(diagonals(dense(curvature)), diagonals(exact), rtol)
+
+
+# --- which label goes with which logits ---
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_an_examples_gradient_is_that_of_the_models_own_loss_times_its_tokens(name: str) -> None:
+    """The log-likelihood of an example is a sum over its tokens; the model's loss is a mean."""
+    model, data, collator = DECODERS[name]().eval(), texts(4), pad_texts(prompt=1)
+    gradients = per_example_gradients(model, data, collator)
+    for index, ids in enumerate(data):
+        model.zero_grad()
+        model(**collator([ids])).loss.backward()
+        for parameter_name, parameter in model.named_parameters():
+            expected = (len(ids) - 1) * parameter.grad
+            torch.testing.assert_close(
+                gradients[parameter_name][index], expected, rtol=1e-5, atol=1e-6
+            )
+
+
+def encoder(kind: Any) -> PreTrainedModel:
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        num_labels=VOCABULARY,
+    )
+    return kind(config)
+
+
+def bart() -> PreTrainedModel:
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=16,
+        pad_token_id=0,
+    )
+    return BartForConditionalGeneration(config)
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = gpt2()
+
+    def forward(self, **inputs: Tensor) -> Any:
+        return self.inner(**inputs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *DECODERS.values(),
+        Wrapped,
+        lambda: get_peft_model(gpt2(), LoraConfig(task_type="CAUSAL_LM")),
+        lambda: get_peft_model(gpt2(), LoraConfig()),
+        lambda: encoder(BertForMaskedLM),
+        lambda: encoder(BertForTokenClassification),
+        bart,
+    ],
+    ids=[*DECODERS, "wrapped", "peft", "peft_no_task", "masked", "tokens", "encoder_decoder"],
+)
+def test_logits_and_labels_are_aligned_as_in_the_models_own_loss(make: Any) -> None:
+    """BERT's and BART's losses compare the same position, although BART is a language model."""
+    model = make().to(torch.get_default_dtype()).eval()
+    batch = pad_texts(prompt=1)(texts(4))
+    logits, labels = default_forward(model, batch)
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(loss, model(**batch).loss.to(loss), rtol=1e-5, atol=0)
+
+
+class SumLoss(nn.Module):
+    """A loss that is zero, and not a mean over nothing, when no label counts."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> CausalLMOutput:
+        logits = torch.zeros(*x.shape, 3)
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+        )
+        return CausalLMOutput(loss=loss, logits=logits)
+
+
+def test_a_loss_that_does_not_tell_is_refused() -> None:
+    batch = {"x": torch.zeros(2, 4), "labels": torch.zeros(2, 4, dtype=torch.long)}
+    with pytest.raises(CurvatureError, match="SumLoss does not tell by its loss"):
+        default_forward(SumLoss(), batch)
+
+
+def test_without_attention_mask_every_token_is_a_position() -> None:
+    labels = torch.tensor([[1, 2, -100], [3, -100, -100]])
+    assert default_position_mask({"labels": labels}).tolist() == [[True] * 3] * 2
+    model, data = gpt2(), [torch.randint(0, VOCABULARY, (4,)) for _ in range(4)]
+
+    def collate(rows: list[Tensor]) -> dict[str, Tensor]:
+        return {"input_ids": torch.stack(rows), "labels": torch.stack(rows)}
+
+    plain, masked = (images(estimate(model, data, c)) for c in (collate, pad_texts()))
+    assert_equal_matrices(plain, masked)
+
+
+# --- against the exact Fisher ---
+
+
+@pytest.mark.parametrize("labels", EITHER)
+@pytest.mark.parametrize("name", DECODERS)
+def test_diagonal_is_exact(name: str, labels: str) -> None:
+    assert_exact_diagonal(DECODERS[name](), labels)
+
+
+@pytest.mark.parametrize("labels", EITHER)
+@pytest.mark.parametrize("kind", ["kronecker", "kronecker_eigen"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_kronecker_is_exact_for_one_decision(name: str, kind: str, labels: str) -> None:
+    """Every example the same two tokens: only the first position has inputs that count and
+    gradients, so F = mean(g gᵀ) ⊗ a aᵀ. Of what is always diagonal, the diagonal is exact."""
+    model, data = DECODERS[name](), [torch.tensor([3, 7])] * 4
+
+    def collate(rows: list[Tensor]) -> dict[str, Tensor]:
+        batch = pad_texts()(rows)
+        return batch | {"attention_mask": torch.tensor([[1, 0]] * len(rows))}
+
+    curvature = estimate(model, data, collate, curvature=kind, labels=labels)
+    exact, actual = oracle(model, data, curvature, labels, collate), dense(curvature)
+    for block in curvature.blocks:
+        if isinstance(block.operator, Diagonal):
+            actual[block.name] = actual[block.name].diagonal()
+            exact[block.name] = exact[block.name].diagonal()
+    # Attention to a single position: queries, keys and their gains have no gradient.
+    idle = {k for k in exact if k.rpartition(".")[2] in ("q_proj", "k_proj", "q_norm", "k_norm")}
+    for unused in idle:
+        assert exact.pop(unused).abs().max() < 1e-25
+        assert actual.pop(unused).abs().max() < 1e-25
+    tied = name in ("gpt2", "llama_tied")
+    kinds = {block.operator.kind for block in curvature.blocks if block.is_embedding}
+    assert kinds == ({"diagonal", kind} if name == "gpt2" else {"diagonal"} if tied else {kind})
+    assert_equal_matrices(actual, exact)
+
+
+@pytest.mark.parametrize("curvature", KINDS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_neither_padding_nor_batches_matter(name: str, curvature: str) -> None:
+    model, data = DECODERS[name](), texts(5)
+    reference, *others = (
+        images(
+            estimate(
+                model,
+                data,
+                pad_texts(extra),
+                curvature=curvature,
+                labels="sampled",
+                curvature_batch_size=size,
+            )
+        )
+        for size, extra in ((5, 0), (2, 0), (5, 3))
+    )
+    for other in others:
+        assert_equal_matrices(other, reference, rtol=1e-6 if curvature != "diagonal" else 1e-9)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_padding_does_not_matter_however_positions_are_shared(sharing: str) -> None:
+    model, data = gpt2(), texts(4)
+    plain, padded = (
+        images(estimate(model, data, pad_texts(extra), sharing=sharing)) for extra in (0, 3)
+    )
+    assert_equal_matrices(padded, plain, rtol=1e-9)
+
+
+def test_normalisation_of_any_form_is_exact() -> None:
+    """Gemma multiplies by 1 + w, Cohere subtracts the mean; both compute in float32."""
+    gemma = llama(kind=(Gemma2Config, Gemma2ForCausalLM), head_dim=4)
+    assert_exact_diagonal(gemma, rtol=1e-5, ignore=["model.embed_tokens.weight"])
+    cohere = llama(kind=(CohereConfig, CohereForCausalLM), pad_token_id=0)
+    assert_exact_diagonal(cohere, rtol=1e-5)
+
+
+# --- the tied head ---
+
+
+def test_a_tied_weight_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 2 * 8 * VOCABULARY)
+    assert_exact_diagonal(gpt2())
+
+
+def test_a_tied_weight_with_a_padding_token() -> None:
+    """The row of the padding token learns as a class, and never as an input."""
+    model = gpt2()
+    model.transformer.wte.padding_idx = 4
+    assert_exact_diagonal(model)
+
+
+def test_a_tied_weight_counts_the_examples_of_its_tokens_as_inputs() -> None:
+    data = [torch.tensor([1, 1, 2]), torch.tensor([2, 3])]
+    block = estimate(gpt2(), data, pad_texts()).blocks[0]
+    assert block.is_embedding and list(block.shapes) == ["transformer.wte.weight"]
+    assert block.input_examples.tolist() == [0, 1, 2, 1, *[0] * 7]
+
+
+def test_the_head_alone_is_covered_by_ignoring_the_weight() -> None:
+    curvature = estimate(gpt2(), texts(2), pad_texts(), ignore=["transformer.wte.weight"])
+    assert "transformer.wte" not in images(curvature)
+
+
+# --- priors and adapters ---
+
+
+@pytest.mark.parametrize("curvature", KINDS)
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_prior_is_saved_and_loaded(name: str, curvature: str, tmp_path: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    model = DECODERS[name]()
+    prior = ConsolidationPrior.estimate(
+        model, texts(4), pad_texts(), CurvatureArguments(curvature=curvature), task="texts"
+    )
+    prior.save_pretrained(tmp_path / "prior")
+    loaded = ConsolidationPrior.from_pretrained(tmp_path / "prior")
+    loaded.check(model)
+    assert loaded.fingerprint == prior.fingerprint
+    assert set(loaded.anchor) == {n for n, _ in model.named_parameters()}
+    assert_equal_matrices(images(loaded.curvature), images(prior.curvature), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2_untied"])
+def test_a_prior_is_attacked_and_published(name: str) -> None:
+    """Of a tied weight, the rows of tokens that enough texts hold as inputs are published."""
+    model, data = DECODERS[name](), [torch.tensor([3, 5, 2]), torch.tensor([3, 5]), *texts(2)]
+    prior = ConsolidationPrior.estimate(model, data, pad_texts(), task="texts")
+    found = membership_auc(prior, model, data[:2], data[2:], pad_texts())
+    assert {"loss", "tokens of transformer.wte"} <= {separation.score for separation in found}
+    held = torch.stack([torch.bincount(row, minlength=VOCABULARY) > 0 for row in data]).sum(0)
+    block = next(b for b in without_rare_inputs(prior, 2).curvature.blocks if b.name[-3:] == "wte")
+    assert block.inputs.tolist() == torch.nonzero(held >= 2).flatten().tolist()
+    whole = next(b for b in prior.curvature.blocks if b.name == block.name)
+    states = [b.operator.state().values() for b in (block, whole)]
+    for part, of_all in zip(*states, strict=True):
+        if part.shape != of_all.shape:
+            assert torch.equal(part, of_all[..., block.inputs])
+
+
+def lora(**settings: Any) -> nn.Module:
+    model = get_peft_model(gpt2(), LoraConfig(r=2, fan_in_fan_out=True, **settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # B starts at zero, where A has no gradient
+                parameter.add_(torch.randn_like(parameter))
+    return model.double()
+
+
+def test_adapters_of_peft_are_layers() -> None:
+    model = lora(target_modules=["c_attn", "c_fc"], modules_to_save=["lm_head"])
+    assert_exact_diagonal(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["wte"]}, r"lora_embedding_A\.default \(ParameterDict\)"),
+        ({"target_modules": ["c_attn"], "use_dora": True}, r"magnitude.*\(DoraLinearLayer\)"),
+        ({"target_modules": ["c_attn"], "bias": "lora_only"}, "only a part of its layer"),
+    ],
+    ids=["embedding", "dora", "bias"],
+)
+def test_adapters_that_are_no_layers_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(CurvatureError, match=message):
+        estimate(lora(**settings), texts(2), pad_texts())

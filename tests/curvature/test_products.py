@@ -1,0 +1,153 @@
+"""The fast ways to factors give the factors of the plain way, and do less."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMultipleChoice
+from transformers.pytorch_utils import Conv1D
+
+from hf_kfc.curvature import Curvature
+from hf_kfc.curvature.frozen_linear import FrozenLinear
+
+from .tiny import (
+    LABELS,
+    SHARINGS,
+    assert_equal_matrices,
+    choices,
+    estimate,
+    images,
+    pad_choices,
+)
+
+
+def _wide_bert(hidden_size: int = 104) -> BertForMultipleChoice:
+    """Wide enough that products are halved, and deep enough that a layer has unused tokens."""
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=4 * hidden_size,
+        max_position_embeddings=16,
+        attn_implementation="eager",
+        initializer_range=0.1,
+    )
+    return BertForMultipleChoice(config).to(torch.get_default_dtype())
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_half_the_products_give_the_whole_factors(sharing: str, labels: str) -> None:
+    model, data = _wide_bert(), choices(4)
+    fast, full = (
+        images(
+            estimate(model, data, pad_choices(), sharing=sharing, labels=labels, products=products)
+        )
+        for products in ("symmetric", "full")
+    )
+    assert_equal_matrices(fast, full)
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "kronecker_eigen"])
+def test_other_curvatures_are_the_same(curvature: str) -> None:
+    model, data = _wide_bert(8), choices(4)
+    fast, full = (
+        images(estimate(model, data, pad_choices(), curvature=curvature, products=products))
+        for products in ("symmetric", "full")
+    )
+    assert_equal_matrices(fast, full, rtol=1e-8)
+
+
+def test_bfloat16_is_near() -> None:
+    torch.set_default_dtype(torch.float32)
+    model, data = _wide_bert(), choices(64)
+    exact, near = (
+        estimate(model, data, pad_choices(), products=products)
+        for products in ("symmetric", "bfloat16")
+    )
+    errors = _errors(near, exact)
+    assert 1e-5 < max(errors.values()) < 1e-2, errors
+
+
+def _errors(near: Curvature, exact: Curvature) -> dict[str, float]:
+    return {
+        f"{a.name} {part}": float((x - y).norm() / y.norm())
+        for a, b in zip(near.blocks, exact.blocks, strict=True)
+        for part, x, y in (
+            (name, a.operator.state()[name], value) for name, value in b.operator.state().items()
+        )
+        if part in ("A", "G")
+    }
+
+
+def _conv1d() -> nn.Module:
+    layer = Conv1D(70, 33)
+    nn.init.normal_(layer.bias)
+    return layer
+
+
+LINEARS: list[Callable[[], nn.Module]] = [
+    lambda: nn.Linear(33, 70),
+    lambda: nn.Linear(33, 70, bias=False),
+    _conv1d,
+]
+
+
+def _run(layer: nn.Module, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    output = layer(x)
+    output.backward(upstream)
+    assert x.grad is not None
+    return output.detach(), x.grad
+
+
+@pytest.mark.parametrize("build", LINEARS, ids=["linear", "no bias", "Conv1D"])
+def test_a_frozen_linear_layer_is_the_plain_one(build: Callable[[], nn.Module]) -> None:
+    layer = build().to(torch.float64).requires_grad_(False)
+    x, upstream = torch.randn(4, 3, 33), torch.randn(4, 3, 70)
+    upstream[1:, 1] = 0
+    expected = _run(layer, x, upstream)
+    with FrozenLinear(half=False), FlopCounterMode(depth=0, display=False) as flops:
+        actual = _run(layer, x, upstream)
+    torch.testing.assert_close(actual, expected)
+    # 12 rows forward, the 9 rows with a gradient backward
+    assert flops.get_total_flops() == 2 * 33 * 70 * (12 + 9)
+
+
+@pytest.mark.parametrize("build", LINEARS, ids=["linear", "no bias", "Conv1D"])
+def test_a_wide_layer_is_multiplied_in_bfloat16(build: Callable[[], nn.Module]) -> None:
+    layer = build().to(torch.float64).requires_grad_(False)
+    x, upstream = torch.randn(4, 3, 33), torch.randn(4, 3, 70)
+    expected = _run(layer, x, upstream)
+    with FrozenLinear(half=True):
+        actual = _run(layer, x, upstream)
+    for ours, plain in zip(actual, expected, strict=True):
+        assert ours.dtype == plain.dtype
+        assert 1e-5 < (ours - plain).norm() / plain.norm() < 1e-2
+
+
+def test_square_and_narrow_layers_keep_their_precision() -> None:
+    for layer in (nn.Linear(40, 40), nn.Linear(40, 2)):
+        layer.requires_grad_(False)
+        x, upstream = torch.randn(3, 40), torch.randn(3, layer.out_features)
+        expected = _run(layer, x, upstream)
+        with FrozenLinear(half=True):
+            torch.testing.assert_close(_run(layer, x, upstream), expected)
+
+
+def test_trainable_layers_and_autocast_are_left_alone() -> None:
+    layer = nn.Linear(33, 70)
+    with FrozenLinear(half=True):
+        layer(torch.randn(2, 33)).sum().backward()
+        assert layer.weight.grad is not None
+        layer = layer.float().requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(torch.randn(2, 33, dtype=torch.float32)).dtype == torch.bfloat16
+
+
+def test_unknown_products_are_refused() -> None:
+    with pytest.raises(Exception, match="unknown products 'double'; choose one of"):
+        estimate(_wide_bert(8), choices(1), pad_choices(), products="double")
