@@ -1,4 +1,4 @@
-"""The command line ``hf-kfc``: look at priors, on disk or on the Hub, and hold them to account."""
+"""The command line ``hf-kfc``: look at priors, hold them to account, merge and compress them."""
 
 from .line import main
 

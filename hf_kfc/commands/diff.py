@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..curvature import Block
+from ..curvature.products import relative_difference
 from ..priors import ConsolidationPrior
-from .products import relative_difference
 from .report import Report, aligned, number
 
 __all__ = ["BlockDifference", "add_arguments", "compare_blocks", "report"]

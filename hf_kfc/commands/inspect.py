@@ -4,7 +4,8 @@
     hf-kfc inspect org/tier1-kfc@v1 --json
 
 Sizes are those of the files. Eigenvalues are those of F as it is stored, undamped; the condition is
-that of F with the damping that the trainer adds by default.
+that of F with the damping that the trainer adds by default. The error is that of merging and
+compressing, the most that F is off by in its Frobenius norm.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from ..curvature import Block
 from ..priors import ConsolidationPrior
+from ..priors.content import stored_bytes
+from ..priors.provenance import summarise_errors
 from .report import Report, aligned, megabytes, number
 from .spectra import DAMPING, Spectrum, spectrum_of
 
@@ -38,6 +41,7 @@ class LayerSummary:
         parameters: How many parameters it covers.
         bytes: Size of its anchor and curvature as stored; what layers share counts for the first.
         tokens_kept: Of an embedding, the share of its tokens that are covered.
+        error: Of a merged or compressed prior, by how much its F is off at most.
         spectrum: The eigenvalues of its curvature.
     """
 
@@ -47,6 +51,7 @@ class LayerSummary:
     parameters: int
     bytes: int
     tokens_kept: float | None
+    error: float | None
     spectrum: Spectrum
 
 
@@ -101,26 +106,29 @@ def summarise_layers(prior: ConsolidationPrior) -> list[LayerSummary]:
             block.operator.kind,
             block.shape,
             prod(block.shape),
-            sum(_new_bytes(tensor, counted) for tensor in _tensors(prior, block)),
-            block.shape[1] / block.shapes[name][0] if block.is_embedding else None,
+            sum(_new_bytes(name, tensor, counted) for name, tensor in _tensors(prior, block)),
+            block.shape[1] / block.shapes[weight][0] if block.is_embedding else None,
+            prior.provenance.approximation_errors.get(block.name),
             spectrum_of(block.operator, block.shape),
         )
         for block in prior.curvature.blocks
-        for name in list(block.shapes)[:1]
+        for weight in list(block.shapes)[:1]
     ]
 
 
-def _tensors(prior: ConsolidationPrior, block: Block) -> Iterator[Tensor]:
-    yield from (prior.anchor[name] for name in block.shapes)
-    yield from block.operator.state().values()
-    yield from (tensor for tensor in (block.inputs, block.input_examples) if tensor is not None)
+def _tensors(prior: ConsolidationPrior, block: Block) -> Iterator[tuple[str, Tensor]]:
+    yield from ((f"anchor/{name}", prior.anchor[name]) for name in block.shapes)
+    rows = {"inputs": block.inputs, "input_examples": block.input_examples}
+    for part, tensor in (block.operator.state() | rows).items():
+        if tensor is not None:
+            yield f"curvature/{part}", tensor
 
 
-def _new_bytes(tensor: Tensor, counted: set[int]) -> int:
+def _new_bytes(name: str, tensor: Tensor, counted: set[int]) -> int:
     if id(tensor) in counted:
         return 0
     counted.add(id(tensor))
-    return tensor.numel() * (tensor.element_size() if not tensor.is_floating_point() else _FLOAT32)
+    return stored_bytes(name, tensor)
 
 
 def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -128,6 +136,8 @@ def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if name == "provenance":
             yield from _facts(value)
+        elif name == "approximation_errors":
+            yield name, summarise_errors(value)
         elif isinstance(value, dict):
             yield name, ", ".join(f"{key} {item}" for key, item in value.items()) or "-"
         elif isinstance(value, list):
@@ -137,8 +147,10 @@ def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _table(layers: list[LayerSummary]) -> str:
-    heading = ("layer", "curvature", "shape", "parameters", "MB", "tokens kept", "largest")
-    rows: list[tuple[str, ...]] = [(*heading, "median", "effective rank", "condition")]
+    heading = ("layer", "curvature", "shape", "parameters", "MB", "tokens kept", "error")
+    rows: list[tuple[str, ...]] = [
+        (*heading, "largest", "median", "effective rank", "condition"),
+    ]
     rows += [
         (
             layer.name,
@@ -147,6 +159,7 @@ def _table(layers: list[LayerSummary]) -> str:
             f"{layer.parameters:,}",
             megabytes(layer.bytes),
             "-" if layer.tokens_kept is None else f"{layer.tokens_kept:.1%}",
+            "-" if layer.error is None else f"{layer.error:.2%}",
             number(layer.spectrum.largest),
             number(layer.spectrum.median),
             number(layer.spectrum.effective_rank),

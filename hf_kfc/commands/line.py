@@ -1,4 +1,4 @@
-"""``hf-kfc`` itself: one subcommand for each question about a prior."""
+"""``hf-kfc`` itself: one subcommand for each question about priors, and two that make new ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import ModuleType
 from transformers.utils import logging as transformers_logging
 
 from ..errors import HfKfcError
-from . import audit, diff, inspect, verify
+from . import audit, compress, diff, inspect, merge, verify
 from .report import Report
 
 __all__ = ["main"]
 
-_COMMANDS: tuple[ModuleType, ...] = (inspect, verify, diff, audit)
+_COMMANDS: tuple[ModuleType, ...] = (inspect, verify, diff, audit, merge, compress)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-kfc",
-        description="Look at consolidation priors. PRIOR and MODEL are a folder, or a repository "
-        "of the Hub as ORG/NAME or ORG/NAME@REVISION.",
+        description="Look at consolidation priors, merge and compress them. PRIOR and MODEL are a "
+        "folder, or a repository of the Hub as ORG/NAME or ORG/NAME@REVISION.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in _COMMANDS:

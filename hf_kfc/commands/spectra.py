@@ -7,13 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..curvature import Diagonal, Identity, Kronecker, KroneckerEigen, Operator
+from ..curvature import (
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    LowRankKronecker,
+    Operator,
+)
+from ..curvature.products import inner
 from ..errors import CurvatureError
 
 __all__ = ["DAMPING", "Spectrum", "spectrum_of"]
 
 DAMPING = 0.1
 """The relative damping that conditions are told for: the trainer's default."""
+_POWER_STEPS = 1000
+_POWER_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -22,13 +33,14 @@ class Spectrum:
 
     Args:
         largest: The largest.
-        median: The middle one.
+        median: The middle one; None of a sum of Kronecker products, whose eigenvalues are known
+            only with its matrix.
         effective_rank: tr(F)² / tr(F²): how many directions carry the curvature; 0 if none does.
-        condition: Largest over smallest once F is damped; None of F = 0.
+        condition: Largest over smallest once F is damped; None of F = 0 and of a sum.
     """
 
     largest: float
-    median: float
+    median: float | None
     effective_rank: float
     condition: float | None
 
@@ -43,6 +55,8 @@ def spectrum_of(operator: Operator, shape: tuple[int, int]) -> Spectrum:
     Raises:
         CurvatureError: The operator is of a kind that is not known here.
     """
+    if isinstance(operator, KroneckerSum):
+        return _of_sum(operator.to(dtype=torch.float64), shape)
     factors = [values.double().clamp(min=0) for values in _factors(operator, shape)]
     largest, rank, condition = 1.0, 1.0, 1.0
     for values in factors:
@@ -58,6 +72,26 @@ def spectrum_of(operator: Operator, shape: tuple[int, int]) -> Spectrum:
     return Spectrum(largest, float(products.median()), rank, condition if rank else None)
 
 
+def _of_sum(operator: KroneckerSum, shape: tuple[int, int]) -> Spectrum:
+    """Find the largest eigenvalue by power iteration; traces need no eigenvalues."""
+    trace = sum(float(_trace(term.A) * _trace(term.G)) for term in operator.terms())
+    squared = float(inner(operator, operator, shape))
+    vector = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(
+        operator.A.device
+    )
+    largest = 0.0
+    for _ in range(_POWER_STEPS):
+        vector = operator.apply(vector / vector.norm())
+        before, largest = largest, float(vector.norm())
+        if largest - before <= _POWER_TOLERANCE * largest:
+            break
+    return Spectrum(largest, None, trace**2 / squared if squared else 0.0, None)
+
+
+def _trace(factor: Tensor) -> Tensor:
+    return factor.sum() if factor.ndim == 1 else factor.trace()
+
+
 def _factors(operator: Operator, shape: tuple[int, int]) -> list[Tensor]:
     """Return sets of numbers; F's eigenvalues are the products of one from each."""
     match operator:
@@ -69,6 +103,8 @@ def _factors(operator: Operator, shape: tuple[int, int]) -> list[Tensor]:
             return [operator.second_moments.flatten()]
         case Kronecker():
             return [_eigenvalues(operator.A), _eigenvalues(operator.G)]
+        case LowRankKronecker():
+            return _factors(operator.dense(), shape)
         case _:
             raise CurvatureError(
                 f"the eigenvalues of a {operator.kind} curvature are unknown; add a rule to "

@@ -9,7 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..cards import render
 from ..curvature import Block
 from ..errors import PriorError
+from .content import stored_bytes
 from .prior import ConsolidationPrior
+from .provenance import summarise_errors
 from .snapshot import PriorSource
 
 __all__ = ["prior_card"]
@@ -55,6 +57,7 @@ def prior_card(
         num_estimated=prior.curvature.num_examples,
         layers=list(_layers(prior)),
         ignored=prior.curvature.ignored,
+        errors=summarise_errors(origin.approximation_errors),
         parameters=sum(anchor.numel() for anchor in prior.anchor.values()),
         prediction=prediction,
         data_statement=data_statement,
@@ -70,16 +73,19 @@ def _pinned(base_model: str) -> PriorSource | None:
 
 
 def _layers(prior: ConsolidationPrior) -> Iterator[dict[str, str]]:
-    """Name each block with its size; the bytes are those of its curvature in float32."""
+    """Name each block with its size, that of its curvature as it is stored."""
     for block in prior.curvature.blocks:
         q, p = block.shape
-        numbers = sum(tensor.numel() for tensor in block.operator.state().values())
+        state = block.operator.state().items()
+        size = sum(stored_bytes(f"curvature/{part}", tensor) for part, tensor in state)
+        error = prior.provenance.approximation_errors.get(block.name)
         yield {
             "name": block.name,
             "kind": block.operator.kind,
             "outputs": f"{q:,}",
             "inputs": f"{p:,}{_share(block)}",
-            "size": f"{4 * numbers / 1e6:,.2f}",
+            "size": f"{size / 1e6:,.2f}",
+            "error": "" if error is None else f"{error:.2%}",
         }
 
 

@@ -17,9 +17,10 @@ from .description import ANCHOR, ROWS, is_list_of_names, malformed, strings
 from .misfits import misfits_of, row_misfits
 from .provenance import Provenance
 
-__all__ = ["fingerprint_of", "from_content", "to_content"]
+__all__ = ["Parts", "fingerprint_of", "from_content", "stored_bytes", "to_content"]
 
 _CURVATURE = "curvature/"
+_OPERATOR = (torch.float32, torch.bfloat16)
 
 Parts = tuple[dict[str, Tensor], Curvature, Provenance]
 """Anchor, curvature and provenance."""
@@ -28,7 +29,9 @@ Parts = tuple[dict[str, Tensor], Curvature, Provenance]
 def to_content(
     anchor: Mapping[str, Tensor], curvature: Curvature, provenance: Provenance
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Turn a prior's parts into JSON values and float32 tensors on the CPU.
+    """Turn a prior's parts into JSON values and tensors on the CPU.
+
+    Curvature in bfloat16 stays so; all other numbers are float32, and those of tokens int64.
 
     Returns:
         The values, and the tensors by name; no two share memory.
@@ -86,9 +89,9 @@ def from_content(
     """
     problems = list(damages)
     problems += [
-        f"tensor {name} is {value.dtype}, expected {_dtype(name)}"
+        f"tensor {name} is {value.dtype}, expected {' or '.join(map(str, _dtypes(name)))}"
         for name, value in tensors.items()
-        if value.dtype != _dtype(name)
+        if value.dtype not in _dtypes(name)
     ]
     blocks, unclear = _read_blocks(config, tensors, problems, incomplete=bool(damages))
     examples, ignored, provenance = _read_fields(config, problems)
@@ -201,7 +204,9 @@ def _operator(
     elif set(keys) != set(kind.tensor_names):
         found, expected = ", ".join(sorted(keys)), ", ".join(kind.tensor_names)
         problems.append(f"operator '{kind.kind}' has tensors {found}, expected {expected}")
-    elif not missing and all(tensors[key].dtype == torch.float32 for key in keys.values()):
+    elif strange := [key for key in keys.values() if _dtypes(key) != _OPERATOR]:
+        problems += [f"tensor {key} is no part of an operator" for key in strange]
+    elif not missing and all(tensors[key].dtype in _OPERATOR for key in keys.values()):
         return kind.from_state({part: tensors[key] for part, key in keys.items()}), []
     return Identity(), problems
 
@@ -216,24 +221,42 @@ def _rows(
     right = {
         part: tensors[key]
         for part, key in keys.items()
-        if key in tensors and tensors[key].dtype == _dtype(part)
+        if key in tensors and tensors[key].dtype in _dtypes(_CURVATURE + part)
     }
     return right, problems
 
 
-def _dtype(name: str) -> torch.dtype:
-    """Token numbers are whole; everything else is stored in float32."""
-    return torch.int64 if name.rpartition("/")[2] == "inputs" else torch.float32
+def stored_bytes(name: str, tensor: Tensor) -> int:
+    """Return how many bytes a tensor takes in a prior's files.
+
+    Args:
+        name: ``anchor/<parameter>`` or ``curvature/<part>``.
+        tensor: As the prior holds it.
+    """
+    return tensor.numel() * _stored_dtype(name, tensor).itemsize
+
+
+def _dtypes(name: str) -> tuple[torch.dtype, ...]:
+    """Return what a tensor may be stored in, the usual type first."""
+    part = name.rpartition("/")[2]
+    if not name.startswith(_CURVATURE) or part == "input_examples":
+        return (torch.float32,)
+    return (torch.int64,) if part == "inputs" else _OPERATOR
+
+
+def _stored_dtype(name: str, tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.dtype in _dtypes(name) else _dtypes(name)[0]
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert to what is stored; safetensors takes no two tensors that share memory."""
     stored, memories = {}, set[int]()
     for name, tensor in tensors.items():
-        value = tensor.detach().to("cpu", _dtype(name)).contiguous()
+        value = tensor.detach().to("cpu", _stored_dtype(name, tensor)).contiguous()
         memory = value.untyped_storage()
-        if memory.data_ptr() in memories or memory.nbytes() != value.nbytes:
-            value = value.clone()
+        strided = value.reshape(-1).stride() != (1,)  # of a single number PyTorch lets it pass
+        if memory.data_ptr() in memories or memory.nbytes() != value.nbytes or strided:
+            value = value.clone(memory_format=torch.contiguous_format)
         memories.add(value.untyped_storage().data_ptr())
         stored[name] = value
     return stored

@@ -182,6 +182,7 @@ class _Attack:
         for layer in self.layers:
             own, weights = LayerBatch(layer, uses[layer.name], positions), self.weights[layer.name]
             if layer.rule.diagonal_inputs:
+                own = own.of(nn.Embedding)  # an output layer may share the weight
                 yield f"tokens of {layer.name}", _coverage(weights, own.a, own.valid)
             else:
                 yield f"inputs of {layer.name}", -_leverage(weights, own.a, own.valid)

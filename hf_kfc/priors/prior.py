@@ -23,9 +23,11 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
+from .compression import compressed_parts
 from .content import fingerprint_of, from_content, to_content
 from .description import ANCHOR
 from .files import find_prior_files, read_prior_files, write_prior_files
+from .merging import merged_parts
 from .misfits import misfits_of
 from .provenance import Provenance
 from .publication import PublishedPrior
@@ -84,6 +86,7 @@ class ConsolidationPrior:
         anchor_metrics: Mapping[str, float] | None = None,
         forward: Forward = default_forward,
         position_mask: PositionMask = default_position_mask,
+        checkpoint_dir: str | Path | None = None,
     ) -> Self:
         """Make the prior of a model that has just learnt a task.
 
@@ -96,13 +99,20 @@ class ConsolidationPrior:
             anchor_metrics: The model's metrics on the task.
             forward: See :func:`~hf_kfc.curvature.estimate_curvature`.
             position_mask: See :func:`~hf_kfc.curvature.estimate_curvature`.
+            checkpoint_dir: See :func:`~hf_kfc.curvature.estimate_curvature`.
 
         Raises:
             CurvatureError: See :func:`~hf_kfc.curvature.estimate_curvature`.
         """
         args = args or CurvatureArguments()
         curvature = estimate_curvature(
-            model, dataset, data_collator, args, forward=forward, position_mask=position_mask
+            model,
+            dataset,
+            data_collator,
+            args,
+            forward=forward,
+            position_mask=position_mask,
+            checkpoint_dir=checkpoint_dir,
         )
         provenance = Provenance(
             task,
@@ -128,6 +138,65 @@ class ConsolidationPrior:
         curvature = identity_curvature(model, ignore)
         return cls(_anchor(model, curvature), curvature, Provenance(task, **_origin(model)))
 
+    @classmethod
+    def merge(
+        cls,
+        priors: Sequence[ConsolidationPrior],
+        *,
+        rank: int = 4,
+        weights: Sequence[float] | None = None,
+        damping: float = 0.1,
+    ) -> Self:
+        """Make one prior of several, whose penalty costs as much as ``rank`` of theirs.
+
+        Its F is near to Σ_i w_i F_i (see :func:`~hf_kfc.curvature.merge`), and its anchor is where
+        the priors' penalties have their common minimum, θ̄ with F θ̄ = Σ_i w_i F_i θ_i: up to a
+        constant, (θ−θ̄)ᵀF(θ−θ̄) is Σ_i w_i (θ−θ_i)ᵀF_i(θ−θ_i). With up to ``rank`` Kronecker
+        priors, or diagonal ones, that is exact. Otherwise ``provenance.approximation_errors`` tells
+        how near F is, and at the mean of the anchors the penalty's gradient is exact. By default
+        the Bayesian strength of the result gives Σ_i λ_i F_i with those of the priors.
+
+        Of embeddings, tokens that a prior does not cover count as never seen by it. Directions in
+        which no prior has curvature keep the mean of the anchors.
+
+        Args:
+            priors: Of the same parameters: all Kronecker, all diagonal or all L2. They may be
+                merged or compressed ones.
+            rank: The most Kronecker products that a layer's F may have.
+            weights: w_i; by default each prior's share of the training examples.
+            damping: The one that the prior will be used with; its anchor depends on it.
+
+        Raises:
+            PriorError: The priors cover other parameters or have no common sum, or weights are
+                missing; it says which and where.
+
+        Example:
+            >>> old = ConsolidationPrior.merge([tier1, tier2], rank=1)  # doctest: +SKIP
+            >>> trainer = ConsolidationTrainer(model, args, priors=[old], ...)  # doctest: +SKIP
+        """
+        return cls(*merged_parts(priors, rank, weights, damping))
+
+    def compress(self, *, rank: int | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Return this prior with its curvature in fewer bytes; the anchor stays as it is.
+
+        See :class:`~hf_kfc.curvature.Compressor`. Layers that share a factor still do, and
+        ``provenance.approximation_errors`` tells by how much F of each block is off.
+
+        Args:
+            rank: Of Kronecker factors, which become this many eigenpairs and a diagonal where that
+                takes less; None keeps them whole.
+            dtype: How the curvature is stored: ``torch.bfloat16`` or ``torch.float32``. The
+                penalty is computed in float32 or wider all the same.
+
+        Raises:
+            PriorError: Nothing is asked for, or a block's curvature has no such form.
+
+        Example:
+            >>> small = prior.compress(rank=64, dtype=torch.bfloat16)  # doctest: +SKIP
+            >>> small.save_pretrained("runs/tier1/prior-small")  # doctest: +SKIP
+        """
+        return type(self)(*compressed_parts(self, rank, dtype))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the anchor and the operators as they are stored."""
@@ -143,7 +212,18 @@ class ConsolidationPrior:
             PriorError: A covered parameter is missing or has another shape, or a trainable
                 parameter is neither covered nor ignored; all are listed.
         """
-        parameters = dict(model.named_parameters())
+        self.check_parameters(dict(model.named_parameters()), type(model).__name__)
+
+    def check_parameters(self, parameters: Mapping[str, Tensor], model_name: str) -> None:
+        """Do as :meth:`check` for parameters that go by other names in the model.
+
+        Args:
+            parameters: By the names of the prior; of what is not trained only shapes matter.
+            model_name: For the error.
+
+        Raises:
+            PriorError: See :meth:`check`.
+        """
         misfits = []
         for name, shape in self.curvature.parameters.items():
             if name not in parameters:
@@ -159,8 +239,7 @@ class ConsolidationPrior:
         ]
         if misfits:
             raise PriorError(
-                f"prior of task '{self.task}' does not fit {type(model).__name__}: "
-                + "; ".join(misfits)
+                f"prior of task '{self.task}' does not fit {model_name}: " + "; ".join(misfits)
             )
 
     def save_pretrained(
@@ -174,7 +253,8 @@ class ConsolidationPrior:
         """Write the prior to a folder: safetensors and a ``config.json``.
 
         The files are written under another name and then moved, so the folder is either whole
-        or not there. Tensors are stored in float32, without damping.
+        or not there. Tensors are stored in float32 (curvature in bfloat16 stays so), without
+        damping.
 
         Args:
             directory: The folder; an older prior there is replaced.

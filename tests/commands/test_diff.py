@@ -6,11 +6,11 @@ from priors import samples
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.commands.diff import compare_blocks
-from hf_kfc.commands.products import inner, relative_difference
 from hf_kfc.curvature import Block, Diagonal, Kronecker, Layout, Operator
+from hf_kfc.curvature.products import inner, relative_difference
 from hf_kfc.priors.privacy import without_rare_inputs
 
-from .test_inspect import P, Q, moment, operators
+from .test_inspect import P, Q, moment, operators, sums
 
 
 def seeded(seed: int) -> dict[str, Operator]:
@@ -23,6 +23,8 @@ def seeded(seed: int) -> dict[str, Operator]:
     eigen = made["eigen"]
     bases = (torch.linalg.eigh(moment(n)).eigenvectors for n in (P, Q))
     made["eigen"] = type(eigen)(*bases, eigen.second_moments)
+    made |= sums()
+    made["low_rank"] = made["low_rank"].damped(seed)
     made["tokens"] = type(eigen)(torch.empty(0).double(), eigen.U_G, eigen.second_moments)
     return made
 

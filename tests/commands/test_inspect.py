@@ -4,7 +4,14 @@ from priors import samples
 
 from hf_kfc.commands.inspect import summarise_layers
 from hf_kfc.commands.spectra import spectrum_of
-from hf_kfc.curvature import Diagonal, Identity, Kronecker, KroneckerEigen
+from hf_kfc.curvature import (
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    LowRankKronecker,
+)
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs
 
@@ -29,7 +36,18 @@ def operators() -> dict[str, object]:
         "kronecker": Kronecker(moment(P), moment(Q)),
         "embedding": Kronecker(torch.rand(P, dtype=torch.float64), moment(Q)),
         "eigen": KroneckerEigen(basis(P), basis(Q), wide),
+        "low_rank": LowRankKronecker(
+            *(t.double() for t in (torch.randn(P, 2), torch.rand(P), torch.randn(Q, 1))),
+            torch.rand(Q, dtype=torch.float64),
+        ),
     }
+
+
+def sums() -> dict[str, KroneckerSum]:
+    torch.manual_seed(0)
+    moments = [torch.stack([moment(size) for _ in range(3)]) for size in (P, Q)]
+    rates = torch.rand(3, P, dtype=torch.float64)
+    return {"sum": KroneckerSum(*moments), "sum_of_embeddings": KroneckerSum(rates, moments[1])}
 
 
 @pytest.mark.parametrize("kind", operators())
@@ -43,6 +61,18 @@ def test_spectra_are_those_of_the_dense_matrix(kind):
     assert found.median == pytest.approx(float(values.median()))
     assert found.effective_rank == pytest.approx(float(rank))
     assert found.condition == pytest.approx(float(damped.max() / damped.min()))
+
+
+@pytest.mark.parametrize("kind", sums())
+def test_of_a_sum_the_largest_eigenvalue_and_the_rank_are_known(kind):
+    operator = sums()[kind]
+    found = spectrum_of(operator, (Q, P))
+    values = torch.linalg.eigvalsh(operator.matrix(Q, P))
+    assert found.largest == pytest.approx(float(values.max()))
+    assert found.effective_rank == pytest.approx(float(values.sum() ** 2 / values.square().sum()))
+    assert (found.median, found.condition) == (None, None)
+    nothing = spectrum_of(KroneckerSum(operator.A, 0 * operator.G), (Q, P))
+    assert (nothing.largest, nothing.effective_rank) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hf_kfc.commands import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("inspect", "verify", "diff", "audit")
+COMMANDS = ("inspect", "verify", "diff", "audit", "merge", "compress")
 
 
 def test_the_script_is_installed_as_hf_kfc():

@@ -153,7 +153,7 @@ def wrong_tensors(random: Random) -> Files:
     ]
     if not name.endswith("/U_A"):  # there it stands for the identity
         changes.append(lambda: torch.empty(0))
-    if name.startswith("curvature/"):
+    if name.startswith("curvature/") and not name.endswith("_U"):  # U Uᵀ is never negative
         changes.append(lambda: -value - 2)
     tensors[name] = random.choice(changes)().contiguous()
     if random.random() < 0.2:

@@ -10,7 +10,9 @@ from hf_kfc.curvature import (
     Identity,
     Kronecker,
     KroneckerEigen,
+    KroneckerSum,
     Layout,
+    LowRankKronecker,
     Operator,
 )
 from hf_kfc.priors import ConsolidationPrior, Provenance
@@ -42,6 +44,8 @@ class Model(nn.Module):
         self.convolution = nn.Conv1d(2, 3, 2, bias=False)
         self.norm = nn.LayerNorm(4)
         self.scale = nn.Parameter(torch.randn(()))
+        self.old = nn.Linear(4, 3)
+        self.small = nn.Linear(4, 3)
         self.head = nn.Linear(3, 2)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
@@ -55,6 +59,14 @@ def model(seed: int = 0) -> Model:
 def _moment(size: int) -> Tensor:
     rows = torch.randn(size + 2, size)
     return rows.T @ rows / len(rows)
+
+
+def _moments(size: int) -> Tensor:
+    return torch.stack([_moment(size), _moment(size)])
+
+
+def _low_rank(p: int, q: int) -> LowRankKronecker:
+    return LowRankKronecker(torch.randn(p, 2), torch.rand(p), torch.randn(q, 1), torch.rand(q))
 
 
 def _basis(size: int) -> Tensor:
@@ -73,6 +85,8 @@ def operators() -> dict[str, tuple[Layout, Operator]]:
         "convolution": (Layout.OUT_IN, KroneckerEigen(_basis(4), _basis(3), torch.rand(3, 4))),
         "norm": (Layout.ELEMENTWISE, Diagonal(torch.rand(4, 2))),
         "scale": (Layout.ELEMENTWISE, Identity(torch.tensor(0.7))),
+        "old": (Layout.OUT_IN, KroneckerSum(_moments(5), _moments(3))),
+        "small": (Layout.OUT_IN, _low_rank(5, 3).to(dtype=torch.bfloat16)),
     }
 
 

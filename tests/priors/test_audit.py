@@ -3,7 +3,15 @@ import torch
 from torch import nn
 
 from hf_kfc import ConsolidationPrior
-from hf_kfc.curvature import CurvatureArguments, Diagonal, Identity, Kronecker, KroneckerEigen
+from hf_kfc.curvature import (
+    CurvatureArguments,
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    LowRankKronecker,
+)
 from hf_kfc.errors import PriorError
 from hf_kfc.priors.audit import audit_tokens, input_moment
 from hf_kfc.priors.privacy import without_rare_inputs
@@ -99,9 +107,23 @@ def test_the_input_moment_is_the_trace_over_outputs():
         (Diagonal(torch.rand(q, p)), 1),
         (KroneckerEigen(*bases, torch.rand(q, p)), 1),
         (KroneckerEigen(torch.empty(0), bases[1], torch.rand(q, p)), 1),
+        (KroneckerSum(torch.rand(2, p), torch.eye(q) * torch.rand(2, 1, 1)), 1),
+        (KroneckerSum(torch.stack([rows.T @ rows, torch.eye(p)]), torch.rand(2, q)), 1),
+        (LowRankKronecker(rows.T, torch.rand(p), torch.zeros(q, 0), torch.ones(q)), q),
     ):
         moment = input_moment(operator)
         traced = torch.einsum("iaib->ab", operator.matrix(q, p).reshape(q, p, q, p))
         full = moment if moment.ndim == 2 else moment.diag()
         torch.testing.assert_close(scale * full, traced, atol=1e-5, rtol=1e-5)
     assert input_moment(Identity()) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_can_be_read_off_merged_and_compressed_priors_too(dtype):
+    prior = estimate("kronecker")
+    merged = ConsolidationPrior.merge([prior, prior], rank=2).compress(dtype=dtype)
+    for one in (prior.compress(dtype=dtype), merged):
+        words, _ = audit_tokens(one)
+        assert set(words.seen) == set(range(9)) - {NEVER}
+        assert words.counts
+    assert int(merged.curvature.blocks[0].input_examples[SECRET]) == 4

@@ -1,12 +1,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.card import prior_card
 
 from .samples import PROVENANCE, prior
+from .test_compression import large
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -70,6 +72,44 @@ def test_what_is_left_out_is_told():
     assert "Nothing was left out" not in text
     assert "Tokens in fewer than 10 examples are left out" in text
     assert "Of `words`: 1,234 tokens." in text
+
+
+def test_merged_and_compressed_priors_say_so():
+    plain = card_of().text
+    assert "relative error" not in plain
+    assert "| layer | curvature | covers | MB |\n" in plain
+    errors = {block.name: 0.01 * n for n, block in enumerate(prior().curvature.blocks)}
+    card = card_of(
+        base_model="",
+        base_revision=None,
+        merged={"a": 0.25, "b": 0.75},
+        merge_damping=0.3,
+        approximation_errors=errors,
+    )
+    text = card.text.lstrip()
+    assert text.startswith(
+        '# What models knew of the tasks "a", "b"\n\nA merged consolidation prior'
+    )
+    assert "right after it had learnt" not in text
+    assert "damping=0.3" in text
+    lines = text.splitlines()
+    for row in (
+        "| weight of the curvature of b | 0.75 |",
+        "| damping that the anchor was found for | 0.3 |",
+        "| relative error of the curvature (Frobenius norm), at most | "
+        "largest 9.00% (small), median 4.50% |",
+    ):
+        assert row in lines
+    (line,) = [line for line in lines if line.startswith("| `small` |")]
+    assert line.endswith("| 0.00 | 9.00% |")
+    heading = lines.index("| layer | curvature | covers | MB | error |")
+    assert lines[heading + 1] == "|---|---|---:|---:|---:|"
+
+
+def test_sizes_are_those_of_what_is_stored():
+    text = prior_card(large().compress(dtype=torch.bfloat16), "org/a-kfc")
+    (line,) = [line for line in text.splitlines() if line.startswith("| `wide` |")]
+    assert line.split("|")[4].strip() == f"{2 * (31**2 + 24**2) / 1e6:.2f}"
 
 
 def test_licence_statement_and_prediction():

@@ -38,7 +38,24 @@ SCALE = {
 }
 NAN, INF = float("nan"), float("inf")
 LAYOUTS = "expected one of out_in, in_out, elementwise"
-KINDS = "expected one of identity, diagonal, kronecker, kronecker_eigen"
+KINDS = (
+    "expected one of identity, diagonal, kronecker, kronecker_eigen, kronecker_sum, "
+    "low_rank_kronecker"
+)
+
+
+def _counts_in_half_precision(config: Config, tensors: Tensors) -> None:
+    name = "curvature/words/input_examples"
+    config["blocks"][0]["input_examples"] = name
+    tensors[name] = torch.ones(5, dtype=torch.bfloat16)
+
+
+def _tokens_as_a_factor(config: Config, tensors: Tensors) -> None:
+    config["blocks"][0] |= {"inputs": "curvature/words/inputs"}
+    config["blocks"][0]["tensors"]["A"] = "curvature/words/inputs"
+    tensors["curvature/words/inputs"] = torch.arange(5)
+    del tensors["curvature/words/A"]
+
 
 DAMAGES: dict[str, tuple[Forge, str]] = {
     # values
@@ -109,7 +126,11 @@ DAMAGES: dict[str, tuple[Forge, str]] = {
     ),
     "dtype of a factor": (
         set_tensor("curvature/words/G", torch.eye(4, dtype=torch.float64)),
-        "tensor curvature/words/G is torch.float64, expected torch.float32",
+        "tensor curvature/words/G is torch.float64, expected torch.float32 or torch.bfloat16",
+    ),
+    "dtype of counts": (
+        _counts_in_half_precision,
+        "tensor curvature/words/input_examples is torch.bfloat16, expected torch.float32",
     ),
     "missing anchor": (drop_tensor("anchor/key.bias"), "the anchor of key.bias is missing"),
     "missing factor": (
@@ -181,14 +202,14 @@ DAMAGES: dict[str, tuple[Forge, str]] = {
         in_block("scale", parameters={"scale": [True]}),
         "block 7: field parameters is {'scale': [True]}, expected shapes by name",
     ),
-    "block that is no object": (append_block("norm"), "block 8: it is 'norm', expected an object"),
+    "block that is no object": (append_block("norm"), "block 10: it is 'norm', expected an object"),
     "block without name": (
         without("name", of="norm"),
         "block 6: field name is None, expected a name",
     ),
     "block without tensors": (
         append_block({k: v for k, v in SCALE.items() if k != "tensors"}),
-        "block 8: field tensors is None, expected names by name",
+        "block 10: field tensors is None, expected names by name",
     ),
     "operator that is no name": (
         in_block("norm", operator=["diagonal"]),
@@ -200,7 +221,7 @@ DAMAGES: dict[str, tuple[Forge, str]] = {
     ),
     "tensor that is no name": (
         append_block(SCALE | {"tensors": {"scale": []}}),
-        "block 8: field tensors is {'scale': []}, expected names by name",
+        "block 10: field tensors is {'scale': []}, expected names by name",
     ),
     "number of examples that is none": (
         set_field("num_curvature_examples", "64"),
@@ -342,6 +363,12 @@ def test_damaged_files_and_content_are_listed_together(tmp_path: Path) -> None:
         f"file {lost} is missing",
         DAMAGES["unknown operator"][1],
         "field ignored is 1, expected a list of names",
+    ]
+
+
+def test_token_numbers_are_no_factor(tmp_path: Path) -> None:
+    assert phrases(forge(tmp_path, _tokens_as_a_factor)) == [
+        "words: tensor curvature/words/inputs is no part of an operator"
     ]
 
 

@@ -215,6 +215,16 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
     assert_equal_priors(reload(saved, tmp_path), saved)
 
 
+def test_a_single_number_out_of_a_larger_tensor(tmp_path: Path) -> None:
+    """Its stride is not 1, and yet PyTorch calls it contiguous."""
+    block = Block("a", Layout.ELEMENTWISE, {"a.w": (1,)}, Identity())
+    view = torch.rand(3, 9)[:1, 8]
+    for number, value in enumerate((view, view.double(), view.double().float())):
+        saved = one_block(block, {"a.w": value})
+        loaded = reload(saved, tmp_path / str(number))
+        assert torch.equal(loaded.anchor["a.w"], value.float())
+
+
 def _blocks(old: ConsolidationPrior, **changes: Callable[[Block], Block]) -> ConsolidationPrior:
     blocks = tuple(changes[b.name](b) if b.name in changes else b for b in old.curvature.blocks)
     return ConsolidationPrior(old.anchor, replace(old.curvature, blocks=blocks), old.provenance)

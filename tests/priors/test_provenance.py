@@ -77,6 +77,9 @@ def test_in_the_file(tmp_path: Path) -> None:
         "anchor_metrics": {"accuracy": 0.5},
         "min_examples": None,
         "dropped_inputs": {},
+        "merged": {},
+        "merge_damping": None,
+        "approximation_errors": {},
         "library_versions": {name: version(name) for name in LIBRARIES},
     }
 
@@ -146,6 +149,13 @@ def test_unknown_and_missing_fields_are_all_named() -> None:
     ]
 
 
+def test_priors_from_before_merging_and_compression_are_read() -> None:
+    values = PROVENANCE.to_dict()
+    for name in ("merged", "merge_damping", "approximation_errors"):
+        del values[name]
+    assert Provenance.from_dict(values) == PROVENANCE
+
+
 @pytest.mark.parametrize("values", [None, [], "old"])
 def test_something_else(values: Any) -> None:
     with pytest.raises(PriorError, match="expected an object"):
@@ -163,6 +173,9 @@ WRONG: dict[str, list[Any]] = {
     "anchor_metrics": [None, {"f1": "high"}, {1: 0.5}],
     "min_examples": [-1, 1.5, "10"],
     "dropped_inputs": [None, {"words": "3"}],
+    "merged": [None, ["old"], {"old": "1"}, {"old": -1.0}, {"old": True}],
+    "merge_damping": [-0.1, "0.1", True, float("inf")],
+    "approximation_errors": [None, {"words": None}, {"words": -0.1}, {"words": float("nan")}],
     "library_versions": [None, {"torch": 2}],
 }
 

@@ -1,0 +1,57 @@
+"""A prior in fewer bytes, and how much of its curvature that loses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm.auto import tqdm
+
+from ..curvature import Compressor
+from ..errors import CurvatureError, PriorError
+from .content import Parts
+from .provenance import compounded
+
+if TYPE_CHECKING:
+    from .prior import ConsolidationPrior
+
+__all__ = ["compressed_parts"]
+
+
+def compressed_parts(
+    prior: ConsolidationPrior, rank: int | None, dtype: torch.dtype | None
+) -> Parts:
+    """Compress a prior's curvature; see :meth:`ConsolidationPrior.compress`.
+
+    Args:
+        prior: The prior.
+        rank: Eigenpairs of every factor.
+        dtype: Of the stored curvature.
+
+    Returns:
+        The same anchor, the compressed curvature, and the provenance with its errors.
+
+    Raises:
+        PriorError: Nothing is asked for, or it cannot be done; the block is named.
+    """
+    if rank is None and dtype is None:
+        raise PriorError(
+            f"prior of task '{prior.task}' would stay as it is; give a rank, a dtype or both"
+        )
+    blocks, errors = [], {}
+    known = prior.provenance.approximation_errors
+    name = "the arguments"
+    try:
+        compressor = Compressor(rank, dtype)
+        for block in tqdm(prior.curvature.blocks, desc="compressing", unit="layer", disable=None):
+            name = block.name
+            compressed = compressor(block.operator, block.shape)
+            blocks.append(replace(block, operator=compressed.operator))
+            errors[block.name] = compounded(known.get(block.name, 0.0), compressed.error)
+    except CurvatureError as error:
+        raise PriorError(
+            f"prior of task '{prior.task}' cannot be compressed: {name}: {error}"
+        ) from None
+    curvature = replace(prior.curvature, blocks=tuple(blocks))
+    return prior.anchor, curvature, replace(prior.provenance, approximation_errors=errors)
