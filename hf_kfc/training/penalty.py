@@ -1,17 +1,22 @@
-"""The consolidation penalty Σ_i λ_i (θ−θ*_i)ᵀ F_i (θ−θ*_i), value and gradient in one forward."""
+"""The consolidation penalty Σ_i λ_i (θ−θ*_i)ᵀ F_i (θ−θ*_i): value and gradient of one product."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
-from ..curvature import Block, Operator
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
+from .adapters import names_for
+from .products import Placement
+from .sharing import can_share, deal, shard_like, whole
+from .terms import BlockTerm, Change, LowRankTerm
 
 __all__ = ["ConsolidationPenalty", "bayesian_strength"]
 
@@ -42,12 +47,25 @@ class ConsolidationPenalty:
 
     The parameters are taken once, here. Under FSDP2 the penalty must be made after wrapping and
     outside of forward and backward, where the module's parameters are temporary unsharded copies.
+    Beside the priors it holds next to nothing: no damped factors, no joined anchors, and of an
+    embedding's gradient the rows of tokens that have moved.
 
     Args:
-        model: The model to be trained; unwrapped names, parameters may be FSDP2's DTensors.
-        priors: Each fits the model (see :meth:`ConsolidationPrior.check`).
+        model: The model to be trained; unwrapped names, parameters may be FSDP2's DTensors. It
+            may have LoRA adapters on the weights that the priors know.
+        priors: Each fits the model (see :func:`~hf_kfc.training.adapters.check_prior`).
         strengths: λ of each prior.
         damping: Relative damping of every operator.
+        dtype: A dtype of few bits to multiply matrices in; None is that of the parameters, at
+            least float32. Sums, values and gradients are in that one in any case.
+        distribute: Deal the blocks to the processes of ``torch.distributed``; each then multiplies
+            and moves to its device only its own. Values are this process's part times the number
+            of processes, so that their mean is the exact total, and so are gradients of whole
+            parameters, for DDP to average; FSDP2's are exact.
+
+    Attributes:
+        num_blocks: Blocks of all priors.
+        num_own: Those that this process multiplies.
     """
 
     def __init__(
@@ -56,104 +74,189 @@ class ConsolidationPenalty:
         priors: Sequence[ConsolidationPrior],
         strengths: Sequence[float],
         damping: float,
+        *,
+        dtype: torch.dtype | None = None,
+        distribute: bool = False,
     ) -> None:
-        named = dict(model.named_parameters())
-        covered = {name for prior in priors for name in prior.anchor}
-        self._parameters = {n: p for n, p in named.items() if n in covered}
-        self._terms = [
-            _Term(prior, strength, damping, named)
-            for prior, strength in zip(priors, strengths, strict=True)
-        ]
+        self._parameters = dict(model.named_parameters())
+        self._strengths = list(strengths)
+        terms = _make_terms(model, priors, damping, Placement(dtype))
+        covered = [self._parameters[name] for term in terms for name in term.names]
+        self._device = covered[0].device
+        self._dtype = torch.promote_types(covered[0].dtype, torch.float32)
+        processes = dist.get_world_size() if distribute and dist.is_initialized() else 1
+        self._processes = processes if can_share(covered, processes) else 1
+        owners = deal([term.cost for term in terms], self._processes)
+        rank = dist.get_rank() if self._processes > 1 else 0
+        for term, owner in zip(terms, owners, strict=True):
+            term.is_own = owner == rank
+        self.num_blocks, self.num_own = len(terms), owners.count(rank)
+        layers: dict[str, _Layer] = defaultdict(list)  # FSDP2 gathers once for all priors
+        for term in terms:
+            layers[term.names[0]].append(term)
+        self._layers = list(layers.values())
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """Evaluate the penalty.
+        """Evaluate the penalty, as a part of a loss.
 
         Returns:
             The total, a scalar that carries its gradient, and the value of each prior, shape
             [priors], without gradient.
         """
-        total, per_prior = _Penalty.apply(  # type: ignore[no-untyped-call]
-            self._terms, list(self._parameters), *self._parameters.values()
-        )
-        return total, per_prior
+        results = []
+        for layer in self._layers:
+            names = list(dict.fromkeys(name for term in layer for name in term.all_names))
+            results.append(
+                _LayerPenalty.apply(  # type: ignore[no-untyped-call]
+                    self, layer, names, *(self._parameters[name] for name in names)
+                )
+            )
+        totals, per_prior = zip(*results, strict=True)
+        return torch.stack(totals).sum(), torch.stack(per_prior).sum(0)
+
+    @torch.no_grad()
+    def evaluate(self, layer: _Layer) -> tuple[Tensor, dict[str, _Parts]]:
+        """Return the value of each prior, and this process's parts of the gradients.
+
+        Args:
+            layer: Blocks of one weight. All processes must ask for the same ones in the same
+                order: FSDP2 gathers their parameters.
+
+        Returns:
+            Values, shape [priors], and parts by name, of the parameters that are trained.
+        """
+        for term in layer:
+            self._notice_what_stays(term)
+        needed = dict.fromkeys(name for term in layer for name in term.needed)
+        values = {name: whole(self._parameters[name]) for name in needed}
+        parts: dict[str, _Parts] = {n: [] for n in needed if self._parameters[n].requires_grad}
+        per_prior = self._zeros()
+        with torch.autocast(self._device.type, enabled=False):
+            for term in layer:
+                if term.is_own and term.needed:
+                    strength = self._strengths[term.prior]
+                    value, changes = term(values)
+                    per_prior[term.prior] += self._processes * strength * value.to(per_prior)
+                    for name in parts.keys() & changes.keys():
+                        parts[name].append((2 * strength, changes[name]))
+        return per_prior, parts
+
+    def shard(self, parts: _Parts, parameter: DTensor) -> Tensor:
+        """Return the exact gradient of a parameter of FSDP2, sharded like it.
+
+        Args:
+            parts: This process's.
+            parameter: One of the model's.
+        """
+        total = torch.zeros(parameter.shape, dtype=self._dtype, device=self._device)
+        return shard_like(_add_parts(total, parts), parameter, is_part=self._processes > 1)
+
+    def compact(self, parts: _Parts, parameter: Tensor) -> tuple[float, Change] | None:
+        """Return the gradient of a parameter as one change, with the factor that DDP divides by.
+
+        Args:
+            parts: This process's.
+            parameter: One of the model's.
+        """
+        if not parts:
+            return None
+        if len(parts) > 1:
+            total = torch.zeros_like(parameter, dtype=self._dtype)
+            parts = [(1.0, Change(_add_parts(total, parts)))]
+        ((factor, change),) = parts
+        return factor * self._processes, change
+
+    def _notice_what_stays(self, term: BlockTerm) -> None:
+        """Find out once whether a frozen block is at its anchor."""
+        if any(self._parameters[name].requires_grad for name in term.names):
+            term.stays = None
+        elif term.stays is None:
+            term.stays = term.is_at_anchor({n: whole(self._parameters[n]) for n in term.names})
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(len(self._strengths), dtype=self._dtype, device=self._device)
 
 
-class _Term:
-    """One prior on the parameters' devices, damped, with its strength."""
-
-    def __init__(
-        self,
-        prior: ConsolidationPrior,
-        strength: float,
-        damping: float,
-        parameters: dict[str, nn.Parameter],
-    ) -> None:
-        self.strength = strength
-        self.blocks: list[tuple[Block, Operator, Tensor]] = []
-        for block in prior.curvature.blocks:
-            weight = parameters[next(iter(block.shapes))]
-            device, dtype = weight.device, _compute_dtype(weight)
-            operator = block.operator.to(device, dtype)
-            anchor = block.join(prior.anchor).to(device, dtype)
-            self.blocks.append((block, operator.damped(damping) if damping else operator, anchor))
-
-    def value_and_gradient(self, values: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return λ ΔᵀFΔ and its gradient 2λ·F·Δ: one product F·Δ gives both."""
-        total: list[Tensor] = []
-        gradients: dict[str, Tensor] = {}
-        for block, operator, anchor in self.blocks:
-            delta = block.join(block.covered(values)) - anchor
-            product = self.strength * operator.apply(delta)
-            total.append((delta * product).sum())
-            gradients |= block.split(2 * product)
-        return torch.stack(total).sum(), gradients
+_Layer = list[BlockTerm]
+_Parts = list[tuple[float, Change]]
+"""Changes with their factors, which add up to a gradient."""
 
 
-class _Penalty(torch.autograd.Function):
-    """Computes the gradient with the value, so that backward only hands it over."""
+class _LayerPenalty(torch.autograd.Function):
+    """Computes the gradients with the value, so that backward only hands them over.
+
+    Each layer is a node of its own, so that its gradients are freed before the next one's are
+    handed over.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, terms: list[_Term], names: list[str], *parameters: Tensor
+        ctx: Any,
+        penalty: ConsolidationPenalty,
+        layer: _Layer,
+        names: list[str],
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(parameters[0].device.type, enabled=False):
-            values = {
-                name: _full(p).to(_compute_dtype(p))
-                for name, p in zip(names, parameters, strict=True)
-            }
-            gradients = {name: torch.zeros_like(value) for name, value in values.items()}
-            totals = []
-            for term in terms:
-                total, gradient = term.value_and_gradient(values)
-                totals.append(total)
-                for name in gradients.keys() & gradient.keys():
-                    gradients[name] += gradient[name]
+        per_prior, parts = penalty.evaluate(layer)
+        gradients: list[tuple[float, Change] | None] = []
+        for name, parameter in zip(names, parameters, strict=True):
+            if name not in parts:
+                gradients.append(None)
+            elif isinstance(parameter, DTensor):
+                gradients.append((1.0, Change(penalty.shard(parts[name], parameter))))
+            else:
+                gradients.append(penalty.compact(parts[name], parameter))
+        ctx.forms = [
+            None if gradient is None else (gradient[0], parameter.shape, parameter.dtype)
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+        ]
         ctx.save_for_backward(
-            *(_like(gradients[n], p) for n, p in zip(names, parameters, strict=True))
+            *(t for g in gradients for t in ((None, None) if g is None else g[1]))
         )
-        per_prior = torch.stack(totals)
         ctx.mark_non_differentiable(per_prior)
         return per_prior.sum(), per_prior
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(upstream[0].to(g.dtype) * g for g in ctx.saved_tensors)
+        saved, gradients = iter(ctx.saved_tensors), list[Tensor | None]()
+        for form, values, rows in zip(ctx.forms, saved, saved, strict=True):
+            if form is None:
+                gradients.append(None)
+                continue
+            factor, shape, dtype = form
+            gradient = (factor * upstream[0].to(values.dtype) * values).to(dtype)
+            if rows is not None:
+                gradient = gradient.new_zeros(shape).index_copy_(0, rows, gradient)
+            gradients.append(gradient)
+        return None, None, None, *gradients
 
 
-def _compute_dtype(parameter: Tensor) -> torch.dtype:
-    return torch.promote_types(parameter.dtype, torch.float32)
+def _make_terms(
+    model: nn.Module,
+    priors: Sequence[ConsolidationPrior],
+    damping: float,
+    placement: Placement,
+) -> list[BlockTerm]:
+    parameters = dict(model.named_parameters())
+    terms: list[BlockTerm] = []
+    for number, prior in enumerate(priors):
+        naming = names_for(model, prior)
+        for block in prior.curvature.blocks:
+            names = tuple(naming.own[name] for name in block.shapes)
+            given = (number, block, prior.anchor, names, damping, placement)
+            adapter = naming.adapters.get(next(iter(block.shapes)))
+            if adapter is None:
+                terms.append(BlockTerm(*given))
+            else:
+                terms.append(LowRankTerm(*given, adapter, parameters[adapter.up].shape[1]))
+    return terms
 
 
-def _full(parameter: Tensor) -> Tensor:
-    parameter = parameter.detach()
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-
-
-def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Give a full gradient the dtype and the sharding of its parameter."""
-    gradient = gradient.to(parameter.dtype)
-    if not isinstance(parameter, DTensor):
-        return gradient
-    mesh = parameter.device_mesh
-    replicated = DTensor.from_local(gradient, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return replicated.redistribute(mesh, parameter.placements)
+def _add_parts(total: Tensor, parts: _Parts) -> Tensor:
+    for factor, (values, rows) in parts:
+        if rows is None:
+            total.add_(values, alpha=factor)
+        else:
+            own = values.to(total.dtype)
+            total.index_add_(0, rows.to(total.device), own, alpha=factor)
+    return total

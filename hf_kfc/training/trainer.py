@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence, Sized
 from pathlib import Path
@@ -21,12 +22,15 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..ranking.trainer import RankingTrainer
-from .arguments import ConsolidationArguments
+from .adapters import check_prior
+from .arguments import PENALTY_DTYPES, ConsolidationArguments
 from .layerwise import split_by_depth
 from .penalty import ConsolidationPenalty, bayesian_strength
 from .rehearsal import RehearsalSampler, join_datasets
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -34,7 +38,13 @@ else:
     _Base = object
 
 
-_PLAIN: dict[str, Any] = {"priors": [], "damping": None, "layer_decay": 1.0, "rehearsal": None}
+_PLAIN: dict[str, Any] = {
+    "priors": [],
+    "damping": None,
+    "penalty_every": 1,
+    "layer_decay": 1.0,
+    "rehearsal": None,
+}
 """The identity of a run that is plain fine-tuning."""
 
 
@@ -46,6 +56,8 @@ class ConsolidationMixin(_Base):
     Eq. 4): the penalty enters once per optimizer step, whatever the gradient accumulation and
     the number of processes, and never in evaluation. It is logged as ``penalty`` and
     ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``.
+
+    The model may have LoRA adapters of PEFT on the weights that a prior of the plain model knows.
 
     DDP refuses a gradient of a parameter that the forward pass does not use: if a prior covers
     one, set ``ddp_find_unused_parameters=False``.
@@ -90,7 +102,16 @@ class ConsolidationMixin(_Base):
             )
         self._refuse_unsupported()
         for prior in self.priors:
-            prior.check(cast(nn.Module, self.model))
+            check_prior(prior, cast(nn.Module, self.model))
+            merged_for = prior.provenance.merge_damping
+            if merged_for not in (None, self.args.damping):
+                logger.warning(
+                    "Prior '%s' was merged for damping %g and is used with %g: its anchor is off; "
+                    "merge with the damping of the training.",
+                    prior.task,
+                    merged_for,
+                    self.args.damping,
+                )
         self.strengths = self._resolve_strengths()
         if old_dataset is not None:
             self._join_datasets()  # what is wrong with them is to be said now
@@ -116,7 +137,7 @@ class ConsolidationMixin(_Base):
 
         Raises:
             ConsolidationError: The checkpoint was started with other priors or strengths, another
-                ``layer_decay`` or another rehearsal.
+                ``penalty_every`` or ``layer_decay`` or another rehearsal.
         """
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -188,21 +209,25 @@ class ConsolidationMixin(_Base):
             num_items_in_batch: As in the Trainer.
         """
         training = self.is_in_train and model.training  # it also evaluates while it trains
-        wanted = self.priors and training and self.accelerator.sync_gradients
-        if wanted and self._penalty is None:
+        completes = bool(self.priors) and training and self.accelerator.sync_gradients
+        if completes and self._penalty is None:
             # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
-            self._penalty = ConsolidationPenalty(
-                self._plain_model(), self.priors, self.strengths, self.args.damping
-            )
+            self._penalty = self._make_penalty()
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not wanted:
+        if not completes:
+            return result
+        self._penalty_steps += 1
+        every = self.args.penalty_every
+        if (self.state.global_step + 1) % every:
             return result
         assert self._penalty is not None
         loss, outputs = result if return_outputs else (result, None)
         penalty, per_prior = self._penalty()
-        self._log_penalty(per_prior)
+        # Summed on the device: reading a value here would wait for it in every step.
+        previous = 0.0 if self._penalty_sum is None else self._penalty_sum
+        self._penalty_sum = previous + every * per_prior
         # training_step divides what it gets by the number of accumulated micro-batches.
-        loss = loss + penalty.to(loss.device) * self.current_gradient_accumulation_steps
+        loss = loss + every * penalty.to(loss.device) * self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -212,8 +237,8 @@ class ConsolidationMixin(_Base):
             logs: Values to log.
             start_time: Start of training.
         """
-        if "loss" in logs and self._penalty_steps and self._penalty_sum is not None:
-            means = (self._penalty_sum / self._penalty_steps).tolist()
+        if "loss" in logs and self._penalty_steps:
+            means = self._mean_penalties()
             logs["penalty"] = sum(means)
             logs["task_loss"] = logs["loss"] - logs["penalty"]
             logs |= {f"penalty_{task}": v for task, v in zip(self._names(), means, strict=True)}
@@ -253,11 +278,33 @@ class ConsolidationMixin(_Base):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def _log_penalty(self, per_prior: Tensor) -> None:
-        # Summed on the device: reading a value here would wait for it in every step.
-        previous = self._penalty_sum
-        self._penalty_sum = per_prior if previous is None else previous + per_prior
-        self._penalty_steps += 1
+    def _make_penalty(self) -> ConsolidationPenalty:
+        args = self.args
+        penalty = ConsolidationPenalty(
+            self._plain_model(),
+            self.priors,
+            self.strengths,
+            args.damping,
+            dtype=PENALTY_DTYPES[args.penalty_dtype],
+            distribute=args.distribute_penalty and self.accelerator.num_processes > 1,
+        )
+        logger.info(
+            "Process %d multiplies %d of the priors' %d blocks, in %s.",
+            args.process_index,
+            penalty.num_own,
+            penalty.num_blocks,
+            args.penalty_dtype,
+        )
+        return penalty
+
+    def _mean_penalties(self) -> list[float]:
+        """The mean of each prior's penalty over the steps since the last log, and the processes."""
+        if self._penalty_sum is None:
+            return [0.0] * len(self.priors)
+        means = self._penalty_sum / self._penalty_steps
+        if self.accelerator.num_processes > 1:
+            means = self.accelerator.reduce(means, "mean")
+        return cast(list[float], means.tolist())
 
     def _names(self) -> list[str]:
         """Task names, numbered where two priors have the same."""
@@ -312,6 +359,7 @@ class ConsolidationMixin(_Base):
                 for prior, strength in zip(self.priors, self.strengths, strict=True)
             ],
             "damping": self.args.damping if self.priors else None,
+            "penalty_every": self.args.penalty_every if self.priors else 1,
             "layer_decay": self.args.layer_decay,
             "rehearsal": None if self.old_dataset is None else self._rehearsal_identity(),
         }
@@ -334,8 +382,8 @@ class ConsolidationMixin(_Base):
             was = [prior["task"] for prior in identity["priors"]]
             raise ConsolidationError(
                 f"{state_file.parent} was started with other priors, strengths, damping, "
-                f"layer_decay or rehearsal (priors of: {', '.join(was) or 'none'}); resume with "
-                "the same ones or start anew"
+                f"penalty_every, layer_decay or rehearsal (priors of: {', '.join(was) or 'none'}); "
+                "resume with the same ones or start anew"
             )
 
 

@@ -68,7 +68,8 @@ class Case:
             *["evaluated"] * self.evaluated,
             *["frozen"] * bool(self.frozen),
         ]
-        return "-".join([name, *flags, *(name for name, _ in self.arguments)])
+        changes = (f"{name}={value}" for name, value in self.arguments)
+        return "-".join([name, *flags, *changes])
 
     @property
     def damping(self) -> float:
@@ -81,6 +82,16 @@ class Case:
     def freezes(self, name: str) -> bool:
         """Whether the parameter is frozen."""
         return bool(self.frozen) and name.startswith(self.frozen)
+
+    @property
+    def every(self) -> int:
+        """The penalty is in every k-th optimizer step."""
+        return int(dict(self.arguments).get("penalty_every", 1))
+
+    @property
+    def largest_norm(self) -> float:
+        """To which gradients are clipped."""
+        return float(dict(self.arguments).get("max_grad_norm", 0)) or float("inf")
 
     def priors(self) -> list[ConsolidationPrior]:
         """Two priors; the second leaves a layer free."""
@@ -190,7 +201,9 @@ def run(case: Case, directory: Path) -> dict[str, Any]:
     if case.evaluated:
         trainer.evaluate()
     trainer.train()
+    assert trainer._penalty is not None
     return {
+        "own_blocks": (trainer._penalty.num_own, trainer._penalty.num_blocks),
         "world_size": trainer.args.world_size,
         "wrapper": type(trainer.model_wrapped).__name__,
         "sharded": sharded,
@@ -222,13 +235,20 @@ def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
     for index, window in enumerate(expected):
         parameters = ranks[0]["steps"][index][0]
         batches = [[data[i] for i in batch] for batch in window]
-        reference = reference_step(model, parameters, batches, penalty)
+        factor = case.every * ((index + 1) % case.every == 0)
+        reference = reference_step(
+            model, parameters, batches, lambda p, k=factor: [k * value for value in penalty(p)]
+        )
+        trained = {n: g for n, g in reference.gradients.items() if not case.freezes(n)}
+        norm = torch.stack([gradient.norm() for gradient in trained.values()]).norm()
+        assert case.largest_norm == float("inf") or norm > case.largest_norm
+        clipping = min(1.0, case.largest_norm / norm.item())
         for rank in ranks:
             following = [step[0] for step in rank["steps"][1:]] + [rank["final"]]
             gradients = rank["steps"][index][1]
-            assert gradients.keys() == {n for n in reference.gradients if not case.freezes(n)}
+            assert gradients.keys() == trained.keys()
             for name, gradient in gradients.items():
-                assert_near(gradient, reference.gradients[name], name)
+                assert_near(gradient, clipping * trained[name], name)
                 stepped = parameters[name] - LEARNING_RATE * gradient
                 assert_near(following[index][name], stepped, f"{name} after the step")
             _check_log(rank["logs"][index], reference)

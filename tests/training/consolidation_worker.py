@@ -29,6 +29,9 @@ CASES = [
             {"frozen": "bert.embeddings"},
             {"evaluated": True, "accumulation": 1},
             {"arguments": (("eval_strategy", "steps"), ("eval_steps", 1)), "epochs": 2},
+            {"arguments": (("distribute_penalty", False),)},
+            {"arguments": (("penalty_every", 2),)},
+            {"arguments": (("max_grad_norm", 0.1),), "accumulation": 1},
         )
     ),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import HfArgumentParser
@@ -29,6 +30,7 @@ def test_defaults(tmp_path: Path) -> None:
     args = parse("--output_dir", str(tmp_path))
     assert args.strengths is None
     assert args.damping == 0.1
+    assert (args.penalty_dtype, args.penalty_every, args.distribute_penalty) == ("float32", 1, True)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +39,20 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert "Strength λ of the penalty, one number for all priors or one for each" in text
     assert "Relative damping of the curvature" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"penalty_dtype": "float16"}, r"penalty_dtype float16 is not one of float32, bfloat16"),
+        ({"penalty_every": 0}, r"penalty_every 0 is not a number ≥ 1; correct `penalty_every`"),
+    ],
+)
+def test_how_the_penalty_is_computed_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConsolidationError, match=message):
+        ConsolidationArguments(str(tmp_path), use_cpu=True, **changes)
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])

@@ -40,10 +40,23 @@ def test_two_processes(case: Case, two_processes: dict[str, list[Any]]) -> None:
         assert all(rank["sharded"]) if case.sharded else not any(rank["sharded"])
         assert case.sharded or rank["wrapper"] == "DistributedDataParallel"
     check_run(case, ranks)
+    owned = [rank["own_blocks"][0] for rank in ranks]
+    blocks = ranks[0]["own_blocks"][1]
+    if dict(case.arguments).get("distribute_penalty", True):
+        assert sum(owned) == blocks and min(owned) > 0
+    else:
+        assert owned == [blocks] * 2
 
 
 @pytest.mark.parametrize("model", ["bert", "cnn"])
 @pytest.mark.parametrize(("accumulation", "batch_size"), [(1, 1), (1, 4), (4, 1), (4, 3)])
 def test_one_process(model: str, accumulation: int, batch_size: int, tmp_path: Path) -> None:
     case = Case(model, accumulation=accumulation, batch_size=batch_size)
+    check_run(case, [run(case, tmp_path)])
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("change", [("penalty_every", 2), ("max_grad_norm", 0.1)], ids=str)
+def test_one_process_with(change: tuple[str, Any], accumulation: int, tmp_path: Path) -> None:
+    case = Case("cnn", accumulation=accumulation, batch_size=1, arguments=(change,))
     check_run(case, [run(case, tmp_path)])

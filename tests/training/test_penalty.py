@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from dense_reference import DensePenalty
+from dense_reference import DensePenalty, dense
 from tiny_models import KINDS, make_prior
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_kfc.curvature import OPERATORS
+from hf_kfc.curvature import Curvature
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors import ConsolidationPrior, Provenance
 from hf_kfc.training import ConsolidationPenalty, bayesian_strength
+from hf_kfc.training.products import Product
 
 
 class Zoo(nn.Module):
@@ -45,10 +46,17 @@ def evaluate(
     strengths: Sequence[float],
     damping: float = 0.1,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-    """Total, value of each prior, and gradients."""
-    total, values = ConsolidationPenalty(model, priors, strengths, damping)()
+    """Total, value of each prior, and gradients, also where they are a part of a loss."""
+    penalty = ConsolidationPenalty(model, priors, strengths, damping)
+    model.zero_grad()
+    total, values = penalty()
     total.backward()
-    return total.detach(), values, {n: p.grad for n, p in model.named_parameters()}
+    gradients = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    (2 * penalty()[0]).backward()
+    for name, parameter in model.named_parameters():
+        if (gradient := gradients[name]) is not None:
+            torch.testing.assert_close(parameter.grad, 3 * gradient)
+    return total.detach(), values, gradients
 
 
 def assert_equals_autograd(
@@ -122,11 +130,13 @@ def test_zero_at_the_anchor() -> None:
 def test_one_product_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = zoo(), []
 
-    def counted(apply: Any) -> Any:
-        return lambda self, delta: (calls.append(self), apply(self, delta))[1]
+    multiply = Product.__call__
 
-    for operator in OPERATORS.values():
-        monkeypatch.setattr(operator, "apply", counted(operator.apply))
+    def counted(product: Product, *args: Any) -> Tensor:
+        calls.append(product)
+        return multiply(product, *args)
+
+    monkeypatch.setattr(Product, "__call__", counted)
     priors = [make_prior(model, "mixed", seed=seed) for seed in (1, 2)]
     total, _ = ConsolidationPenalty(model, priors, [0.7, 0.2], 0.1)()
     blocks = sum(len(prior.curvature.blocks) for prior in priors)
@@ -200,3 +210,133 @@ def test_no_bayesian_strength_without_examples() -> None:
         bayesian_strength(prior, 10)
     with pytest.raises(ConsolidationError, match=r"new task 0.*set `strengths`"):
         bayesian_strength(make_prior(zoo()), 0)
+
+
+# Embeddings, of which only rows that have moved are multiplied
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 3)
+
+
+def moved_tokens(moved: Sequence[int]) -> tuple[Tokens, Tensor]:
+    """A model of embeddings some of which have moved since, and the anchor."""
+    torch.manual_seed(0)
+    model = Tokens().double()
+    model.embedding.weight.data = model.embedding.weight.data.float().double()
+    anchor = model.embedding.weight.detach().float()
+    with torch.no_grad():
+        model.embedding.weight[list(moved)] += torch.randn(len(moved), 3).double()
+    return model, anchor
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["diagonal", "kronecker", "kronecker_eigen"])
+@pytest.mark.parametrize("moved", [[], [1, 4, 5], list(range(9))], ids=["none", "some", "all"])
+@pytest.mark.parametrize("covered", [None, [0, 1, 2, 4, 8]], ids=["all_rows", "kept_rows"])
+def test_rows_that_have_moved(
+    covered: list[int] | None,
+    moved: list[int],
+    kind: str,
+    damping: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, anchor = moved_tokens(moved)
+    (block,) = make_prior(model, kind).curvature.blocks
+    dropped = sorted(set(range(9)) - set(range(9) if covered is None else covered))
+    if covered is not None:
+        block, anchor = block.of_inputs(torch.tensor(covered)), anchor[covered]
+    prior = ConsolidationPrior(
+        {"embedding.weight": anchor}, Curvature((block,), 30), Provenance("old", num_examples=30)
+    )
+    multiply, rows = Product.__call__, []
+
+    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
+        rows.append(len(delta))
+        return multiply(product, delta, inputs)
+
+    monkeypatch.setattr(Product, "__call__", noted)
+    total, _, gradients = evaluate(model, [prior], [0.7], damping)
+    assert set(rows) == {len(set(moved) - set(dropped))}
+
+    weight = model.embedding.weight.detach().clone().requires_grad_()
+    kept = weight if covered is None else weight[covered]
+    matrix = 0.7 * dense(block.operator, *block.shape, damping)
+    vectorised = (kept - anchor).T.flatten()
+    reference = vectorised @ matrix @ vectorised
+    torch.testing.assert_close(total, reference.detach(), rtol=1e-10, atol=0)
+    (expected,) = torch.autograd.grad(reference, weight)
+    found = gradients["embedding.weight"]
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert bool((found[dropped] == 0).all())
+
+
+@pytest.mark.parametrize(("damping", "multiplied"), [(0.0, 2), (0.1, 3)])
+def test_rows_without_curvature(
+    damping: float, multiplied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, anchor = moved_tokens([1, 4, 5])
+    prior = make_prior(model, "kronecker", distance=0.0)
+    prior.anchor["embedding.weight"] = anchor
+    prior.curvature.blocks[0].operator.state()["A"][4] = 0
+    multiply, rows = Product.__call__, []
+
+    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
+        rows.append(len(delta))
+        return multiply(product, delta, inputs)
+
+    monkeypatch.setattr(Product, "__call__", noted)
+    assert_equals_autograd(model, [prior], [0.7], damping)
+    assert set(rows) == {multiplied}
+
+
+# What is held in memory
+
+
+def test_anchors_are_the_priors_own_and_frozen_blocks_are_not_placed() -> None:
+    model = zoo(torch.float32)
+    prior = make_prior(model, "kronecker", distance=0.0)
+    model.gpt2.requires_grad_(False)
+    with torch.no_grad():
+        model.linear.weight += 1
+    penalty = ConsolidationPenalty(model, [prior], [0.7], 0.1)
+    penalty()[0].backward()
+    terms = {term.names[0]: term for layer in penalty._layers for term in layer}
+    held = [anchor for term in terms.values() for anchor in term._anchors]
+    assert {id(a) for a in held} == {id(a) for a in prior.anchor.values()}
+    assert terms["gpt2.weight"].stays and terms["gpt2.weight"]._product is None
+    assert not terms["linear.weight"].stays and terms["linear.weight"]._product is not None
+
+
+def test_a_frozen_block_counts_again_when_it_is_trained() -> None:
+    model = zoo()
+    prior = make_prior(model, "kronecker", distance=0.0)
+    model.load_state_dict({**model.state_dict(), **prior.anchor})
+    model.linear.requires_grad_(False)
+    penalty = ConsolidationPenalty(model, [prior], [0.7], 0.1)
+    assert penalty()[0] == 0
+    model.linear.requires_grad_(True)
+    with torch.no_grad():
+        model.linear.weight += 1
+    (reference,) = DensePenalty([prior], [0.7], 0.1)(dict(model.named_parameters()))
+    assert reference > 0
+    torch.testing.assert_close(penalty()[0], reference, rtol=1e-10, atol=0)
+
+
+def test_bfloat16_products() -> None:
+    """A random displacement: near the exact gradient layer by layer, and not the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(300, 64), nn.Linear(64, 96), Conv1D(64, 96))
+    for kind in ("kronecker", "kronecker_eigen"):
+        prior = make_prior(model, kind)
+        exact = evaluate(model, [prior], [0.7])[2]
+        penalty = ConsolidationPenalty(model, [prior], [0.7], 0.1, dtype=torch.bfloat16)
+        model.zero_grad()
+        penalty()[0].backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and (wanted := exact[name]) is not None
+            assert parameter.grad.dtype == torch.float32
+            assert 1e-5 < (parameter.grad - wanted).norm() / wanted.norm() < 0.01, name

@@ -91,6 +91,31 @@ def test_bit_identical(step: int, finished: Any, tmp_path: Path) -> None:
     assert logs == [entry for entry in finished.state.log_history if "penalty" in entry]
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_bit_identical_with_the_penalty_in_every_other_step(step: int, tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", priors(), penalty_every=2, max_steps=4)
+    whole.train()
+    rest = make_trainer(tmp_path / "rest", priors(), penalty_every=2, max_steps=4)
+    rest.train(resume_from_checkpoint=str(checkpoint(whole, step)))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(rest.model.state_dict()[name], value), name
+    penalties = [entry["penalty"] for entry in rest.state.log_history if "penalty" in entry]
+    assert [value > 0 for value in penalties] == [False, True, False, True]
+
+
+def test_a_checkpoint_from_before_the_penalty_could_be_left_out(tmp_path: Path) -> None:
+    make_trainer(tmp_path, priors(), max_steps=1).train()
+    file = tmp_path / "checkpoint-1" / "trainer_state.json"
+    state = json.loads(file.read_text())
+    del state["stateful_callbacks"]["_ConsolidationState"]["attributes"]["identity"][
+        "penalty_every"
+    ]
+    file.write_text(json.dumps(state))
+    trainer = make_trainer(tmp_path / "more", priors(), max_steps=2)
+    trainer.train(str(tmp_path / "checkpoint-1"))
+    assert trainer.state.global_step == 2
+
+
 def test_the_last_checkpoint_and_restored_callbacks(finished: Any) -> None:
     trainer = make_trainer(
         Path(finished.args.output_dir), priors(), restore_callback_states_from_checkpoint=True
@@ -109,8 +134,17 @@ def test_the_last_checkpoint_and_restored_callbacks(finished: Any) -> None:
         ([], {}),
         (priors(), {"strengths": [0.31]}),
         (priors(), {"damping": 0.2}),
+        (priors(), {"penalty_every": 2}),
     ],
-    ids=["other_prior", "other_task", "one_more", "no_priors", "other_strength", "other_damping"],
+    ids=[
+        "other_prior",
+        "other_task",
+        "one_more",
+        "no_priors",
+        "other_strength",
+        "other_damping",
+        "other_steps",
+    ],
 )
 def test_refusals(
     given: list[ConsolidationPrior],

@@ -185,3 +185,61 @@ def test_tasks_of_one_name_are_numbered(tmp_path: Path) -> None:
     names = {name for name in log if name.startswith("penalty_")}
     assert names == {"penalty_a_0", "penalty_b", "penalty_a_2"}
     assert sum(log[name] for name in names) == pytest.approx(log["penalty"])
+
+
+def test_a_step_without_the_penalty_says_so_in_the_log(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, [make_prior(cnn())], max_steps=4, penalty_every=3)
+    penalties = [log["penalty"] for log in logged(trainer)]
+    assert [value > 0 for value in penalties] == [False, False, True, False]
+    assert all(log["loss"] - log["task_loss"] == log["penalty"] for log in logged(trainer))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_who_multiplies_what_is_logged(
+    dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prior = make_prior(cnn())
+    with caplog.at_level("INFO", logger="hf_kfc.training.trainer"):
+        trained(tmp_path, [prior, prior], max_steps=2, penalty_dtype=dtype)
+    count = 2 * len(prior.curvature.blocks)
+    assert caplog.messages == [
+        f"Process 0 multiplies {count} of the priors' {count} blocks, in {dtype}."
+    ]
+
+
+def test_bfloat16_products_are_a_choice(tmp_path: Path) -> None:
+    """The gradient is near the exact one, and not the same."""
+    without, exact, rounded = (
+        trained(
+            tmp_path, [make_prior(cnn())], max_steps=1, strengths=[strength], penalty_dtype=dtype
+        ).recorder.steps[0][1]
+        for strength, dtype in ((0.0, "float32"), (5.0, "float32"), (5.0, "bfloat16"))
+    )
+    for name, gradient in exact.items():
+        penalty = (gradient - without[name]).norm()
+        assert 1e-5 * penalty < (rounded[name] - gradient).norm() < 0.01 * penalty, name
+
+
+def test_the_loss_is_scaled_for_float16(tmp_path: Path) -> None:
+    """The gradient scaler of fp16, which is to be divided out before the step."""
+    trainer = make_trainer(tmp_path, [make_prior(cnn())], max_steps=1)
+    plain = trained(tmp_path, [make_prior(cnn())], max_steps=1).recorder.steps[0][1]
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    trainer.accelerator.scaler = scaler
+    trainer.train()
+    for name, gradient in trainer.recorder.steps[0][1].items():
+        assert_near(gradient, 64 * plain[name], name)
+
+
+@pytest.mark.parametrize(("damping", "warnings"), [(0.5, 0), (0.1, 1)])
+def test_a_merged_prior_wants_the_damping_it_was_merged_for(
+    damping: float, warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    priors = [make_prior(cnn(), seed=seed, task=str(seed)) for seed in (1, 2)]
+    merged = ConsolidationPrior.merge(priors, rank=1, damping=0.5)
+    with caplog.at_level("WARNING", logger="hf_kfc.training.trainer"):
+        make_trainer(tmp_path, [merged], damping=damping)
+    assert [m for m in caplog.messages if "was merged for damping 0.5" in m] == (
+        caplog.messages[:warnings]
+    )
+    assert len(caplog.messages) == warnings

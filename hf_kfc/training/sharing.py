@@ -1,0 +1,68 @@
+"""Work shared among processes: who multiplies what, and how the parts come together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
+
+__all__ = ["can_share", "deal", "shard_like", "whole"]
+
+
+def deal(costs: Sequence[int], processes: int) -> list[int]:
+    """Deal blocks to processes, the dearest first, each to the one that has least to do.
+
+    Longest processing time first (Graham 1969): at most 4/3 of the best that is possible.
+
+    Args:
+        costs: Of each block.
+        processes: How many there are.
+
+    Returns:
+        The process of each block; every process computes the same.
+    """
+    loads = [0] * processes
+    owners = [0] * len(costs)
+    for block in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        owners[block] = loads.index(min(loads))
+        loads[owners[block]] += costs[block]
+    return owners
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """Return a parameter's values, gathered from all processes if it is FSDP2's DTensor.
+
+    Args:
+        parameter: All processes must ask for the same ones in the same order.
+    """
+    parameter = parameter.detach()
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def shard_like(gradient: Tensor, parameter: DTensor, *, is_part: bool) -> Tensor:
+    """Give a whole gradient the dtype and the sharding of its parameter.
+
+    Args:
+        gradient: In the parameter's whole shape.
+        parameter: FSDP2's.
+        is_part: Whether the gradients of all processes are to be added; without, they are equal.
+    """
+    mesh = parameter.device_mesh
+    kind: Placement = Partial() if is_part else Replicate()
+    given = DTensor.from_local(gradient, mesh, [kind] * mesh.ndim, run_check=False)
+    sharded: Tensor = given.redistribute(mesh, parameter.placements)
+    return sharded.to(parameter.dtype)
+
+
+def can_share(parameters: Sequence[Tensor], processes: int) -> bool:
+    """Say whether the parts of all processes come together in every parameter's gradient.
+
+    Args:
+        parameters: Whole, for DDP to average, or FSDP2's; a mixture is sharded in part only.
+        processes: How many there are.
+    """
+    meshes = [p.device_mesh if isinstance(p, DTensor) else None for p in parameters]
+    return all(mesh is None for mesh in meshes) or all(
+        mesh is not None and mesh.size() == processes for mesh in meshes
+    )

@@ -1,0 +1,295 @@
+"""One block of one prior in training: its value ⟨Δ, F·Δ⟩ and its gradient, from one product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..curvature import Block, Layout
+from ..curvature.operators import Kronecker, KroneckerSum
+from .products import Placement, Product, by_inputs, cost_of
+
+__all__ = ["BlockTerm", "Change", "LowRank", "LowRankTerm"]
+
+
+class Change(NamedTuple):
+    """Half the gradient of ⟨Δ, F·Δ⟩ with respect to one parameter.
+
+    Args:
+        values: In the parameter's shape, or some of its rows.
+        rows: Which rows, shape [k], the others being zero; None means all.
+    """
+
+    values: Tensor
+    rows: Tensor | None = None
+
+
+class BlockTerm:
+    """⟨Δ, F·Δ⟩ of one block with Δ = θ − θ*.
+
+    Nothing is put on the parameters' device before the first product, and the anchor is used as
+    the prior holds it where it is there already.
+
+    Args:
+        prior: Number of its prior.
+        block: The prior's block.
+        anchor: θ* of the block's parameters, by the prior's names.
+        names: The model's names of them, the weight first.
+        damping: ε of the curvature.
+        placement: Shared by all blocks.
+    """
+
+    def __init__(
+        self,
+        prior: int,
+        block: Block,
+        anchor: Mapping[str, Tensor],
+        names: tuple[str, ...],
+        damping: float,
+        placement: Placement,
+    ) -> None:
+        self.prior = prior
+        self.names = names
+        self.is_own = True
+        """Whether this process multiplies it."""
+        self.cost = cost_of(block.operator, block.shape)
+        self.stays: bool | None = None
+        """Whether the parameters are at the anchor and frozen; None if it is not known."""
+        self._block = block
+        self._anchors = [anchor[name] for name in block.shapes]
+        self._damping = damping
+        self._placement = placement
+        self._product: Product | None = None
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of all parameters that Δ depends on."""
+        return self.names
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Those of :attr:`all_names` that must be looked at; none if the value is 0 for good."""
+        return () if self.stays else self.names
+
+    def is_at_anchor(self, values: Mapping[str, Tensor]) -> bool:
+        """Say whether Δ is exactly 0.
+
+        Args:
+            values: The parameters by the model's names.
+        """
+        return all(
+            torch.equal(*_promoted(self._covered(values[name]), anchor))
+            for name, anchor in zip(self.names, self._anchors, strict=True)
+        )
+
+    def __call__(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Change]]:
+        """Return ⟨Δ, F·Δ⟩ and, by the model's names, F·Δ: half its gradient.
+
+        Args:
+            values: The parameters by the model's names, whole.
+        """
+        weight = values[self.names[0]]
+        if self._product is None:
+            self._product = self._make_product(weight)
+        if not self._by_inputs:
+            delta = self._displacement(values)
+            product = self._product(delta)
+            return _dot(delta, product), self._split(product)
+        rows, delta = self._moved_rows(weight)
+        product = self._product(delta, rows)
+        if rows is None:
+            rows = self._block.inputs
+        elif self._block.inputs is not None:
+            rows = self._block.inputs.to(rows.device)[rows]
+        return _dot(delta, product), {self.names[0]: Change(product, rows)}
+
+    @cached_property
+    def _by_inputs(self) -> bool:
+        return self._block.is_embedding and by_inputs(self._block.operator)
+
+    def _make_product(self, weight: Tensor) -> Product:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self._anchors = [
+            self._placement.tensor(a, weight.device, torch.promote_types(a.dtype, torch.float32))
+            for a in self._anchors
+        ]
+        return Product(
+            self._block.operator,
+            self._damping,
+            self._block.layout is Layout.IN_OUT,
+            self._placement,
+            weight.device,
+            dtype,
+        )
+
+    def _covered(self, weight: Tensor) -> Tensor:
+        inputs = self._block.inputs
+        return weight if inputs is None else weight.index_select(0, inputs.to(weight.device))
+
+    def _moved_rows(self, weight: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Δ of the rows that F·Δ is not 0 in, and which of the covered ones they are."""
+        assert self._product is not None
+        covered, (anchor,) = self._covered(weight), self._anchors
+        moved = (covered != anchor).any(1)
+        live = self._product.live_inputs()
+        rows = (moved if live is None else moved & live).nonzero().squeeze(1)
+        if len(rows) == len(covered):
+            return None, covered - anchor
+        return rows, covered.index_select(0, rows) - anchor.index_select(0, rows)
+
+    def _displacement(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Δ as its weight lies in memory: the bias is its last column, or row of IN_OUT."""
+        weight, *bias = (self._covered(values[name]) for name in self.names)
+        if not bias:
+            return self._matrix(weight - self._anchors[0])
+        dtype = torch.promote_types(weight.dtype, self._anchors[0].dtype)
+        q, p = self._block.shape
+        is_in_out = self._block.layout is Layout.IN_OUT
+        delta = weight.new_empty((p, q) if is_in_out else (q, p), dtype=dtype)
+        parts = (delta[:-1], delta[-1]) if is_in_out else (delta[:, :-1], delta[:, -1])
+        torch.sub(self._matrix(weight), self._matrix(self._anchors[0]), out=parts[0])
+        torch.sub(bias[0].flatten(), self._anchors[1].flatten(), out=parts[1])
+        return delta
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        if self._block.layout is Layout.ELEMENTWISE:
+            return weight.reshape(-1, 1)
+        return weight.flatten(1)
+
+    def _split(self, matrix: Tensor) -> dict[str, Change]:
+        """Undo :meth:`_displacement`; the parts are views where they can be."""
+        shapes = list(self._block.anchor_shapes.values())
+        if len(shapes) == 1:
+            parts = [matrix]
+        elif self._block.layout is Layout.IN_OUT:
+            parts = [matrix[:-1], matrix[-1]]
+        else:
+            parts = [matrix[:, :-1], matrix[:, -1]]
+        rows = self._block.inputs
+        return {
+            name: Change(part.reshape(shape), rows)
+            for name, part, shape in zip(self.names, parts, shapes, strict=True)
+        }
+
+
+class LowRank(NamedTuple):
+    """An adapter that adds s·B·A to a weight (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        down: The model's name of A, shape [r, p].
+        up: The model's name of B, shape [q, r].
+        scale: s.
+        inputs_are_rows: Whether the weight is [p, q], so that (B·A)ᵀ is added.
+    """
+
+    down: str
+    up: str
+    scale: float
+    inputs_are_rows: bool
+
+
+class LowRankTerm(BlockTerm):
+    """⟨Δ, F·Δ⟩ of a block whose weight has an adapter: Δ = W + s·B·A − W*.
+
+    At W = W* and frozen, a Kronecker product needs no B·A:
+    ⟨Δ, GΔA⟩ = s²·tr((Bᵀ G B)(A_l A A_lᵀ)), with A_l for the adapter's A. That takes q²r + p²r
+    multiplications in the place of q²p + qp².
+
+    Args:
+        prior: Number of its prior.
+        block: The prior's block.
+        anchor: θ* of the block's parameters, by the prior's names.
+        names: The model's names of them, the weight first.
+        damping: ε of the curvature.
+        placement: Shared by all blocks.
+        adapter: Of the weight.
+        rank: r.
+    """
+
+    def __init__(
+        self,
+        prior: int,
+        block: Block,
+        anchor: Mapping[str, Tensor],
+        names: tuple[str, ...],
+        damping: float,
+        placement: Placement,
+        adapter: LowRank,
+        rank: int,
+    ) -> None:
+        super().__init__(prior, block, anchor, names, damping, placement)
+        self.adapter = adapter
+        q, p = block.shape
+        is_product = isinstance(block.operator, Kronecker | KroneckerSum)
+        self._forms = not is_product or rank * (q * q + p * p) >= q * p * (q + p)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """See :attr:`BlockTerm.all_names`."""
+        return (*self.names, self.adapter.up, self.adapter.down)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """See :attr:`BlockTerm.needed`."""
+        return self.all_names if self._forms or not self.stays else self.all_names[-2:]
+
+    def __call__(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Change]]:
+        """See :meth:`BlockTerm.__call__`.
+
+        Args:
+            values: The parameters by the model's names, whole.
+        """
+        up, down = (
+            values[name].to(torch.promote_types(values[name].dtype, torch.float32))
+            for name in (self.adapter.up, self.adapter.down)
+        )
+        if self._product is None:
+            self._product = self._make_product(up)
+        if self.stays and not self._forms:
+            return self._without_forming(up, down)
+        return self._by_forming(values, up, down)
+
+    def _without_forming(self, up: Tensor, down: Tensor) -> tuple[Tensor, dict[str, Change]]:
+        assert self._product is not None
+        square, weight_inputs = self.adapter.scale**2, slice(down.shape[1])
+        value, by_up, by_down = up.new_zeros(()), torch.zeros_like(up), torch.zeros_like(down)
+        for G, A in self._product.factors:
+            g_up = G.from_left(up)  # [q, r]
+            down_a = A.of(weight_inputs).times(down)  # [r, p]
+            outer, inner = up.T @ g_up, down_a @ down.T  # [r, r], symmetric
+            value += square * (outer * inner).sum()
+            by_up.addmm_(g_up, inner, alpha=square)
+            by_down.addmm_(outer, down_a, alpha=square)
+        return value, {self.adapter.up: Change(by_up), self.adapter.down: Change(by_down)}
+
+    def _by_forming(
+        self, values: Mapping[str, Tensor], up: Tensor, down: Tensor
+    ) -> tuple[Tensor, dict[str, Change]]:
+        assert self._product is not None
+        adapter, delta = self.adapter, self._displacement(values)
+        weight, *_ = self._split(delta).values()  # a view
+        update = torch.mm(up, down).mul_(adapter.scale)
+        weight.values.add_(update.T if adapter.inputs_are_rows else update)
+        product = self._product(delta)
+        changes = self._split(product)
+        by_weight = changes[self.names[0]].values
+        by_weight = by_weight.T if adapter.inputs_are_rows else by_weight
+        changes[adapter.up] = Change(adapter.scale * (by_weight @ down.T))
+        changes[adapter.down] = Change(adapter.scale * (up.T @ by_weight))
+        return _dot(delta, product), changes
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """The inner product of matrices; it makes no third one where both lie alike in memory."""
+    if left.stride() == right.stride() and left.is_contiguous():
+        return torch.dot(left.flatten(), right.flatten())
+    return (left * right).sum()
+
+
+def _promoted(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(left.dtype, right.dtype)
+    return left.to(dtype), right.to(left.device, dtype)

@@ -1,0 +1,138 @@
+"""Causal language models are consolidated against priors that were estimated on their texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from consolidation_cases import Recorder, assert_near
+from dense_reference import DensePenalty
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Trainer,
+)
+
+from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.training import ConsolidationArguments, ConsolidationMixin
+
+KINDS = ("diagonal", "kronecker", "kronecker_eigen")
+
+
+class ConsolidatedTrainer(ConsolidationMixin, Trainer):
+    pass
+
+
+def gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    settings = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = GPT2Config(
+        vocab_size=20,
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        n_positions=16,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+        **settings,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def collate(rows: list[Tensor]) -> dict[str, Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids.masked_fill(mask == 0, -100),
+    }
+
+
+def texts(seed: int, count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 20, (4 + i % 3,), generator=generator) for i in range(count)]
+
+
+@pytest.mark.parametrize("curvature", KINDS)
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_a_step_is_that_of_loss_and_penalty(make: Any, curvature: str, tmp_path: Path) -> None:
+    """GPT-2's head is tied: its row of the penalty moves the embedding and the head at once."""
+    arguments = CurvatureArguments(curvature=curvature, curvature_batch_size=3)
+    prior = ConsolidationPrior.estimate(make(), texts(1, 7), collate, arguments, task="old")
+    model, recorder, batches = make(), Recorder(), list[dict[str, Tensor]]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    args = ConsolidationArguments(
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        max_grad_norm=0.0,
+        per_device_train_batch_size=3,
+        num_train_epochs=2,
+        learning_rate=0.01,
+        strengths=[2.0],
+        damping=0.1,
+    )
+
+    def remember(rows: list[Tensor]) -> dict[str, Tensor]:
+        batches.append(collate(rows))
+        return batches[-1]
+
+    ConsolidatedTrainer(
+        model,
+        args,
+        priors=[prior],
+        train_dataset=texts(2, 6),
+        data_collator=remember,
+        callbacks=[recorder],
+    ).train()
+    assert len(recorder.steps) == len(batches) == 4
+    reference, penalize = make().double(), DensePenalty([prior], [2.0], 0.1)
+    for batch, (parameters, gradients) in zip(batches, recorder.steps, strict=True):
+        reference.load_state_dict(parameters, strict=False)
+        reference.zero_grad()
+        (penalty,) = penalize(dict(reference.named_parameters()))
+        loss = reference(**batch).loss
+        assert penalty > 0.01 * loss, "the penalty is too small to be seen"
+        (loss + penalty).backward()
+        for name, parameter in reference.named_parameters():
+            assert_near(gradients[name], parameter.grad, name)
+
+
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "decoders.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    ran: dict[str, Any] = {}
+    exec(code, ran)
+    assert ran["trainer"].state.global_step == 1
+    assert len(ran["prior"].curvature.blocks) > 10
