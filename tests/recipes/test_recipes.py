@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
 from hf_kfc import ConsolidationPrior
+from hf_kfc.curvature import estimator
+from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
+from hf_kfc.errors import CurvatureError
 from hf_kfc.experiments import runs
 
 # No import of the CNN: hf_kfc has registered it.
@@ -134,6 +137,30 @@ def test_the_penalty_keeps_the_model_nearer_to_the_prior(recipes, tier1, tmp_pat
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
     files = (directory / "model.safetensors", directory / "prior" / "prior.safetensors")
     return {f"{file.name}/{n}": t for file in files for n, t in load_file(file).items()}
+
+
+def test_an_estimate_that_was_stopped_goes_on(recipes, tmp_path, monkeypatch):
+    """Here between its two passes; the model is learnt again, to the same parameters."""
+
+    def stop(*_):
+        raise CurvatureError("stopped")
+
+    arguments = ("tier1", *TINY, "--curvature", "kronecker_eigen", "--output_dir")
+    with monkeypatch.context() as patch:
+        patch.setattr(estimator, "rotate_accumulators", stop)
+        assert recipes.call(*arguments, tmp_path / "tier1").errors == ["error: stopped"]
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith(".tier1.curvature-")
+    restore, restored = CurvatureCheckpoint.restore, []
+    monkeypatch.setattr(
+        CurvatureCheckpoint,
+        "restore",
+        lambda self, *of_pass: restored.append(restore(self, *of_pass)) or restored[-1],
+    )
+    (tmp_path / ".tier1.curvature-of-other-arguments").mkdir()
+    assert recipes.call(*arguments, tmp_path / "tier1").status == 0
+    assert restored == [64, 0]
+    assert list(tmp_path.iterdir()) == [tmp_path / "tier1"]
 
 
 def test_the_same_seed_gives_the_same_files_in_another_process(recipes, tier1, tmp_path):

@@ -1,0 +1,187 @@
+"""What merging ten priors into one, and compressing one, costs in forgetting.
+
+    OMP_NUM_THREADS=1 python benchmarks/approximations/measure.py --data_dir data
+
+The CNN of width 128 on real corpora, KFC with damping 0.1. Compressed: MedMentions, then PsyTAR,
+against the prior as estimated and in smaller forms. Merged: MedMentions in ten parts by document,
+learnt one after another, each with a prior of its own; then PsyTAR against all ten, and against one
+merged of them. Writes results.json and results.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_kfc import ConsolidationPrior, CurvatureArguments
+from hf_kfc.experiments import DataArguments, LearningArguments, RankerArguments
+from hf_kfc.experiments.data import TaskData, encode_task
+from hf_kfc.experiments.methods import Method
+from hf_kfc.experiments.periods import split_periods
+from hf_kfc.experiments.results import command, versions
+from hf_kfc.experiments.tiers import as_learned, learn, make_prior, prepare
+from hf_kfc.ranking import CandidateCollator
+from hf_kfc.ranking.tasks import prepare_task
+
+OLD, NEW = "medmentions", "psytar"
+SEEDS, PARTS, MULTIPLE = (0, 1, 2), 10, 10.0
+RANKER = RankerArguments(hidden_size=128, max_length=48)
+LEARNING = LearningArguments(epochs=5, learning_rate=3e-3, batch_size=32, damping=0.1, bf16=True)
+CURVATURE = CurvatureArguments(curvature="kronecker")
+KFC = Method.parse("kfc")
+HALF = torch.bfloat16
+SMALLER: dict[str, dict[str, Any]] = {
+    "bfloat16": {"dtype": HALF},
+    "rank 64, bfloat16": {"rank": 64, "dtype": HALF},
+    "rank 32, bfloat16": {"rank": 32, "dtype": HALF},
+    "rank 16, bfloat16": {"rank": 16, "dtype": HALF},
+}
+RANKS = (1, 2, 4, 8)
+
+
+class Stage:
+    """Both tasks of one seed, and the model that is to be consolidated.
+
+    Args:
+        data: Sizes of the tasks, and where the corpora are.
+        seed: Of data, weights and order.
+    """
+
+    def __init__(self, data: DataArguments, seed: int) -> None:
+        self.learning = replace(LEARNING, seed=seed)
+        tasks = [(OLD, data), (NEW, data)]
+        self.start, tokenizer, (self.old, self.new) = prepare(RANKER, seed, tasks, CURVATURE)
+        self.collator = CandidateCollator(tokenizer)
+        splits = prepare_task(OLD, data_dir=data.data_dir, seed=seed, **data.config).as_dataset()
+        self.parts = [
+            encode_task(f"{OLD}-{number}", part, tokenizer, RANKER.max_length)
+            for number, part in enumerate(split_periods(OLD, splits, PARTS), 1)
+        ]
+
+    def compressed(self) -> Iterator[dict[str, Any]]:
+        """Consolidate against one prior, as it is and in smaller forms."""
+        first = learn(self.start, self.old, self.collator, self.learning).model
+        whole = self._prior(first, self.old)
+        yield self._learn("none", first, [])
+        yield self._learn("as estimated", first, [whole])
+        for name, how in SMALLER.items():
+            yield self._learn(name, first, [whole.compress(**how)])
+
+    def merged(self) -> Iterator[dict[str, Any]]:
+        """Consolidate against ten priors, all and merged."""
+        model, priors = self.start, list[ConsolidationPrior]()
+        for part in self.parts:
+            learning = replace(self.learning, strengths=_strengths(priors, len(part.train)))
+            model = learn(model, part, self.collator, learning, priors).model
+            priors.append(self._prior(model, part))
+        yield self._learn("none", model, [])
+        yield self._learn("all ten", model, priors)
+        for rank in RANKS:
+            merged = ConsolidationPrior.merge(priors, rank=rank)
+            yield self._learn(f"merged, rank {rank}", model, [merged])
+        yield self._learn("the last alone", model, priors[-1:])
+
+    def _prior(self, model: PreTrainedModel, task: TaskData) -> ConsolidationPrior:
+        learned = as_learned(model, self.collator, self.learning)
+        return make_prior(KFC, learned, task, self.collator, CURVATURE, {})
+
+    def _learn(
+        self, what: str, model: PreTrainedModel, priors: list[ConsolidationPrior]
+    ) -> dict[str, Any]:
+        learning = replace(self.learning, strengths=_strengths(priors, len(self.new.train)))
+        learned = learn(model, self.new, self.collator, learning, priors)
+        before = as_learned(model, self.collator, self.learning).accuracy(self.old.test)
+        errors = priors[0].provenance.approximation_errors if priors else {}
+        return {
+            "prior": what,
+            "seed": self.learning.seed,
+            "old_before": before,
+            "old": learned.accuracy(self.old.test),
+            "new": learned.accuracy(self.new.test),
+            "bytes_over_model": sum(map(_bytes, priors)) / _model_bytes(model),
+            "errors": dict(errors),
+        }
+
+
+def _strengths(priors: list[ConsolidationPrior], new: int) -> list[float] | None:
+    return [MULTIPLE * prior.provenance.num_examples / (2 * new) for prior in priors] or None
+
+
+def _model_bytes(model: PreTrainedModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _bytes(prior: ConsolidationPrior) -> int:
+    """Bytes of what a repository beside the model holds: the anchor is the model, pointed at."""
+    with tempfile.TemporaryDirectory() as folder:
+        prior.save_pretrained(folder)
+        files = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    return files - sum(t.numel() * 4 for t in prior.anchor.values())
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| prior | bytes / model's | error of a layer: median, largest | MedMentions before | after"
+        " | drop (points) | prevented (%) | PsyTAR |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(row["prior"], []).append(row)
+    plain = mean(row["old_before"] - row["old"] for row in by_name["none"])
+    for name, own in by_name.items():
+        errors = [error for row in own for error in row["errors"].values()]
+        drops = [row["old_before"] - row["old"] for row in own]
+        lines.append(
+            f"| {name} | {mean(r['bytes_over_model'] for r in own):.2f} | "
+            + (f"{100 * median(errors):.1f} %, {100 * max(errors):.1f} %" if errors else "")
+            + f" | {100 * mean(r['old_before'] for r in own):.1f}"
+            f" | {100 * mean(r['old'] for r in own):.1f}"
+            f" | {100 * mean(drops):.1f} ± {100 * stdev(drops) / len(drops) ** 0.5:.1f}"
+            f" | {'' if name == 'none' else f'{100 * (1 - mean(drops) / plain):.0f}'}"
+            f" | {100 * mean(r['new'] for r in own):.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Run everything and write the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_dir", required=True, help="Folder with the real corpora.")
+    data = DataArguments(
+        parser.parse_args().data_dir,
+        train_examples=1500,
+        validation_examples=300,
+        test_examples=1000,
+    )
+    rows: dict[str, list[dict[str, Any]]] = {"compressed": [], "merged": []}
+    for seed in tqdm(SEEDS, desc="seeds"):
+        stage = Stage(data, seed)
+        rows["compressed"] += stage.compressed()
+        rows["merged"] += stage.merged()
+    here = Path(__file__).parent
+    results = {"command": command(), "versions": versions(), "rows": rows}
+    (here / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = [f"# {line}\n\n" + "\n".join(_table(rows[key])) for key, line in TITLES.items()]
+    (here / "results.md").write_text(f"`{command()}`\n\n" + "\n\n".join(text) + "\n")
+
+
+TITLES = {
+    "compressed": "One prior, compressed: MedMentions, then PsyTAR",
+    "merged": "Ten priors, merged: MedMentions in ten parts, then PsyTAR",
+}
+
+if __name__ == "__main__":
+    main()
