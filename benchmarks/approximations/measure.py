@@ -34,7 +34,7 @@ from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.tasks import prepare_task
 
 OLD, NEW = "medmentions", "psytar"
-SEEDS, PARTS, MULTIPLE = (0, 1, 2), 10, 10.0
+SEEDS, PARTS, MULTIPLE = (0, 1), 10, 10.0
 RANKER = RankerArguments(hidden_size=128, max_length=48)
 LEARNING = LearningArguments(epochs=5, learning_rate=3e-3, batch_size=32, damping=0.1, bf16=True)
 CURVATURE = CurvatureArguments(curvature="kronecker")
