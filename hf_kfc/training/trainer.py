@@ -210,16 +210,24 @@ class ConsolidationMixin(_Base):
         """
         training = self.is_in_train and model.training  # it also evaluates while it trains
         completes = bool(self.priors) and training and self.accelerator.sync_gradients
-        # Before the forward. Autograd goes backwards through what came first last: the penalty's
-        # gradients reach the parameters when the activations are gone. And FSDP2 swaps the
-        # parameters for unsharded copies there.
-        penalty = self._evaluate_penalty() if completes else None
+        if completes and self._penalty is None:
+            # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
+            self._penalty = self._make_penalty()
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if penalty is None:
+        if not completes:
             return result
+        self._penalty_steps += 1
+        every = self.args.penalty_every
+        if (self.state.global_step + 1) % every:
+            return result
+        assert self._penalty is not None
         loss, outputs = result if return_outputs else (result, None)
+        penalty, per_prior = self._penalty()
+        # Summed on the device: reading a value here would wait for it in every step.
+        previous = 0.0 if self._penalty_sum is None else self._penalty_sum
+        self._penalty_sum = previous + every * per_prior
         # training_step divides what it gets by the number of accumulated micro-batches.
-        loss = loss + penalty.to(loss.device) * self.current_gradient_accumulation_steps
+        loss = loss + every * penalty.to(loss.device) * self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -269,20 +277,6 @@ class ConsolidationMixin(_Base):
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-
-    def _evaluate_penalty(self) -> Tensor | None:
-        """The penalty of this optimizer step; None in steps that go without."""
-        if self._penalty is None:
-            self._penalty = self._make_penalty()
-        self._penalty_steps += 1
-        every = self.args.penalty_every
-        if (self.state.global_step + 1) % every:
-            return None
-        penalty, per_prior = self._penalty()
-        # Summed on the device: reading a value here would wait for it in every step.
-        previous = 0.0 if self._penalty_sum is None else self._penalty_sum
-        self._penalty_sum = previous + every * per_prior
-        return every * penalty
 
     def _make_penalty(self) -> ConsolidationPenalty:
         args = self.args

@@ -18,7 +18,6 @@ from transformers import Trainer
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking.trainer import RankingTrainer
 from hf_kfc.training import ConsolidationTrainer
-from hf_kfc.training.penalty import _LayerPenalty
 
 # The gradient: see test_gradients.py for accumulation and processes
 
@@ -244,19 +243,3 @@ def test_a_merged_prior_wants_the_damping_it_was_merged_for(
         caplog.messages[:warnings]
     )
     assert len(caplog.messages) == warnings
-
-
-def test_the_penalty_goes_backwards_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its gradients are handed over when the activations are gone."""
-    order, backward = [], _LayerPenalty.backward
-
-    def noted(ctx: Any, *upstream: Tensor) -> Any:
-        order.append("penalty")
-        return backward(ctx, *upstream)
-
-    monkeypatch.setattr(_LayerPenalty, "backward", staticmethod(noted))
-    model = cnn()
-    model.convolution.register_full_backward_hook(lambda *_: order.append("model"))
-    prior = make_prior(cnn())
-    trained(tmp_path, [prior], model, max_steps=1)
-    assert order == ["model"] + ["penalty"] * len(prior.curvature.blocks)
