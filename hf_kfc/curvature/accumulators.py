@@ -229,7 +229,6 @@ class Factors(Accumulator):
     def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
         super().__init__(layer)
         self.moment = moment
-        self.products = moment.products
         self.sharing = sharing
         q, _ = layer.shape
         self.total = layer.zeros(q, q)
@@ -242,8 +241,9 @@ class Factors(Accumulator):
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
         g = _wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
-        rows = g if self.products is Products.FULL else nonzero_rows(g)[0]
-        add_second_moment(self.total, rows, self.products)
+        products = self.moment.products
+        rows = g if products is Products.FULL else nonzero_rows(g)[0]
+        add_second_moment(self.total, rows, products)
 
     def totals(self) -> list[Tensor]:
         """See :meth:`Accumulator.totals`."""

@@ -23,7 +23,7 @@ _NARROW = 32
 _WIDENING = 2
 """Ratio of a layer's sizes from which it is multiplied in bfloat16: the feed-forward layers, with
 two thirds of an encoder's arithmetic. Rounding in query, key and value is amplified where the
-softmax's gradient subtracts its mean: it doubles the error of their factors (measured)."""
+softmax's gradient subtracts its mean."""
 
 
 class FrozenLinear(TorchFunctionMode):

@@ -148,7 +148,7 @@ class BlockTerm:
         for start in range(0, len(covered), step):
             part = slice(start, start + step)
             delta = covered[part] - anchor[part]
-            # Many times as fast as a comparison; where the norm underflows, so would F·Δ.
+            # Much faster than a comparison; where the norm underflows, so would F·Δ.
             is_moved = torch.linalg.vector_norm(delta, dim=1) > 0
             rows = (is_moved if live is None else is_moved & live[part]).nonzero().squeeze(1)
             found.append(rows + start)

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_kfc.curvature import Curvature
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior, Provenance
-from hf_kfc.training import ConsolidationPenalty, bayesian_strength
+from hf_kfc.training import ConsolidationPenalty, bayesian_strength, terms
 from hf_kfc.training.products import Product
 
 
@@ -272,6 +272,23 @@ def test_rows_that_have_moved(
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert bool((found[dropped] == 0).all())
+
+
+def test_rows_are_not_looked_for_once_most_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts of two rows: found in the first step, all multiplied in the next, both exact."""
+    monkeypatch.setattr(terms, "_ROWS", 2)
+    model, anchor = moved_tokens(range(1, 9))
+    prior = make_prior(model, "kronecker", distance=0.0)
+    prior.anchor["embedding.weight"] = anchor
+    multiply, rows = Product.__call__, []
+
+    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
+        rows.append(len(delta))
+        return multiply(product, delta, inputs)
+
+    monkeypatch.setattr(Product, "__call__", noted)
+    assert_equals_autograd(model, [prior], [0.7], 0.1)
+    assert rows == [8, 9]
 
 
 @pytest.mark.parametrize(("damping", "multiplied"), [(0.0, 2), (0.1, 3)])
