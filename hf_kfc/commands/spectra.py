@@ -16,6 +16,7 @@ from ..curvature import (
     LowRankKronecker,
     Operator,
 )
+from ..curvature.operators import trace
 from ..curvature.products import inner
 from ..errors import CurvatureError
 
@@ -74,7 +75,7 @@ def spectrum_of(operator: Operator, shape: tuple[int, int]) -> Spectrum:
 
 def _of_sum(operator: KroneckerSum, shape: tuple[int, int]) -> Spectrum:
     """Find the largest eigenvalue by power iteration; traces need no eigenvalues."""
-    trace = sum(float(_trace(term.A) * _trace(term.G)) for term in operator.terms())
+    total = sum(float(trace(term.A) * trace(term.G)) for term in operator.terms())
     squared = float(inner(operator, operator, shape))
     vector = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(
         operator.A.device
@@ -85,11 +86,7 @@ def _of_sum(operator: KroneckerSum, shape: tuple[int, int]) -> Spectrum:
         before, largest = largest, float(vector.norm())
         if largest - before <= _POWER_TOLERANCE * largest:
             break
-    return Spectrum(largest, None, trace**2 / squared if squared else 0.0, None)
-
-
-def _trace(factor: Tensor) -> Tensor:
-    return factor.sum() if factor.ndim == 1 else factor.trace()
+    return Spectrum(largest, None, total**2 / squared if squared else 0.0, None)
 
 
 def _factors(operator: Operator, shape: tuple[int, int]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ..errors import CurvatureError
+from ..precision import wide
 from .capture import Use
 from .discovery import Layer
 from .layers import EmbeddingRule, TiedEmbeddingRule
@@ -63,7 +64,8 @@ class LayerBatch:
     @cached_property
     def a(self) -> Tensor:
         """Inputs [N, R, p]."""
-        return _wide(self._side_by_side(self.layer.rule.inputs))
+        inputs = self._side_by_side(self.layer.rule.inputs)
+        return wide(inputs) if inputs.is_floating_point() else inputs  # token ids
 
     @cached_property
     def valid(self) -> Tensor:
@@ -149,7 +151,7 @@ class SquaredGradients(Accumulator):
 
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
-        a, g = batch.a, _wide(batch.g)
+        a, g = batch.a, wide(batch.g)
         if self.basis is not None:
             U_A, U_G = self.basis
             a, g = self.layer.rule.rotate_inputs(a, U_A), g @ U_G
@@ -176,9 +178,7 @@ class TiedSquaredGradients(SquaredGradients):
         """See :meth:`Accumulator.add_gradients`."""
         rule, looked_up, scored = self.layer.rule, batch.of(nn.Embedding), batch.of(nn.Linear)
         assert isinstance(rule, TiedEmbeddingRule)
-        rule.add_squared_sums(
-            self.total, looked_up.a, _wide(looked_up.g), scored.a, _wide(scored.g)
-        )
+        rule.add_squared_sums(self.total, looked_up.a, wide(looked_up.g), scored.a, wide(scored.g))
 
 
 class InputMoment:
@@ -240,7 +240,7 @@ class Factors(Accumulator):
 
     def add_gradients(self, batch: LayerBatch) -> None:
         """See :meth:`Accumulator.add_gradients`."""
-        g = _wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
+        g = wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
         products = self.moment.products
         rows = g if products is Products.FULL else nonzero_rows(g)[0]
         add_second_moment(self.total, rows, products)
@@ -338,10 +338,3 @@ def _eigenvectors(factor: Tensor) -> Tensor:
 def _cat(tensors: Sequence[Tensor]) -> Tensor:
     """Put the uses of a layer side by side; of one use, without copying it."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Leave ids alone; bring half precision to float32 before it is summed."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CurvatureError
+from ..precision import wide, wide_dtype
 from .operators import Kronecker, LowRankKronecker, Operator
 from .operators.checks import bad_factor
 from .products import relative_difference
@@ -104,7 +105,7 @@ class Compressor:
     def _low_rank(self, factor: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rank is not None
         if id(factor) not in self._parts:
-            dtype = self.dtype or torch.promote_types(factor.dtype, torch.float32)
+            dtype = self.dtype or wide_dtype(factor.dtype)
             self._parts[id(factor)] = _low_rank_plus_diagonal(factor.double(), self.rank, dtype)
         return self._parts[id(factor)]
 
@@ -144,9 +145,9 @@ def _low_rank_plus_diagonal(factor: Tensor, rank: int, dtype: torch.dtype) -> tu
 
 def _definite(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Round a positive semi-definite matrix to one that is symmetric and semi-definite too."""
-    wide = factor.to(torch.promote_types(factor.dtype, torch.float32))
-    rounded = ((wide + wide.T) / 2).to(dtype)
-    if not bad_factor("rounded", rounded.to(wide.dtype), len(wide)):
+    factor = wide(factor)
+    rounded = ((factor + factor.T) / 2).to(dtype)
+    if not bad_factor("rounded", rounded.to(factor.dtype), len(factor)):
         return rounded
     exact = rounded.double()
     raised = exact.diagonal() - torch.linalg.eigvalsh(exact)[0]

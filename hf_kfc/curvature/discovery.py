@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CurvatureError
+from ..precision import wide_dtype
 from .blocks import Block, Curvature, Layout, matrix_shape
 from .layers import LayerRule, find_rule
 from .operators import Identity, Operator
@@ -56,7 +57,7 @@ class Layer:
     def zeros(self, *shape: int) -> Tensor:
         """Make a tensor to sum in: on the layer's device, in at least float32."""
         weight = next(next(iter(self.modules.values())).parameters(recurse=False))
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = wide_dtype(weight.dtype)
         return torch.zeros(shape, dtype=dtype, device=weight.device)
 
 

@@ -17,6 +17,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from ..errors import CurvatureError
+from ..precision import wide, wide_dtype
 from .operators import Diagonal, Identity, Kronecker, KroneckerSum, LowRankKronecker, Operator
 
 __all__ = ["Merged", "merge", "merge_sharing"]
@@ -167,9 +168,9 @@ def _merge_products(layers: Sequence[_Terms], rank: int) -> list[Merged]:
 
 def _stacked(layers: Sequence[_Terms]) -> list[Merged]:
     """Keep every product; the weights go into G, so that layers can share A."""
-    A = _stack([_wide(factor) for factor in layers[0].A])
+    A = _stack([wide(factor) for factor in layers[0].A])
     scaled = [
-        [w * _wide(factor) for factor, w in zip(layer.G, layer.weights.tolist(), strict=True)]
+        [w * wide(factor) for factor, w in zip(layer.G, layer.weights.tolist(), strict=True)]
         for layer in layers
     ]
     return [Merged(_operator(A, _stack(factors), len(factors)), 0.0) for factors in scaled]
@@ -200,11 +201,7 @@ def _combine(factors: Sequence[Tensor], weights: Sequence[float] | Matrix) -> Te
     for factor, weight in zip(factors, weights, strict=True):
         if weight:
             total.add_(factor.double(), alpha=float(weight))
-    return total.to(torch.promote_types(factors[0].dtype, torch.float32))
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return total.to(wide_dtype(factors[0].dtype))
 
 
 # --- The search, on Gram matrices ----------------------------------------------------------------

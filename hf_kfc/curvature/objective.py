@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CurvatureError
+from ..precision import wide
 
 __all__ = [
     "Forward",
@@ -168,7 +169,7 @@ def logit_gradients(
             f"label {int(outputs.labels[wrong][0])} is out of range for {logits.shape[-1]} "
             "classes; use -100 where there is no decision"
         )
-    probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+    probabilities = wide(logits).softmax(-1)
     if kind is Labels.EMPIRICAL:
         yield _residual(probabilities, outputs.labels.clamp(min=0), decided)
     elif kind is Labels.SAMPLED:

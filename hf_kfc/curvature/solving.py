@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from ..errors import CurvatureError
-from .operators import Diagonal, Identity, Kronecker, KroneckerSum, LowRankKronecker, Operator
+from .operators import (
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerSum,
+    LowRankKronecker,
+    Operator,
+    trace,
+)
 
 __all__ = ["Solution", "solve"]
 
@@ -68,8 +76,8 @@ def solve(operator: Operator, b: Tensor) -> Solution:
 def _solve_products(operator: Operator, b: Tensor) -> tuple[Tensor, int]:
     products = [term for term in operator.terms() if isinstance(term, Kronecker)]
     A, G = [term.A for term in products], [term.G for term in products]
-    W_A = _whitener(A, [_trace(factor) for factor in G])
-    W_G = _whitener(G, [_trace(factor) for factor in A])
+    W_A = _whitener(A, [trace(factor) for factor in G])
+    W_G = _whitener(G, [trace(factor) for factor in A])
     whitened = KroneckerSum(
         torch.stack([_whitened(factor, W_A) for factor in A]),
         torch.stack([_whitened(factor, W_G) for factor in G]),
@@ -103,10 +111,6 @@ def _times(W: Tensor, x: Tensor) -> Tensor:
 
 def _transposed(W: Tensor) -> Tensor:
     return W if W.ndim == 1 else W.T
-
-
-def _trace(factor: Tensor) -> Tensor:
-    return factor.sum() if factor.ndim == 1 else factor.trace()
 
 
 def _conjugate_gradients(operator: Operator, b: Tensor) -> tuple[Tensor, int]:

@@ -19,6 +19,7 @@ from ..curvature import (
     Operator,
 )
 from ..errors import CurvatureError, PriorError
+from ..precision import wide_dtype
 from .prior import ConsolidationPrior
 
 __all__ = ["EmbeddingAudit", "audit_tokens", "input_moment"]
@@ -96,7 +97,7 @@ def input_moment(operator: Operator) -> Tensor | None:
         case LowRankKronecker():
             return operator.dense().A
         case KroneckerSum():
-            wide = operator.to(dtype=torch.promote_types(operator.A.dtype, torch.float32))
+            wide = operator.to(dtype=wide_dtype(operator.A.dtype))
             entries = wide.G if wide.G.ndim == 2 else wide.G.diagonal(dim1=-2, dim2=-1)
             total: Tensor = torch.tensordot(entries.sum(-1), wide.A, dims=1)
             return total

@@ -23,6 +23,7 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
+from ..precision import wide_dtype
 from .compression import compressed_parts
 from .content import fingerprint_of, from_content, to_content
 from .description import ANCHOR
@@ -341,7 +342,7 @@ def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
 
 
 def _wide_copy(parameter: Tensor) -> Tensor:
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    dtype = wide_dtype(parameter.dtype)
     return parameter.detach().to(dtype, copy=True)
 
 

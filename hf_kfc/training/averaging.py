@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import ConsolidationError
+from ..precision import wide
 from ..ranking.loss import masked_logits, ranking_loss
 
 __all__ = ["ScoreAverage", "average_parameters"]
@@ -122,7 +123,7 @@ class ScoreAverage(nn.Module):
 
 
 def _log_probabilities(logits: Tensor, candidate_mask: Tensor | None) -> Tensor:
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = wide(logits)
     if candidate_mask is not None:
         logits = masked_logits(logits, candidate_mask)
     return functional.log_softmax(logits, -1)

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
 from ..errors import ConsolidationError
+from ..precision import wide_dtype
 from ..priors import ConsolidationPrior
 from .adapters import names_for
 from .products import Placement
@@ -83,7 +84,7 @@ class ConsolidationPenalty:
         terms = _make_terms(model, priors, damping, Placement(dtype))
         covered = [self._parameters[name] for term in terms for name in term.names]
         self._device = covered[0].device
-        self._dtype = torch.promote_types(covered[0].dtype, torch.float32)
+        self._dtype = wide_dtype(covered[0].dtype)
         processes = dist.get_world_size() if distribute and dist.is_initialized() else 1
         self._processes = processes if can_share(covered, processes) else 1
         owners = deal([term.cost for term in terms], self._processes)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..curvature.operators import Diagonal, Kronecker, KroneckerEigen, KroneckerSum, Operator
 from ..errors import CurvatureError
+from ..precision import wide_dtype
 
 __all__ = ["Factor", "Placement", "Product", "by_inputs", "cost_of"]
 
@@ -224,4 +225,4 @@ def _mean_eigenvalue(factor: Tensor) -> float:
 
 def _mean(values: Tensor) -> float:
     """A mean of bfloat16 numbers is not to be rounded to one."""
-    return float(values.mean(dtype=torch.promote_types(values.dtype, torch.float32)))
+    return float(values.mean(dtype=wide_dtype(values.dtype)))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..curvature import Block, Layout
 from ..curvature.operators import Kronecker, KroneckerSum
+from ..precision import wide, wide_dtype
 from .products import Placement, Product, by_inputs, cost_of
 
 __all__ = ["BlockTerm", "Change", "LowRank", "LowRankTerm"]
@@ -118,10 +119,9 @@ class BlockTerm:
         return self._block.is_embedding and by_inputs(self._block.operator)
 
     def _make_product(self, weight: Tensor) -> Product:
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = wide_dtype(weight.dtype)
         self._anchors = [
-            self._placement.tensor(a, weight.device, torch.promote_types(a.dtype, torch.float32))
-            for a in self._anchors
+            self._placement.tensor(a, weight.device, wide_dtype(a.dtype)) for a in self._anchors
         ]
         return Product(
             self._block.operator,
@@ -259,10 +259,7 @@ class LowRankTerm(BlockTerm):
         Args:
             values: The parameters by the model's names, whole.
         """
-        up, down = (
-            values[name].to(torch.promote_types(values[name].dtype, torch.float32))
-            for name in (self.adapter.up, self.adapter.down)
-        )
+        up, down = (wide(values[name]) for name in (self.adapter.up, self.adapter.down))
         if self._product is None:
             self._product = self._make_product(up)
         if self.stays and not self._forms:

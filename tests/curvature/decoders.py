@@ -18,7 +18,7 @@ from transformers import (
 VOCABULARY = 11
 
 
-def gpt2(tied: bool = True) -> GPT2LMHeadModel:
+def gpt2(tied: bool = True, **settings: Any) -> PreTrainedModel:
     """A GPT-2, its projections stored as Conv1D; in the default dtype."""
     config = GPT2Config(
         vocab_size=VOCABULARY,
@@ -30,6 +30,7 @@ def gpt2(tied: bool = True) -> GPT2LMHeadModel:
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=None,
+        **settings,
     )
     return _jittered(GPT2LMHeadModel(config))
 

@@ -9,22 +9,17 @@ from typing import Any
 import pytest
 import torch
 from consolidation_cases import Recorder, assert_near
+from curvature import decoders
 from dense_reference import DensePenalty
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Trainer,
-)
+from transformers import PreTrainedModel, Trainer
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import ConsolidationArguments, ConsolidationMixin
 
 KINDS = ("diagonal", "kronecker", "kronecker_eigen")
+collate = decoders.pad_texts()
 
 
 class ConsolidatedTrainer(ConsolidationMixin, Trainer):
@@ -33,50 +28,20 @@ class ConsolidatedTrainer(ConsolidationMixin, Trainer):
 
 def gpt2() -> PreTrainedModel:
     torch.manual_seed(0)
-    settings = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    config = GPT2Config(
-        vocab_size=20,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        n_positions=16,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-        **settings,
-    )
-    return GPT2LMHeadModel(config)
+    return decoders.gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 
 
 def llama() -> PreTrainedModel:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=20,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config)
-
-
-def collate(rows: list[Tensor]) -> dict[str, Tensor]:
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": ids.masked_fill(mask == 0, -100),
-    }
+    return decoders.llama()
 
 
 def texts(seed: int, count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 20, (4 + i % 3,), generator=generator) for i in range(count)]
+    return [
+        torch.randint(0, decoders.VOCABULARY, (4 + i % 3,), generator=generator)
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("curvature", KINDS)

@@ -315,6 +315,7 @@ def test_layers_have_their_rates_in_two_processes(
     case: Any, two_processes: dict[str, list[Any]]
 ) -> None:
     if case.sharded and not TRAINS_SHARDED:
+        # Never with the versions of constraints.txt; see TRAINS_SHARDED.
         pytest.skip("the Trainer of this transformers wraps a sharded model in DDP")
     depths = layer_depths(bert())
     for rank in two_processes[str(case)]:

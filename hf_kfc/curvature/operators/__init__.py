@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .base import Operator, spread_columns
 from .elementwise import Diagonal, Identity
-from .kronecker import Kronecker, KroneckerEigen
+from .kronecker import Kronecker, KroneckerEigen, trace
 from .kronecker_sum import KroneckerSum
 from .low_rank import LowRankKronecker
 
@@ -23,6 +23,7 @@ __all__ = [
     "LowRankKronecker",
     "Operator",
     "spread_columns",
+    "trace",
 ]
 
 OPERATORS: dict[str, type[Operator]] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...precision import wide
+
 __all__ = ["bad_factor", "negative", "not_orthonormal", "wrong_shape"]
 
 # A factor estimated in float32 has eigenvalues down to about -1e-7 of its trace by rounding alone.
@@ -37,7 +39,7 @@ def bad_factor(name: str, factor: Tensor, size: int) -> list[str]:
     if wrong := wrong_shape(name, factor, (size, size)):
         return wrong
     rounding = torch.finfo(factor.dtype).eps / 2
-    factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
+    factor = wide(factor)
     if not bool(factor.isfinite().all()):
         return [f"{name} has entries that are not finite"]
     scale = float(factor.abs().max())
@@ -55,7 +57,7 @@ def not_orthonormal(name: str, basis: Tensor, size: int) -> list[str]:
     """Say if the columns of a matrix are not orthonormal."""
     if wrong := wrong_shape(name, basis, (size, size)):
         return wrong
-    basis = basis.to(torch.promote_types(basis.dtype, torch.float32))
+    basis = wide(basis)
     identity = torch.eye(size, dtype=basis.dtype, device=basis.device)
     error = float((basis.T @ basis - identity).abs().max())
     return [f"{name} is not orthonormal (error {error:.3g})"] if error > _SKEWED else []

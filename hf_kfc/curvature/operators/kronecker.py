@@ -9,7 +9,7 @@ from torch import Tensor
 from .base import Operator, spread_columns
 from .checks import bad_factor, negative, not_orthonormal, wrong_shape
 
-__all__ = ["Kronecker", "KroneckerEigen", "damped_factor"]
+__all__ = ["Kronecker", "KroneckerEigen", "damped_factor", "trace"]
 
 
 class Kronecker(Operator):
@@ -128,3 +128,12 @@ def damped_factor(factor: Tensor, epsilon: float, *, diagonal: bool | None = Non
     entries = damped.diagonal(dim1=-2, dim2=-1)
     entries += epsilon * entries.mean(-1, keepdim=True)
     return damped
+
+
+def trace(factor: Tensor) -> Tensor:
+    """Return the trace of a factor.
+
+    Args:
+        factor: A matrix [p, p], or a diagonal [p].
+    """
+    return factor.sum() if factor.ndim == 1 else factor.trace()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
-import torch
 from torch import Tensor
 
+from ...precision import wide_dtype
 from .base import Operator, spread_columns
 from .checks import negative, wrong_shape
 from .kronecker import Kronecker
@@ -47,7 +47,7 @@ class LowRankKronecker(Operator):
 
         They are in float32 or wider: rounded to half precision they could be indefinite.
         """
-        wide = self.to(dtype=torch.promote_types(self.A_d.dtype, torch.float32))
+        wide = self.to(dtype=wide_dtype(self.A_d.dtype))
         return Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))
 
     def terms(self) -> Sequence[Kronecker]:
@@ -108,7 +108,7 @@ def _times(delta: Tensor, U: Tensor, d: Tensor) -> Tensor:
 
 
 def _damped_diagonal(U: Tensor, d: Tensor, epsilon: float) -> Tensor:
-    wide = torch.promote_types(d.dtype, torch.float32)
+    wide = wide_dtype(d.dtype)
     U, d = U.to(wide), d.to(wide)
     return d + epsilon * (U.square().sum() + d.sum()) / len(d)
 
