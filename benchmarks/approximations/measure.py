@@ -1,11 +1,13 @@
 """What merging ten priors into one, and compressing one, costs in forgetting.
 
     OMP_NUM_THREADS=1 python benchmarks/approximations/measure.py --data_dir data
+    OMP_NUM_THREADS=1 python benchmarks/approximations/measure.py --data_dir data --ranker FOLDER
 
-The CNN of width 128 on real corpora, KFC with damping 0.1. Compressed: MedMentions, then PsyTAR,
-against the prior as estimated and in smaller forms. Merged: MedMentions in ten parts by document,
-learnt one after another, each with a prior of its own; then PsyTAR against all ten, and against one
-merged of them. Writes results.json and results.md beside this file.
+The CNN of width 128, or three layers of an encoder, on real corpora, KFC with damping 0.1.
+Compressed: PsyTAR, then CodiEsp, against the prior as estimated and in smaller forms. Merged:
+PsyTAR in ten parts by document, learnt one after another, each with a prior of its own; then
+CodiEsp against all ten, and against one merged of them. Writes results of the ranker, seed by seed,
+and results.md of all rankers.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ from hf_kfc.experiments.tiers import as_learned, learn, make_prior, prepare
 from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.tasks import prepare_task
 
-OLD, NEW = "medmentions", "psytar"
+OLD, NEW = "psytar", "codiesp"
 SEEDS, PARTS, MULTIPLE = (0, 1), 10, 10.0
-RANKER = RankerArguments(hidden_size=128, max_length=48)
-LEARNING = LearningArguments(epochs=5, learning_rate=3e-3, batch_size=32, damping=0.1, bf16=True)
+CNN = RankerArguments(hidden_size=128, max_length=48)
+CNN_LEARNING = LearningArguments(epochs=5, learning_rate=3e-3, damping=0.1, bf16=True)
+ENCODER_LEARNING = LearningArguments(epochs=2, learning_rate=4e-4, damping=0.1, bf16=True)
 CURVATURE = CurvatureArguments(curvature="kronecker")
 KFC = Method.parse("kfc")
 HALF = torch.bfloat16
@@ -53,18 +56,28 @@ class Stage:
     """Both tasks of one seed, and the model that is to be consolidated.
 
     Args:
-        data: Sizes of the tasks, and where the corpora are.
+        ranker: Which one.
+        learning: How it learns.
+        old: Size of the old task, and where the corpora are.
+        new: Size of the new one.
         seed: Of data, weights and order.
     """
 
-    def __init__(self, data: DataArguments, seed: int) -> None:
-        self.learning = replace(LEARNING, seed=seed)
-        tasks = [(OLD, data), (NEW, data)]
-        self.start, tokenizer, (self.old, self.new) = prepare(RANKER, seed, tasks, CURVATURE)
+    def __init__(
+        self,
+        ranker: RankerArguments,
+        learning: LearningArguments,
+        old: DataArguments,
+        new: DataArguments,
+        seed: int,
+    ) -> None:
+        self.learning = replace(learning, seed=seed)
+        tasks = [(OLD, old), (NEW, new)]
+        self.start, tokenizer, (self.old, self.new) = prepare(ranker, seed, tasks, CURVATURE)
         self.collator = CandidateCollator(tokenizer)
-        splits = prepare_task(OLD, data_dir=data.data_dir, seed=seed, **data.config).as_dataset()
+        splits = prepare_task(OLD, data_dir=old.data_dir, seed=seed, **old.config).as_dataset()
         self.parts = [
-            encode_task(f"{OLD}-{number}", part, tokenizer, RANKER.max_length)
+            encode_task(f"{OLD}-{number}", part, tokenizer, ranker.max_length)
             for number, part in enumerate(split_periods(OLD, splits, PARTS), 1)
         ]
 
@@ -131,27 +144,40 @@ def _bytes(prior: ConsolidationPrior) -> int:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| prior | bytes / model's | error of a layer: median, largest | MedMentions before | after"
-        " | drop (points) | prevented (%) | PsyTAR |",
+        "| prior | bytes / model's | error of a layer: median, largest | PsyTAR before | after"
+        " | drop (points) | prevented (%) | CodiEsp |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_name.setdefault(row["prior"], []).append(row)
-    plain = mean(row["old_before"] - row["old"] for row in by_name["none"])
+    plain = 100 * mean(row["old_before"] - row["old"] for row in by_name["none"])
     for name, own in by_name.items():
         errors = [error for row in own for error in row["errors"].values()]
-        drops = [row["old_before"] - row["old"] for row in own]
+        drops = [100 * (row["old_before"] - row["old"]) for row in own]
+        spread = f" ± {stdev(drops) / len(drops) ** 0.5:.1f}" if len(drops) > 1 else ""
         lines.append(
             f"| {name} | {mean(r['bytes_over_model'] for r in own):.2f} | "
             + (f"{100 * median(errors):.1f} %, {100 * max(errors):.1f} %" if errors else "")
             + f" | {100 * mean(r['old_before'] for r in own):.1f}"
             f" | {100 * mean(r['old'] for r in own):.1f}"
-            f" | {100 * mean(drops):.1f} ± {100 * stdev(drops) / len(drops) ** 0.5:.1f}"
+            f" | {mean(drops):.1f}{spread}"
             f" | {'' if name == 'none' else f'{100 * (1 - mean(drops) / plain):.0f}'}"
             f" | {100 * mean(r['new'] for r in own):.1f} |"
         )
     return lines
+
+
+def _page() -> str:
+    """The tables of all rankers that were measured."""
+    parts = ["# What approximations of priors forget\n\nMade by `measure.py`."]
+    for path in sorted(HERE.glob("results-*.json")):
+        results = json.loads(path.read_text())
+        parts.append(f"## {results['ranker']}\n\n`{results['command']}`")
+        for key, rows in results["rows"].items():
+            parts.append(f"{TITLES[key]}, seeds 0 to {len(SEEDS) - 1}:")
+            parts.append("\n".join(_table(rows)))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -160,27 +186,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data_dir", required=True, help="Folder with the real corpora.")
-    data = DataArguments(
-        parser.parse_args().data_dir,
-        train_examples=1500,
-        validation_examples=300,
-        test_examples=1000,
-    )
+    parser.add_argument("--ranker", default="cnn", help="'cnn', or the folder of an encoder.")
+    arguments = parser.parse_args()
+    old = DataArguments(arguments.data_dir, train_examples=3000, test_examples=1000)
+    new = replace(old, train_examples=1500)
+    ranker, learning = CNN, CNN_LEARNING
+    if arguments.ranker != "cnn":
+        ranker = RankerArguments(arguments.ranker, num_layers=3, max_length=40)
+        learning = ENCODER_LEARNING
+        old = replace(old, train_examples=1600, num_candidates=5)
+        new = replace(old, train_examples=640)
     rows: dict[str, list[dict[str, Any]]] = {"compressed": [], "merged": []}
+    name = Path(arguments.ranker).name
     for seed in tqdm(SEEDS, desc="seeds"):
-        stage = Stage(data, seed)
+        stage = Stage(ranker, learning, old, new, seed)
         rows["compressed"] += stage.compressed()
         rows["merged"] += stage.merged()
-    here = Path(__file__).parent
-    results = {"command": command(), "versions": versions(), "rows": rows}
-    (here / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    text = [f"# {line}\n\n" + "\n".join(_table(rows[key])) for key, line in TITLES.items()]
-    (here / "results.md").write_text(f"`{command()}`\n\n" + "\n\n".join(text) + "\n")
+        results = {"ranker": name, "command": command(), "versions": versions(), "rows": rows}
+        (HERE / f"results-{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (HERE / "results.md").write_text(_page())
 
 
+HERE = Path(__file__).parent
 TITLES = {
-    "compressed": "One prior, compressed: MedMentions, then PsyTAR",
-    "merged": "Ten priors, merged: MedMentions in ten parts, then PsyTAR",
+    "compressed": "One prior, compressed: PsyTAR, then CodiEsp",
+    "merged": "Ten priors, merged: PsyTAR in ten parts, then CodiEsp",
 }
 
 if __name__ == "__main__":

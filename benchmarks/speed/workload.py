@@ -16,8 +16,10 @@ from hf_kfc.ranking.encoder import load_ranker
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
 
-# About what batches of 8 real examples have; padding.py measures it.
+# Both by real examples, see batches.py: padding as in batches of 8, and at least as many different
+# tokens as in the same number of examples of any of the corpora.
 PADDING = 1 / 3
+ZIPF = 1.3
 
 
 def encoder(
@@ -67,7 +69,7 @@ def ranking_examples(
         ``input_ids`` and ``attention_mask`` ``[candidates, tokens]``, and ``labels``.
     """
     draw = torch.Generator().manual_seed(seed)
-    frequencies = 1 / torch.arange(1, vocabulary, dtype=torch.float64)
+    frequencies = torch.arange(1, vocabulary, dtype=torch.float64) ** -ZIPF
     shape = (count, candidates, tokens)
     ids = 1 + torch.multinomial(frequencies, count * candidates * tokens, True, generator=draw)
     shortest = round(tokens * (1 - 2 * padding))
@@ -85,9 +87,10 @@ def batches_of(
     examples: Sequence[Example],
     size: int,
     device: str,
-    collator: Callable[[Any], Batch] = default_collate,
+    collator: Callable[[Any], Batch] | None = None,
 ) -> list[Batch]:
     """Collate examples into batches on a device."""
+    collator = collator or default_collate
     batches = [collator(examples[i : i + size]) for i in range(0, len(examples), size)]
     return [{name: t.to(device) for name, t in batch.items()} for batch in batches]
 

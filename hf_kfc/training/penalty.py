@@ -97,23 +97,38 @@ class ConsolidationPenalty:
             layers[term.names[0]].append(term)
         self._layers = list(layers.values())
 
-    def __call__(self) -> tuple[Tensor, Tensor]:
+    def __call__(self, embeddings: Evaluated | None = None) -> Evaluated:
         """Evaluate the penalty, as a part of a loss.
+
+        Args:
+            embeddings: What :meth:`of_embeddings` returned, which is not evaluated again then.
 
         Returns:
             The total, a scalar that carries its gradient, and the value of each prior, shape
             [priors], without gradient.
         """
-        results = []
-        for layer in self._layers:
+        embeddings = self.of_embeddings() if embeddings is None else embeddings
+        return self._add(embeddings, [layer for layer in self._layers if not _is_embedding(layer)])
+
+    def of_embeddings(self) -> Evaluated:
+        """Evaluate the embeddings' part, before the model's forward pass.
+
+        Autograd goes back through what came first last: the rows that have moved become a gradient
+        as large as the embedding when the activations are gone, and the embedding's gradient is the
+        last one of the model's own too. All the others are not to wait for it, nor DDP for them.
+        """
+        nothing = self._zeros().sum(), self._zeros()
+        return self._add(nothing, [layer for layer in self._layers if _is_embedding(layer)])
+
+    def _add(self, evaluated: Evaluated, layers: Sequence[_Layer]) -> Evaluated:
+        total, per_prior = evaluated
+        for layer in layers:
             names = list(dict.fromkeys(name for term in layer for name in term.all_names))
-            results.append(
-                _LayerPenalty.apply(  # type: ignore[no-untyped-call]
-                    self, layer, names, *(self._parameters[name] for name in names)
-                )
+            of_layer, of_priors = _LayerPenalty.apply(  # type: ignore[no-untyped-call]
+                self, layer, names, *(self._parameters[name] for name in names)
             )
-        totals, per_prior = zip(*results, strict=True)
-        return torch.stack(totals).sum(), torch.stack(per_prior).sum(0)
+            total, per_prior = total + of_layer, per_prior + of_priors
+        return total, per_prior
 
     @torch.no_grad()
     def evaluate(self, layer: _Layer) -> tuple[Tensor, dict[str, _Parts]]:
@@ -178,6 +193,8 @@ class ConsolidationPenalty:
         return torch.zeros(len(self._strengths), dtype=self._dtype, device=self._device)
 
 
+Evaluated = tuple[Tensor, Tensor]
+"""A total that carries its gradient, and the value of each prior, shape [priors]."""
 _Layer = list[BlockTerm]
 _Parts = list[tuple[float, Change]]
 """Changes with their factors, which add up to a gradient."""
@@ -230,6 +247,10 @@ class _LayerPenalty(torch.autograd.Function):
                 gradient = gradient.new_zeros(shape).index_copy_(0, rows, gradient)
             gradients.append(gradient)
         return None, None, None, *gradients
+
+
+def _is_embedding(layer: _Layer) -> bool:
+    return layer[0].is_embedding
 
 
 def _make_terms(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..curvature.operators import Diagonal, Kronecker, KroneckerEigen, KroneckerSum, Operator
+from ..curvature.operators import (
+    Diagonal,
+    Identity,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    Operator,
+)
 from ..errors import CurvatureError
 from ..precision import wide_dtype
 
@@ -27,40 +34,30 @@ class Placement:
     def __init__(self, low: torch.dtype | None = None) -> None:
         self.low = low
         # The originals are kept with their copies: an id is free again when its tensor is gone.
-        self._moved: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._moved: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def operator(self, operator: Operator, device: torch.device, dtype: torch.dtype) -> Operator:
+    def operator(self, operator: Operator, device: torch.device) -> Operator:
         """Return an operator to multiply with; what is there already is not copied.
 
         Args:
             operator: A prior's.
             device: The parameters'.
-            dtype: The parameters', or wider.
         """
         state = operator.state()
-        matrices = not isinstance(operator, Diagonal) and any(t.ndim > 1 for t in state.values())
-        low = self.low if matrices and self.low is not None else dtype
-        if isinstance(operator, Kronecker | KroneckerSum):
-            # Of theirs, a diagonal is not multiplied as a matrix, and keeps its digits.
-            diagonal = 1 if isinstance(operator, Kronecker) else 2
-            dtypes = {n: dtype if t.ndim == diagonal else low for n, t in state.items()}
-        else:
-            dtypes = dict.fromkeys(state, low)
-        return operator.from_state({n: self.tensor(t, device, dtypes[n]) for n, t in state.items()})
+        return operator.from_state({name: self.tensor(t, device) for name, t in state.items()})
 
-    def tensor(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return a tensor on a device and in a dtype.
+    def tensor(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """Return a tensor on a device, in the dtype that it is stored in.
 
         Args:
             tensor: Of a prior.
             device: Where it is wanted.
-            dtype: As what.
         """
-        if tensor.device == device and tensor.dtype == dtype:
+        if tensor.device == device:
             return tensor
-        key = (id(tensor), device, dtype)
+        key = (id(tensor), device)
         if key not in self._moved:
-            self._moved[key] = (tensor, tensor.to(device, dtype))
+            self._moved[key] = (tensor, tensor.to(device))
         return self._moved[key][1]
 
 
@@ -68,33 +65,42 @@ class Placement:
 class Factor:
     """A factor plus damping, M + m·I.
 
+    It is brought to the dtype that it is multiplied in for every product anew: that takes a
+    fraction of the product's time, and a second copy would stay.
+
     Args:
         values: M, shape [n, n], or [n] if it is diagonal.
         shift: m.
+        low: The dtype to multiply a matrix in; None is that of Δ. A diagonal keeps its digits.
     """
 
     values: Tensor
     shift: float
+    low: torch.dtype | None = None
 
     def times(self, delta: Tensor) -> Tensor:
-        """Return Δ (M + m·I) of Δ [k, n], in the dtype of Δ; M may have fewer digits."""
+        """Return Δ (M + m·I) of Δ [k, n], in the dtype of Δ."""
         if self.values.ndim == 1:
-            return delta * (self.values + self.shift)
-        product = _matmul(delta.to(self.values.dtype), self.values).to(delta.dtype)
+            return delta * self._diagonal(delta)
+        dtype = self.low or delta.dtype
+        product = _matmul(delta.to(dtype), self.values.to(dtype)).to(delta.dtype)
         return product.add_(delta, alpha=self.shift) if self.shift else product
-
-    def of(self, inputs: Tensor | slice) -> Factor:
-        """Return the part of some of the inputs."""
-        if self.values.ndim == 1:
-            return Factor(self.values[inputs], self.shift)
-        return Factor(self.values[inputs, inputs], self.shift)
 
     def from_left(self, delta: Tensor) -> Tensor:
         """Return (M + m·I) Δ of Δ [n, k], in the dtype of Δ."""
         if self.values.ndim == 1:
-            return (self.values + self.shift)[:, None] * delta
-        product = _matmul(self.values, delta.to(self.values.dtype)).to(delta.dtype)
+            return self._diagonal(delta)[:, None] * delta
+        dtype = self.low or delta.dtype
+        product = _matmul(self.values.to(dtype), delta.to(dtype)).to(delta.dtype)
         return product.add_(delta, alpha=self.shift) if self.shift else product
+
+    def of(self, inputs: Tensor | slice) -> Factor:
+        """Return the part of some of the inputs."""
+        part = self.values[inputs] if self.values.ndim == 1 else self.values[inputs, inputs]
+        return replace(self, values=part)
+
+    def _diagonal(self, delta: Tensor) -> Tensor:
+        return self.values.to(delta.dtype) + self.shift
 
 
 class Product:
@@ -110,7 +116,6 @@ class Product:
         inputs_are_rows: Whether Δ is [p, q], as the weight of an embedding, and not [q, p].
         placement: Puts the operator where Δ will be.
         device: Of Δ.
-        dtype: Of Δ.
     """
 
     def __init__(
@@ -120,32 +125,28 @@ class Product:
         inputs_are_rows: bool,
         placement: Placement,
         device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
         self._inputs_are_rows = inputs_are_rows
-        self._shift, self._low = 0.0, dtype
+        self._shift = 0.0
+        self._low = placement.low if _has_matrices(operator) else None
         self.factors: list[tuple[Factor, Factor]] = []
         """G and A of each term of a sum of Kronecker products; empty of other curvatures."""
         if isinstance(operator, Kronecker | KroneckerSum):
-            exact = _kroneckers(operator)
-            placed = _kroneckers(placement.operator(operator, device, dtype))
-            for one, there in zip(exact, placed, strict=True):
-                G = Factor(there.G, damping * _mean_eigenvalue(one.G))
-                A = Factor(there.A, damping * _mean_eigenvalue(one.A))
+            exact, placed = operator, placement.operator(operator, device)
+            for one, there in zip(_kroneckers(exact), _kroneckers(placed), strict=True):
+                G = Factor(there.G, damping * _mean_eigenvalue(one.G), self._low)
+                A = Factor(there.A, damping * _mean_eigenvalue(one.A), self._low)
                 self.factors.append((G, A))
             return
-        if isinstance(operator, Diagonal):
+        if isinstance(operator, Identity):
+            self._shift = damping * _mean(operator.scale)
+        elif isinstance(operator, Diagonal):
             self._shift = damping * _mean(operator.diagonal)
         elif isinstance(operator, KroneckerEigen):
             self._shift = damping * _mean(operator.second_moments)
         elif damping:
             operator = operator.damped(damping)
-        self.operator = placement.operator(operator, device, dtype)
-        self._low = max(
-            (t.dtype for t in self.operator.state().values() if t.numel()),
-            key=lambda of: torch.finfo(of).bits,
-            default=dtype,
-        )
+        self.operator = placement.operator(operator, device)
 
     def __call__(self, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return F·Δ in the layout and the dtype of Δ.
@@ -157,7 +158,8 @@ class Product:
         """
         if not self.factors:
             operator = self.operator if inputs is None else self.operator.of_inputs(inputs)
-            low = delta.to(self._low)
+            low = delta.to(self._low or delta.dtype)
+            operator = operator.to(dtype=low.dtype)
             product = operator.apply(low.T).T if self._inputs_are_rows else operator.apply(low)
             product = product.to(delta.dtype)
             return product.add_(delta, alpha=self._shift) if self._shift else product
@@ -198,9 +200,13 @@ def cost_of(operator: Operator, shape: tuple[int, int]) -> int:
         shape: (q, p) of Δ.
     """
     q, p = shape
-    matrices = [] if isinstance(operator, Diagonal) else list(operator.state().values())
-    per_entry = sum(t.numel() // max(t.shape) for t in matrices if t.ndim > 1 and t.numel())
-    return q * p * (1 + per_entry)
+    tensors = operator.state().values() if _has_matrices(operator) else ()
+    return q * p * (1 + sum(t.numel() // max(t.shape) for t in tensors if t.ndim > 1 and t.numel()))
+
+
+def _has_matrices(operator: Operator) -> bool:
+    """Say whether any matrix is multiplied; the [q, p] of a diagonal curvature is none."""
+    return not isinstance(operator, Diagonal) and any(t.ndim > 1 for t in operator.state().values())
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..curvature import Block, Layout
 from ..curvature.operators import Kronecker, KroneckerSum
-from ..precision import wide, wide_dtype
+from ..precision import wide
 from .products import Placement, Product, by_inputs, cost_of
 
 __all__ = ["BlockTerm", "Change", "LowRank", "LowRankTerm"]
@@ -73,6 +73,11 @@ class BlockTerm:
         self._most_moved = False
 
     @property
+    def is_embedding(self) -> bool:
+        """Whether it is that of an embedding."""
+        return self._block.is_embedding
+
+    @property
     def all_names(self) -> tuple[str, ...]:
         """Names of all parameters that Δ depends on."""
         return self.names
@@ -119,17 +124,13 @@ class BlockTerm:
         return self._block.is_embedding and by_inputs(self._block.operator)
 
     def _make_product(self, weight: Tensor) -> Product:
-        dtype = wide_dtype(weight.dtype)
-        self._anchors = [
-            self._placement.tensor(a, weight.device, wide_dtype(a.dtype)) for a in self._anchors
-        ]
+        self._anchors = [self._placement.tensor(anchor, weight.device) for anchor in self._anchors]
         return Product(
             self._block.operator,
             self._damping,
             self._block.layout is Layout.IN_OUT,
             self._placement,
             weight.device,
-            dtype,
         )
 
     def _covered(self, weight: Tensor) -> Tensor:
@@ -142,12 +143,12 @@ class BlockTerm:
         covered, (anchor,) = self._covered(weight), self._anchors
         live = self._product.live_inputs()
         if self._most_moved and live is None:
-            return None, covered - anchor
+            return None, covered - wide(anchor)
         step = _ROWS if covered.device.type == "cpu" else len(covered)
         found, moved = [], []
         for start in range(0, len(covered), step):
             part = slice(start, start + step)
-            delta = covered[part] - anchor[part]
+            delta = covered[part] - wide(anchor[part])
             # Much faster than a comparison; where the norm underflows, so would F·Δ.
             is_moved = torch.linalg.vector_norm(delta, dim=1) > 0
             rows = (is_moved if live is None else is_moved & live[part]).nonzero().squeeze(1)
@@ -160,15 +161,16 @@ class BlockTerm:
     def _displacement(self, values: Mapping[str, Tensor]) -> Tensor:
         """Δ as its weight lies in memory: the bias is its last column, or row of IN_OUT."""
         weight, *bias = (self._covered(values[name]) for name in self.names)
+        anchors = [wide(anchor) for anchor in self._anchors]
         if not bias:
-            return self._matrix(weight - self._anchors[0])
-        dtype = torch.promote_types(weight.dtype, self._anchors[0].dtype)
+            return self._matrix(weight - anchors[0])
+        dtype = torch.promote_types(weight.dtype, anchors[0].dtype)
         q, p = self._block.shape
         is_in_out = self._block.layout is Layout.IN_OUT
         delta = weight.new_empty((p, q) if is_in_out else (q, p), dtype=dtype)
         parts = (delta[:-1], delta[-1]) if is_in_out else (delta[:, :-1], delta[:, -1])
-        torch.sub(self._matrix(weight), self._matrix(self._anchors[0]), out=parts[0])
-        torch.sub(bias[0].flatten(), self._anchors[1].flatten(), out=parts[1])
+        torch.sub(self._matrix(weight), self._matrix(anchors[0]), out=parts[0])
+        torch.sub(bias[0].flatten(), anchors[1].flatten(), out=parts[1])
         return delta
 
     def _matrix(self, weight: Tensor) -> Tensor:

@@ -210,19 +210,17 @@ class ConsolidationMixin(_Base):
         """
         training = self.is_in_train and model.training  # it also evaluates while it trains
         completes = bool(self.priors) and training and self.accelerator.sync_gradients
-        if completes and self._penalty is None:
+        self._penalty_steps += completes
+        every = self.args.penalty_every
+        if not completes or (self.state.global_step + 1) % every:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self._penalty is None:
             # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
             self._penalty = self._make_penalty()
+        embeddings = self._penalty.of_embeddings()
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not completes:
-            return result
-        self._penalty_steps += 1
-        every = self.args.penalty_every
-        if (self.state.global_step + 1) % every:
-            return result
-        assert self._penalty is not None
         loss, outputs = result if return_outputs else (result, None)
-        penalty, per_prior = self._penalty()
+        penalty, per_prior = self._penalty(embeddings)
         # Summed on the device: reading a value here would wait for it in every step.
         previous = 0.0 if self._penalty_sum is None else self._penalty_sum
         self._penalty_sum = previous + every * per_prior

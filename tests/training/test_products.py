@@ -38,10 +38,8 @@ def make_product(
     damping: float,
     inputs_are_rows: bool = False,
     low: torch.dtype | None = None,
-    dtype: torch.dtype = torch.float64,
 ) -> Product:
-    cpu = torch.device("cpu")
-    return Product(operator, damping, inputs_are_rows, Placement(low), cpu, dtype)
+    return Product(operator, damping, inputs_are_rows, Placement(low), torch.device("cpu"))
 
 
 def displacement(q: int = Q, p: int = P) -> Tensor:
@@ -99,14 +97,25 @@ def test_no_matrix_is_copied(kind: str) -> None:
         assert {t.untyped_storage().data_ptr() for t in held} <= given
 
 
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_what_is_stored_in_few_bits_is_multiplied_in_many(kind: str) -> None:
+    """As if it had been stored in the dtype of Δ: the digits that are left are all used."""
+    for operator in operators(kind):
+        stored = operator.to(dtype=torch.bfloat16)
+        found = make_product(stored, 0.3)(displacement())
+        expected = make_product(stored.to(dtype=torch.float64), 0.3)(displacement())
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_what_layers_share_is_moved_once() -> None:
     first, second = (make_operator("kronecker", (Q, P), False, 0).state() for _ in range(2))
     second["A"] = first["A"]
     placement = Placement()
     placed = [
-        placement.operator(OPERATORS["kronecker"].from_state(s), torch.device("cpu"), torch.float32)
+        placement.operator(OPERATORS["kronecker"].from_state(s), torch.device("meta"))
         for s in (first, second)
     ]
+    assert placed[0].state()["A"].is_meta
     assert placed[0].state()["A"] is placed[1].state()["A"]
     assert placed[0].state()["G"] is not placed[1].state()["G"]
 
@@ -121,13 +130,13 @@ def test_bfloat16(kind: str) -> None:
     for operator in operators(kind, q, p):
         damped = operator.to(dtype=torch.float64).damped(0.1)
         eigenvalues, directions = torch.linalg.eigh(damped.matrix(q, p))
-        product = make_product(operator, 0.1, low=torch.bfloat16, dtype=torch.float32)
+        product = make_product(operator, 0.1, low=torch.bfloat16)
         for delta in (displacement(q, p), directions[:, 0].reshape(q, p)):
             found = product(delta.float())
             assert found.dtype == torch.float32
             error = (found - damped.apply(delta)).norm() / (eigenvalues[-1] * delta.norm())
             assert error < (1e-6 if kind in ("identity", "diagonal") else 0.01)
-        exact = make_product(operator, 0.1, dtype=torch.float32)(delta.float())
+        exact = make_product(operator, 0.1)(delta.float())
         assert torch.equal(found, exact) == (kind in ("identity", "diagonal"))
 
 

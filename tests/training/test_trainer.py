@@ -18,6 +18,7 @@ from transformers import Trainer
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking.trainer import RankingTrainer
 from hf_kfc.training import ConsolidationTrainer
+from hf_kfc.training.penalty import _LayerPenalty
 
 # The gradient: see test_gradients.py for accumulation and processes
 
@@ -243,3 +244,25 @@ def test_a_merged_prior_wants_the_damping_it_was_merged_for(
         caplog.messages[:warnings]
     )
     assert len(caplog.messages) == warnings
+
+
+def test_embeddings_are_penalised_last_and_layers_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the backward pass: an embedding's gradient comes when the activations are gone.
+
+    The layers' do not wait, so that DDP can send each as soon as the model's own is there.
+    """
+    order, backward = [], _LayerPenalty.backward
+
+    def noted(ctx: Any, *upstream: Tensor) -> Any:
+        is_embedding = ctx.forms[0][1] == model.embeddings.weight.shape
+        order.append("embedding" if is_embedding else "layer")
+        return backward(ctx, *upstream)
+
+    monkeypatch.setattr(_LayerPenalty, "backward", staticmethod(noted))
+    model = cnn()
+    model.convolution.register_full_backward_hook(lambda *_: order.append("model"))
+    prior = make_prior(cnn())
+    trained(tmp_path, [prior], model, max_steps=1)
+    assert order == ["layer"] * (len(prior.curvature.blocks) - 1) + ["model", "embedding"]
