@@ -4,7 +4,8 @@
     python benchmarks/speed/memory.py --ranker cnn
 
 One process makes the model and the priors and saves them; every measured run is a fresh process
-that loads what it needs from the folder and trains some steps. On a GPU the figure is PyTorch's
+that loads what it needs from the folder and trains some steps. What is published leaves out the
+rows of tokens that few examples hold, as ``push_to_hub`` does. On a GPU the figure is PyTorch's
 peak of allocated memory.
 """
 
@@ -26,25 +27,36 @@ from transformers import AutoModelForMultipleChoice
 from workload import parameter_bytes
 
 from hf_kfc import ConsolidationPrior
+from hf_kfc.priors.privacy import without_rare_inputs
 
 MIB = 2**20
 STEPS = 3
+PUBLISHED_EXAMPLES = 500
+"""Of the priors: what is published depends on how many examples hold a token."""
 SETUPS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "plain": (None, {}),
-    "prior": ("prior", {}),
-    "prior, bfloat16 penalty": ("prior", {"penalty_dtype": "bfloat16"}),
-    "compressed prior": ("compressed", {}),
+    "as estimated": ("whole", {}),
+    "as estimated, bfloat16 penalty": ("whole", {"penalty_dtype": "bfloat16"}),
+    "published": ("published", {}),
+    "published, bfloat16": ("half", {}),
+    "published, low rank, bfloat16": ("compressed", {}),
 }
 """The folder of the prior, and fields of ConsolidationArguments."""
 
 
 def prepare(folder: Path, kind: str, tiny: bool, rank: int) -> None:
-    """Save a model, its prior, and the prior compressed."""
+    """Save a model, its prior, and the prior as it can be published."""
     model = ranker(kind, tiny)
     model.save_pretrained(folder / "model")
-    prior = make_prior(model, 0, tiny)
-    prior.save_pretrained(folder / "prior")
-    prior.compress(rank=rank, dtype=torch.bfloat16).save_pretrained(folder / "compressed")
+    whole = make_prior(model, 0, tiny, PUBLISHED_EXAMPLES)
+    published = without_rare_inputs(whole)
+    for name, prior in {
+        "whole": whole,
+        "published": published,
+        "half": published.compress(dtype=torch.bfloat16),
+        "compressed": published.compress(rank=rank, dtype=torch.bfloat16),
+    }.items():
+        prior.save_pretrained(folder / name)
 
 
 def peak_of(setup: str, folder: Path, arguments: argparse.Namespace) -> float:

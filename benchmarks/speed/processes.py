@@ -11,6 +11,7 @@ counted and compared with what one process has.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import tempfile
@@ -28,7 +29,7 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from training import CANDIDATES, TOKENS, examples_for, make_prior, ranker, train
 
-from hf_kfc import CurvatureArguments, estimate_curvature
+from hf_kfc import ConsolidationPrior, CurvatureArguments, estimate_curvature
 
 WORLD = 2
 TIMEOUT = timedelta(minutes=30)
@@ -44,9 +45,12 @@ def estimation(arguments: argparse.Namespace, processes: int) -> Callable[[], ob
     return lambda: estimate_curvature(model, examples, default_collate, settings)
 
 
-def penalty_part(arguments: argparse.Namespace, processes: int) -> dict[str, int]:
+def penalty_part(arguments: argparse.Namespace, folder: str, processes: int) -> dict[str, int]:
     """Train with a prior, then count what this process's penalty holds and multiplies."""
     model = ranker("encoder", arguments.tiny)
+    prior = Path(folder) / "prior"
+    if processes == 1:
+        make_prior(model, 0, arguments.tiny).save_pretrained(prior)
     size = arguments.batch_size // processes
     _, trainer = train(
         model,
@@ -54,17 +58,34 @@ def penalty_part(arguments: argparse.Namespace, processes: int) -> dict[str, int
         batch_size=size,
         steps=1,
         device="cpu",
-        priors=[make_prior(model, 0, arguments.tiny)],
+        priors=[ConsolidationPrior.from_pretrained(prior)],
     )
     penalty = trainer._penalty
     with FlopCounterMode(display=False) as counter:
         penalty()
     placed = [term._product for layer in penalty._layers for term in layer]
+    if processes > 1:
+        distributed.barrier()  # all hold it
+    in_memory = mapped_bytes(prior)
+    if processes > 1:
+        distributed.barrier()
     return {
         "factors placed where they are multiplied": held_bytes(placed),
-        "factors and anchors in memory": held_bytes(penalty),
+        "memory of the prior, mapped from its files": in_memory,
         "multiplications": counter.get_total_flops(),
     }
+
+
+def mapped_bytes(folder: Path) -> int:
+    """Count this process's memory of a folder's files; what others map too is divided by them."""
+    total, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            counts = str(folder) in line
+        elif counts and name == "Pss:":
+            total += 1024 * int(rest[0])
+    return total
 
 
 def held_bytes(holder: object) -> int:
@@ -102,7 +123,7 @@ def worker(
     )
     work = {
         "estimate": estimation(arguments, WORLD),
-        "penalty": lambda: penalty_part(arguments, WORLD),
+        "penalty": lambda: penalty_part(arguments, folder, WORLD),
     }
     while wanted := pipe.recv():
         result = work[wanted]()
@@ -146,7 +167,9 @@ def main() -> None:
             "two processes": timed(lambda: ask(pipes, "estimate"), "cpu"),
         }
         seconds = alternate(contestants, arguments.repetitions)
-        whole, parts = penalty_part(arguments, 1), ask(pipes, "penalty")
+        whole = penalty_part(arguments, folder, 1)
+        gc.collect()  # this process maps the prior no longer
+        parts = ask(pipes, "penalty")
         for pipe in pipes:
             pipe.send("")
         for process in processes:

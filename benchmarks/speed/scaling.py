@@ -4,8 +4,9 @@
 
 One of the four is varied at a time. For each model: seconds of estimation per example, of a plain
 forward and backward pass over the same batch in the same round, of one penalty with its gradient,
-and the bytes of the priors' factors and anchors. The exponents are slopes of a least-squares line
-through the logarithms; docs/speed.md has them on paper.
+with the priors as estimated and compressed, and the bytes of their factors and anchors. The
+exponents are slopes of a least-squares line through the logarithms; docs/speed.md has them on
+paper.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from common import alternate, command_line, ratio, start, timed, write
+from common import alternate, command_line, goal, ratio, start, timed, write
 from torch.nn import functional
 from torch.utils.data import default_collate
 from workload import batches_of, encoder, inputs_of, ranking_examples
@@ -34,8 +36,12 @@ AXES: dict[str, tuple[int, ...]] = {
 BASE = {"width": 256, "depth": 2, "vocabulary": 8000, "tasks": 1}
 TINY = {"width": (16, 32), "depth": (1, 2), "vocabulary": (100, 200), "tasks": (1, 2)}
 TINY_BASE = {"width": 16, "depth": 1, "vocabulary": 100, "tasks": 1}
-CANDIDATES, TOKENS, BATCH, DAMPING = 6, 36, 8, 0.1
-MEASURED = ("estimation, s per example", "plain, s per example", "penalty, s", "priors, MiB")
+CANDIDATES, TOKENS, BATCH, DAMPING, RANK = 6, 36, 8, 0.1, 32
+ESTIMATION, PLAIN, PENALTY = "estimation, s per example", "plain, s per example", "penalty, s"
+COMPRESSED, SIZE = f"penalty of rank {RANK}, s", "priors, MiB"
+MEASURED = (ESTIMATION, PLAIN, PENALTY, COMPRESSED, SIZE)
+GOALS = {"width": 2.05, "depth": 1.05, "tasks": 1.05}
+"""The largest power by which a cost may grow; a fit is no more exact."""
 
 
 def work_of(
@@ -57,7 +63,10 @@ def work_of(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1e-3 * torch.randn_like(parameter))
-    penalty = ConsolidationPenalty(model, priors, [1.0] * len(priors), DAMPING)
+    smaller = [prior.compress(rank=min(RANK, point["width"] // 2)) for prior in priors]
+    whole, compressed = (
+        ConsolidationPenalty(model, own, [1.0] * len(own), DAMPING) for own in (priors, smaller)
+    )
 
     def estimate() -> None:
         estimate_curvature(model, tasks[0], default_collate, arguments)
@@ -68,12 +77,12 @@ def work_of(
             functional.cross_entropy(logits, batch["labels"]).backward()
             model.zero_grad(set_to_none=True)
 
-    def penalise() -> None:
+    def penalise(penalty: ConsolidationPenalty) -> None:
         penalty()[0].backward()
         model.zero_grad(set_to_none=True)
 
-    work = dict(zip(MEASURED, (estimate, plain, penalise), strict=False))
-    return work, priors
+    penalties = {PENALTY: partial(penalise, whole), COMPRESSED: partial(penalise, compressed)}
+    return {ESTIMATION: estimate, PLAIN: plain, **penalties}, priors
 
 
 def measure(
@@ -82,11 +91,10 @@ def measure(
     """Return a table row for one model, and the seconds of every round."""
     work, priors = work_of(point, device)
     seconds = alternate({n: timed(own, device) for n, own in work.items()}, repetitions)
-    estimation, plain, penalty, size = MEASURED
-    per_run = {estimation: 2 * BATCH, plain: 2 * BATCH, penalty: 1}
-    medians = {n: statistics.median(own) / per_run[n] for n, own in seconds.items()}
-    over = ratio(seconds, estimation, plain)["median"]
-    row = point | medians | {"estimation over plain": over, size: _bytes(priors) / 2**20}
+    runs = {ESTIMATION: 2 * BATCH, PLAIN: 2 * BATCH}
+    medians = {n: statistics.median(own) / runs.get(n, 1) for n, own in seconds.items()}
+    over = ratio(seconds, ESTIMATION, PLAIN)["median"]
+    row = point | medians | {"estimation over plain": over, SIZE: _bytes(priors) / 2**20}
     return row, seconds
 
 
@@ -118,12 +126,26 @@ def main() -> None:
             rounds |= {f"{axis} {value}: {name}": spent for name, spent in seconds.items()}
         rows += own
         fitted.append(exponents(own, axis))
+    goals = [
+        goal(
+            f"{name.split(',')[0]}: grows with a power of {row['against']}", row[name], at_most=most
+        )
+        for row in fitted
+        if (most := GOALS.get(row["against"]))
+        for name in (ESTIMATION, PENALTY, COMPRESSED, SIZE)
+        if not (name == ESTIMATION and row["against"] == "tasks")
+    ]
     write(
         arguments,
         "scaling",
-        sizes={"examples per forward pass": BATCH, "candidates": CANDIDATES, "tokens": TOKENS},
+        sizes={
+            "examples per forward pass": BATCH,
+            "candidates": CANDIDATES,
+            "tokens": TOKENS,
+            "rank of the compressed": RANK,
+        },
         rows=rows,
-        goals=[],
+        goals=goals,
         rounds=rounds,
         exponents=fitted,
     )

@@ -47,11 +47,13 @@ def examples_for(model: PreTrainedModel, count: int, tiny: bool, seed: int = 0) 
     return ranking_examples(count, CANDIDATES, tokens, model.config.vocab_size, seed=seed)
 
 
-def make_prior(model: PreTrainedModel, seed: int, tiny: bool) -> ConsolidationPrior:
+def make_prior(
+    model: PreTrainedModel, seed: int, tiny: bool, examples_of_curvature: int = PRIOR_EXAMPLES
+) -> ConsolidationPrior:
     """Make the prior of a made-up task, at an anchor near a model's parameters.
 
-    As learning does, the anchor moves the embeddings of the task's tokens only. The curvature is of
-    fewer examples than the task has, which changes no cost.
+    As learning does, the anchor moves the embeddings of the task's tokens only. The curvature is
+    by default of fewer examples than the task has, which changes no cost of a step.
     """
     examples = examples_for(model, TASK_EXAMPLES, tiny, seed=1 + seed)
     seen = torch.cat([example["input_ids"].flatten() for example in examples]).unique()
@@ -66,7 +68,7 @@ def make_prior(model: PreTrainedModel, seed: int, tiny: bool) -> ConsolidationPr
             parameter.add_(noise.to(parameter.device))
     arguments = CurvatureArguments(curvature_batch_size=8)
     return ConsolidationPrior.estimate(
-        anchor, examples[:PRIOR_EXAMPLES], default_collate, arguments, task=f"task{seed}"
+        anchor, examples[:examples_of_curvature], default_collate, arguments, task=f"task{seed}"
     )
 
 

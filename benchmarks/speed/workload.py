@@ -16,8 +16,8 @@ from hf_kfc.ranking.encoder import load_ranker
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
 
-# Both by real examples, see batches.py: padding as in batches of 8, and at least as many different
-# tokens as in the same number of examples of any of the corpora.
+# Both after real examples, see batches.py: padding as in batches of 8, and about as many different
+# tokens as there are in the same number of examples of the corpus that has most, or more.
 PADDING = 1 / 3
 ZIPF = 1.3
 
