@@ -9,10 +9,12 @@ The anchor stays as it is. With --rank a factor keeps its largest eigenpairs and
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from ..priors import ConsolidationPrior
+from ..priors.files import refuse_other_files
 from .report import Report
 from .written import write_prior
 
@@ -40,8 +42,10 @@ def report(options: argparse.Namespace) -> Report:
         options: The parsed command line.
 
     Raises:
-        HfKfcError: The prior is missing or damaged, or has no such form.
+        HfKfcError: The prior is missing or damaged, has no such form, or the output folder holds
+            something else.
     """
+    refuse_other_files(Path(options.output))
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     dtype = None if options.dtype is None else _DTYPES[options.dtype]
     return write_prior(prior.compress(rank=options.rank, dtype=dtype), options.output)

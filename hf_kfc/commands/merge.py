@@ -9,8 +9,10 @@ Every layer keeps the nearest sum of --rank Kronecker products; up to that many 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..priors import ConsolidationPrior
+from ..priors.files import refuse_other_files
 from .report import Report
 from .spectra import DAMPING
 from .written import write_prior
@@ -49,8 +51,10 @@ def report(options: argparse.Namespace) -> Report:
         options: The parsed command line.
 
     Raises:
-        HfKfcError: A prior is missing or damaged, or they have no common sum.
+        HfKfcError: A prior is missing or damaged, they have no common sum, or the output folder
+            holds something else.
     """
+    refuse_other_files(Path(options.output))
     priors = [
         ConsolidationPrior.from_pretrained(name, revision=options.revision)
         for name in options.priors

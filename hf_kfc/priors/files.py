@@ -14,7 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from ..errors import PriorError
-from ..files import replace_directory
+from ..files import refuse_blocked, replace_directory
 from .description import part_of, tensors_of
 from .snapshot import Snapshot
 from .tensor_files import describe, read_tensors
@@ -28,6 +28,7 @@ __all__ = [
     "holds_tensors",
     "read_config",
     "read_prior_files",
+    "refuse_other_files",
     "write_prior_files",
 ]
 
@@ -59,8 +60,7 @@ def write_prior_files(
     Raises:
         PriorError: The folder holds something other than a prior, or a value is not finite.
     """
-    if foreign := _foreign(directory):
-        raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
+    refuse_other_files(directory)
     with replace_directory(directory) as partial:
         save_torch_state_dict(
             tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
@@ -254,6 +254,20 @@ def _find_shard(place: Path | Snapshot, name: str, expected: Mapping[str, Any]) 
 def _names(expected: Mapping[str, Any]) -> list[str]:
     names = expected.get("tensors")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def refuse_other_files(directory: Path) -> None:
+    """Make sure that a prior may be written to a folder, which it replaces.
+
+    Args:
+        directory: Absent, empty or an older prior.
+
+    Raises:
+        HfKfcError: The folder holds something other than a prior, or cannot be made.
+    """
+    if foreign := _foreign(directory):
+        raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
+    refuse_blocked(directory)
 
 
 def _foreign(directory: Path) -> str | None:

@@ -63,3 +63,13 @@ def test_what_cannot_be_merged_is_one_line(tier, run, tmp_path, words, message):
     assert message in result.err
     assert result.err.count("\n") == 1
     assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "compress"])
+def test_a_folder_of_something_else_is_refused_before_any_work(run, tmp_path, command):
+    """The prior is not even looked for."""
+    (tmp_path / "thesis.tex").write_text("all of it")
+    result = run(command, tmp_path / "missing", "--output", tmp_path)
+    assert result.status == 1
+    assert "holds thesis.tex, which saving would delete" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
