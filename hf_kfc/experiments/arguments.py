@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any
 
 from ..errors import ConsolidationError
+from ..training.arguments import PENALTY_DTYPES
 
 __all__ = [
     "DataArguments",
@@ -103,6 +104,17 @@ class LearningArguments:
         },
     )
     damping: float = field(default=0.1, metadata={"help": "Relative damping of the curvature."})
+    penalty_every: int = field(
+        default=1,
+        metadata={"help": "Have the penalty in every k-th step only, at k times its strength."},
+    )
+    penalty_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Dtype of the penalty's products: 'float32', or 'bfloat16', which is faster.",
+            "choices": list(PENALTY_DTYPES),
+        },
+    )
     bf16: bool = field(default=False, metadata={"help": "Train in bfloat16 mixed precision."})
     seed: int = field(default=0, metadata={"help": "Seed of data, weights, order and dropout."})
 
@@ -115,6 +127,12 @@ class LearningArguments:
             for value in values:
                 if not (isfinite(value) and value >= 0):
                     raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
+        if self.penalty_every < 1:
+            raise ConsolidationError(f"penalty_every is {self.penalty_every}; give at least 1")
+        if self.penalty_dtype not in PENALTY_DTYPES:
+            raise ConsolidationError(
+                f"penalty_dtype is {self.penalty_dtype}; give one of {', '.join(PENALTY_DTYPES)}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
 
@@ -135,7 +153,11 @@ def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) 
             raise ConsolidationError(f"the experiment sets {name} itself; use {instead}")
 
 
-_ADDED_LATER = {("CurvatureArguments", "products")}
+_ADDED_LATER = {
+    ("CurvatureArguments", "products"),
+    ("LearningArguments", "penalty_every"),
+    ("LearningArguments", "penalty_dtype"),
+}
 """Fields younger than results that are still gone on from: at their default, they are not named."""
 
 

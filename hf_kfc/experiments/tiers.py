@@ -328,6 +328,8 @@ def _trainer(
             per_device_eval_batch_size=4 * args.batch_size,
             strengths=args.strengths if priors else None,
             damping=args.damping,
+            penalty_every=args.penalty_every,
+            penalty_dtype=args.penalty_dtype,
             bf16=args.bf16,
             use_cpu=not torch.accelerator.is_available(),
             seed=args.seed,

@@ -9,7 +9,7 @@ import pytest
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.experiments.arguments import settings_of
+from hf_kfc.experiments.arguments import LearningArguments, settings_of
 from hf_kfc.experiments.ledger import Ledger, read_ledger
 
 
@@ -116,3 +116,6 @@ def test_results_older_than_a_field_are_gone_on_from_at_its_default() -> None:
     assert old["sharing"] == "expand"
     new = settings_of(CurvatureArguments(products="bfloat16"))["CurvatureArguments"]
     assert new == old | {"products": "bfloat16"}
+    learning = settings_of(LearningArguments(penalty_every=2))["LearningArguments"]
+    assert learning["penalty_every"] == 2
+    assert "penalty_dtype" not in learning

@@ -12,6 +12,7 @@ from hf_kfc.experiments.data import random_examples
 from hf_kfc.experiments.lora import add_lora, merge_lora
 from hf_kfc.experiments.tiers import averaged, kept_examples, learn, make_prior, prepare
 from hf_kfc.ranking import CandidateCollator, CnnForMultipleChoice
+from hf_kfc.training import ConsolidationPenalty
 
 ARGS = LearningArguments(epochs=1, batch_size=8, learning_rate=0.01)
 
@@ -48,6 +49,24 @@ def test_every_tier_trains_in_the_precision_that_was_asked_for(stage, monkeypatc
     first.accuracy(task.test)
     learn(first.model, task, collator, args)
     assert autocast == [True, True]
+
+
+def test_the_penalty_is_as_cheap_as_was_asked_for(stage, monkeypatch):
+    start, collator, task = stage
+    learned = learn(start, task, collator, ARGS)
+    prior = make_prior(Method.parse("kfc"), learned, task, collator, CurvatureArguments(), {})
+    rounded, make = [], ConsolidationPenalty.__init__
+
+    def noted(self, *args, dtype=None, **kwargs):
+        rounded.append(dtype)
+        make(self, *args, dtype=dtype, **kwargs)
+
+    monkeypatch.setattr(ConsolidationPenalty, "__init__", noted)
+    args = replace(ARGS, strengths=[1.0], penalty_dtype="bfloat16")
+    learn(learned.model, task, collator, args, [prior])
+    assert rounded == [torch.bfloat16]
+    learn(learned.model, task, collator, replace(args, penalty_every=7), [prior])
+    assert len(rounded) == 1  # six steps are too few for any penalty
 
 
 def test_lora_moves_every_matrix_by_at_most_its_rank_and_nothing_else(stage):

@@ -432,6 +432,11 @@ def negative_damping(work):
     return work.tier2("--damping", "-0.1")
 
 
+@bad(r"penalty_every is 0; give at least 1")
+def penalty_in_no_step(work):
+    return work.tier2("--penalty_every", "0")
+
+
 @bad(r"dampings: -0.1 is not a number ≥ 0; correct it")
 def negative_damping_in_a_grid(work):
     return work.grid("--dampings", "0", "-0.1")
