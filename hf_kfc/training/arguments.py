@@ -35,6 +35,8 @@ class ConsolidationArguments(TrainingArguments):
             k − 1 steps after the last one have none.
         distribute_penalty: In several processes, each multiplies, and moves to its device, only
             its own share of the priors' blocks. The penalty is the same without.
+        moved_rows_only: Multiply of an embedding only the rows of tokens that have moved from the
+            anchor: the others add 0. The penalty is the same without.
         layer_decay: γ of the learning rates η_ℓ = η·γ^ℓ, ℓ counted from the head downwards; see
             :func:`~hf_kfc.training.layerwise.layer_depths`. 1 leaves all at η.
         rehearsal: How old examples are mixed in where the trainer has an ``old_dataset``; see
@@ -77,6 +79,13 @@ class ConsolidationArguments(TrainingArguments):
         metadata={
             "help": "Whether each of several processes multiplies only its share of the priors' "
             "blocks; the penalty is the same."
+        },
+    )
+    moved_rows_only: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether of an embedding only the rows of tokens that have moved from the "
+            "anchor are multiplied; the penalty is the same."
         },
     )
     layer_decay: float = field(

@@ -63,6 +63,7 @@ class ConsolidationPenalty:
             and moves to its device only its own. Values are this process's part times the number
             of processes, so that their mean is the exact total, and so are gradients of whole
             parameters, for DDP to average; FSDP2's are exact.
+        moved_rows_only: Multiply of an embedding only the rows that differ from the anchor.
 
     Attributes:
         num_blocks: Blocks of all priors.
@@ -78,6 +79,7 @@ class ConsolidationPenalty:
         *,
         dtype: torch.dtype | None = None,
         distribute: bool = False,
+        moved_rows_only: bool = True,
     ) -> None:
         self._parameters = dict(model.named_parameters())
         self._strengths = list(strengths)
@@ -90,7 +92,7 @@ class ConsolidationPenalty:
         owners = deal([term.cost for term in terms], self._processes)
         rank = dist.get_rank() if self._processes > 1 else 0
         for term, owner in zip(terms, owners, strict=True):
-            term.is_own = owner == rank
+            term.is_own, term.moved_rows_only = owner == rank, moved_rows_only
         self.num_blocks, self.num_own = len(terms), owners.count(rank)
         layers: dict[str, _Layer] = defaultdict(list)  # FSDP2 gathers once for all priors
         for term in terms:

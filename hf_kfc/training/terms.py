@@ -62,6 +62,8 @@ class BlockTerm:
         self.names = names
         self.is_own = True
         """Whether this process multiplies it."""
+        self.moved_rows_only = True
+        """Whether it leaves out the rows of an embedding that do not differ from the anchor."""
         self.cost = cost_of(block.operator, block.shape)
         self.stays: bool | None = None
         """Whether the parameters are at the anchor and frozen; None if it is not known."""
@@ -121,7 +123,9 @@ class BlockTerm:
 
     @cached_property
     def _by_inputs(self) -> bool:
-        return self._block.is_embedding and by_inputs(self._block.operator)
+        if not (self.moved_rows_only and self.is_embedding):
+            return False
+        return by_inputs(self._block.operator)
 
     def _make_product(self, weight: Tensor) -> Product:
         self._anchors = [self._placement.tensor(anchor, weight.device) for anchor in self._anchors]

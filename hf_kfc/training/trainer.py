@@ -285,6 +285,7 @@ class ConsolidationMixin(_Base):
             args.damping,
             dtype=PENALTY_DTYPES[args.penalty_dtype],
             distribute=args.distribute_penalty and self.accelerator.num_processes > 1,
+            moved_rows_only=args.moved_rows_only,
         )
         logger.info(
             "Process %d multiplies %d of the priors' %d blocks, in %s.",

@@ -31,6 +31,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert args.strengths is None
     assert args.damping == 0.1
     assert (args.penalty_dtype, args.penalty_every, args.distribute_penalty) == ("float32", 1, True)
+    assert args.moved_rows_only
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,19 @@ def moved_tokens(moved: Sequence[int]) -> tuple[Tokens, Tensor]:
     return model, anchor
 
 
+@pytest.fixture
+def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each product had."""
+    multiply, rows = Product.__call__, list[int]()
+
+    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
+        rows.append(len(delta))
+        return multiply(product, delta, inputs)
+
+    monkeypatch.setattr(Product, "__call__", noted)
+    return rows
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["diagonal", "kronecker", "kronecker_eigen"])
 @pytest.mark.parametrize("moved", [[], [1, 4, 5], list(range(9))], ids=["none", "some", "all"])
@@ -241,7 +254,7 @@ def test_rows_that_have_moved(
     moved: list[int],
     kind: str,
     damping: float,
-    monkeypatch: pytest.MonkeyPatch,
+    multiplied: list[int],
 ) -> None:
     model, anchor = moved_tokens(moved)
     (block,) = make_prior(model, kind).curvature.blocks
@@ -251,15 +264,8 @@ def test_rows_that_have_moved(
     prior = ConsolidationPrior(
         {"embedding.weight": anchor}, Curvature((block,), 30), Provenance("old", num_examples=30)
     )
-    multiply, rows = Product.__call__, []
-
-    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
-        rows.append(len(delta))
-        return multiply(product, delta, inputs)
-
-    monkeypatch.setattr(Product, "__call__", noted)
     total, _, gradients = evaluate(model, [prior], [0.7], damping)
-    assert set(rows) == {len(set(moved) - set(dropped))}
+    assert set(multiplied) == {len(set(moved) - set(dropped))}
 
     weight = model.embedding.weight.detach().clone().requires_grad_()
     kept = weight if covered is None else weight[covered]
@@ -274,40 +280,40 @@ def test_rows_that_have_moved(
     assert bool((found[dropped] == 0).all())
 
 
-def test_rows_are_not_looked_for_once_most_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_not_looked_for_once_most_have_moved(
+    multiplied: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In parts of two rows: found in the first step, all multiplied in the next, both exact."""
     monkeypatch.setattr(terms, "_ROWS", 2)
     model, anchor = moved_tokens(range(1, 9))
     prior = make_prior(model, "kronecker", distance=0.0)
     prior.anchor["embedding.weight"] = anchor
-    multiply, rows = Product.__call__, []
-
-    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
-        rows.append(len(delta))
-        return multiply(product, delta, inputs)
-
-    monkeypatch.setattr(Product, "__call__", noted)
     assert_equals_autograd(model, [prior], [0.7], 0.1)
-    assert rows == [8, 9]
+    assert multiplied == [8, 9]
 
 
-@pytest.mark.parametrize(("damping", "multiplied"), [(0.0, 2), (0.1, 3)])
-def test_rows_without_curvature(
-    damping: float, multiplied: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_that_only_moved_rows_are_multiplied_can_be_switched_off(multiplied: list[int]) -> None:
+    model, anchor = moved_tokens([1, 4, 5])
+    prior = make_prior(model, "kronecker", distance=0.0)
+    prior.anchor["embedding.weight"] = anchor
+    found = []
+    for moved_rows_only in (True, False):
+        penalty = ConsolidationPenalty(model, [prior], [0.7], 0.1, moved_rows_only=moved_rows_only)
+        total, _ = penalty()
+        found.append((total, *torch.autograd.grad(total, model.embedding.weight)))
+    assert multiplied == [3, len(anchor)]
+    assert_equals_autograd(model, [prior], [0.7], 0.1)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("damping", "count"), [(0.0, 2), (0.1, 3)])
+def test_rows_without_curvature(damping: float, count: int, multiplied: list[int]) -> None:
     model, anchor = moved_tokens([1, 4, 5])
     prior = make_prior(model, "kronecker", distance=0.0)
     prior.anchor["embedding.weight"] = anchor
     prior.curvature.blocks[0].operator.state()["A"][4] = 0
-    multiply, rows = Product.__call__, []
-
-    def noted(product: Product, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
-        rows.append(len(delta))
-        return multiply(product, delta, inputs)
-
-    monkeypatch.setattr(Product, "__call__", noted)
     assert_equals_autograd(model, [prior], [0.7], damping)
-    assert set(rows) == {multiplied}
+    assert set(multiplied) == {count}
 
 
 # What is held in memory
