@@ -127,9 +127,7 @@ def main() -> None:
         rows += own
         fitted.append(exponents(own, axis))
     goals = [
-        goal(
-            f"{name.split(',')[0]}: grows with a power of {row['against']}", row[name], at_most=most
-        )
+        goal(f"{name.split(',')[0]}, power of {row['against']}", row[name], at_most=most)
         for row in fitted
         if (most := GOALS.get(row["against"]))
         for name in (ESTIMATION, PENALTY, COMPRESSED, SIZE)
