@@ -183,7 +183,8 @@ def _page() -> str:
         results = json.loads(path.read_text())
         parts.append(f"## {results['ranker']}\n\n`{results['command']}`")
         for key, rows in results["rows"].items():
-            parts.append(f"{TITLES[key]}, seeds 0 to {len(SEEDS) - 1}:")
+            seeds = sorted({row["seed"] for row in rows})
+            parts.append(f"{TITLES[key]}, seeds {', '.join(map(str, seeds))}:")
             parts.append("\n".join(_table(rows)))
     return "\n\n".join(parts) + "\n"
 
