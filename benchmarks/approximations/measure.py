@@ -184,7 +184,8 @@ def _page() -> str:
         parts.append(f"## {results['ranker']}\n\n`{results['command']}`")
         for key, rows in results["rows"].items():
             seeds = sorted({row["seed"] for row in rows})
-            parts.append(f"{TITLES[key]}, seeds {', '.join(map(str, seeds))}:")
+            named = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
+            parts.append(f"{TITLES[key]}, {named}:")
             parts.append("\n".join(_table(rows)))
     return "\n\n".join(parts) + "\n"
 
