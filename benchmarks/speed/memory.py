@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import alternate, command_line, goal, start, write
-from training import RANKERS, examples_for, make_prior, ranker, train
+from training import RANKERS, TASK_EXAMPLES, examples_for, make_prior, ranker, train
 from transformers import AutoModelForMultipleChoice
 from workload import parameter_bytes
 
@@ -31,8 +31,6 @@ from hf_kfc.priors.privacy import without_rare_inputs
 
 MIB = 2**20
 STEPS = 3
-PUBLISHED_EXAMPLES = 500
-"""Of the priors: what is published depends on how many examples hold a token."""
 SETUPS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "plain": (None, {}),
     "as estimated": ("whole", {}),
@@ -48,7 +46,8 @@ def prepare(folder: Path, kind: str, tiny: bool, rank: int) -> None:
     """Save a model, its prior, and the prior as it can be published."""
     model = ranker(kind, tiny)
     model.save_pretrained(folder / "model")
-    whole = make_prior(model, 0, tiny, PUBLISHED_EXAMPLES)
+    # Of all examples: what is published depends on how many hold a token.
+    whole = make_prior(model, 0, tiny, TASK_EXAMPLES)
     published = without_rare_inputs(whole)
     for name, prior in {
         "whole": whole,

@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing import get_context
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
-from training import CANDIDATES, TOKENS, examples_for, make_prior, ranker, train
+from training import CANDIDATES, TASK_EXAMPLES, TOKENS, examples_for, make_prior, ranker, train
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments, estimate_curvature
 
@@ -50,7 +50,8 @@ def penalty_part(arguments: argparse.Namespace, folder: str, processes: int) -> 
     model = ranker("encoder", arguments.tiny)
     prior = Path(folder) / "prior"
     if processes == 1:
-        make_prior(model, 0, arguments.tiny).save_pretrained(prior)
+        # Of all examples: blocks are dealt out by how many tokens were seen.
+        make_prior(model, 0, arguments.tiny, TASK_EXAMPLES).save_pretrained(prior)
     size = arguments.batch_size // processes
     _, trainer = train(
         model,

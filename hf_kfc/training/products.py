@@ -14,6 +14,7 @@ from ..curvature.operators import (
     Kronecker,
     KroneckerEigen,
     KroneckerSum,
+    LowRankKronecker,
     Operator,
 )
 from ..errors import CurvatureError
@@ -195,11 +196,15 @@ def by_inputs(operator: Operator) -> bool:
 def cost_of(operator: Operator, shape: tuple[int, int]) -> int:
     """Return about how many multiplications F·Δ takes: q²p + qp² of a Kronecker product.
 
+    Of an embedding, p counts the tokens that the old task has seen: about those will have moved.
+
     Args:
         operator: The curvature.
         shape: (q, p) of Δ.
     """
     q, p = shape
+    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker) and by_inputs(operator):
+        p = int(torch.stack([one.A > 0 for one in _kroneckers(operator)]).any(0).sum())
     tensors = operator.state().values() if _has_matrices(operator) else ()
     return q * p * (1 + sum(t.numel() // max(t.shape) for t in tensors if t.ndim > 1 and t.numel()))
 

@@ -16,6 +16,7 @@ from hf_kfc.experiments import (
     grid_table,
     run_grid,
 )
+from hf_kfc.experiments.arguments import settings_of
 
 L2, EWC = (0.001, 0.1), (1.0, 10.0, 100.0)
 RANKER = RankerArguments(hidden_size=8, vocab_size=500)
@@ -78,7 +79,7 @@ def results(whole, tmp_path) -> Path:
 
 def test_every_point_is_run_once(whole):
     header, *records = read(whole)
-    assert header["settings"]["LearningArguments"] == asdict(LEARNING)
+    assert header["settings"]["LearningArguments"] == settings_of(LEARNING)["LearningArguments"]
     assert header["versions"]
     assert header["command"]
     points = [tuple(record["point"].values()) for record in records]

@@ -146,3 +146,12 @@ def test_bfloat16(kind: str) -> None:
 )
 def test_cost(kind: str, multiplications: int) -> None:
     assert cost_of(operators(kind)[0], (Q, P)) == Q * P * (1 + multiplications)
+
+
+@pytest.mark.parametrize("kind", ["kronecker", "kronecker_sum", "low_rank_kronecker"])
+def test_only_tokens_seen_count_in_the_cost_of_an_embedding(kind: str) -> None:
+    operator = next(one for one in operators(kind) if by_inputs(one))
+    whole = cost_of(operator, (Q, P))
+    for name in operator.input_names:
+        operator.state()[name][..., :3] = 0
+    assert cost_of(operator, (Q, P)) == whole * (P - 3) / P
