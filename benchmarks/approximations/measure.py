@@ -35,7 +35,12 @@ from hf_kfc.experiments.tiers import as_learned, learn, make_prior, prepare
 from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.tasks import prepare_task
 
+HERE = Path(__file__).parent
 OLD, NEW = "psytar", "codiesp"
+TITLES = {
+    "compressed": "One prior, compressed: PsyTAR, then CodiEsp",
+    "merged": "Ten priors, merged: PsyTAR in ten parts, then CodiEsp",
+}
 SEEDS, PARTS, MULTIPLE = (0, 1), 10, 10.0
 CNN = RankerArguments(hidden_size=128, max_length=48)
 CNN_LEARNING = LearningArguments(epochs=5, learning_rate=3e-3, damping=0.1, bf16=True)
@@ -216,12 +221,6 @@ def main() -> None:
         (HERE / f"results-{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "results.md").write_text(_page())
 
-
-HERE = Path(__file__).parent
-TITLES = {
-    "compressed": "One prior, compressed: PsyTAR, then CodiEsp",
-    "merged": "Ten priors, merged: PsyTAR in ten parts, then CodiEsp",
-}
 
 if __name__ == "__main__":
     main()

@@ -133,8 +133,8 @@ class Product:
         self.factors: list[tuple[Factor, Factor]] = []
         """G and A of each term of a sum of Kronecker products; empty of other curvatures."""
         if isinstance(operator, Kronecker | KroneckerSum):
-            exact, placed = operator, placement.operator(operator, device)
-            for one, there in zip(_kroneckers(exact), _kroneckers(placed), strict=True):
+            placed = _kroneckers(placement.operator(operator, device))
+            for one, there in zip(_kroneckers(operator), placed, strict=True):
                 G = Factor(there.G, damping * _mean_eigenvalue(one.G), self._low)
                 A = Factor(there.A, damping * _mean_eigenvalue(one.A), self._low)
                 self.factors.append((G, A))

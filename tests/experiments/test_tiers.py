@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.errors import ConsolidationError
 from hf_kfc.experiments import DataArguments, LearningArguments, Method, RankerArguments, tiers
 from hf_kfc.experiments.data import random_examples
 from hf_kfc.experiments.lora import add_lora, merge_lora
@@ -67,6 +68,8 @@ def test_the_penalty_is_as_cheap_as_was_asked_for(stage, monkeypatch):
     assert rounded == [torch.bfloat16]
     learn(learned.model, task, collator, replace(args, penalty_every=7), [prior])
     assert len(rounded) == 1  # six steps are too few for any penalty
+    with pytest.raises(ConsolidationError, match="penalty_dtype is float16; give one of float32"):
+        replace(args, penalty_dtype="float16")
 
 
 def test_lora_moves_every_matrix_by_at_most_its_rank_and_nothing_else(stage):
