@@ -7,8 +7,13 @@ Strengths are multiples of the Bayesian value N_old / (2 N_new), chosen on the d
 A grid that was stopped goes on where it was. The table goes beside the results, as .md.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     GridArguments,
     LearningArguments,

@@ -8,8 +8,13 @@ pictures are made of the results by recipes/report.py. Methods, with a number af
 
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     LearningArguments,
     PermutationArguments,

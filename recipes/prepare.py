@@ -8,8 +8,13 @@ datasets.load_dataset("prepared/mine") then gives the splits. With --push_to_hub
 published too, privately, unless a licence forbids it.
 """
 
-from hf_kfc.experiments import command_line
-from hf_kfc.experiments.prepare import PrepareArguments, run_prepare
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laboratory import command_line
+from laboratory.prepare import PrepareArguments, run_prepare
 
 if __name__ == "__main__":
     command_line(run_prepare, (PrepareArguments,), __doc__)

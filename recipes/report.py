@@ -8,8 +8,13 @@ recipes/stream.py), so it may be made while the experiment goes on: runs that ar
 counted.
 """
 
-from hf_kfc.experiments import command_line
-from hf_kfc.experiments.report import ReportArguments, run_report
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laboratory import command_line
+from laboratory.report import ReportArguments, run_report
 
 if __name__ == "__main__":
     command_line(run_report, (ReportArguments,), __doc__)

@@ -10,8 +10,13 @@ after a colon:
 
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     LearningArguments,
     RankerArguments,

@@ -10,8 +10,13 @@ they are private:
     accelerate launch recipes/tier1.py --push_to_hub --hub_model_id org/tier1
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     LearningArguments,
     PublishArguments,

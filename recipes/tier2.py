@@ -17,8 +17,13 @@ On two processes of a CPU:
         --dynamo_backend no recipes/tier2.py
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     LearningArguments,
     PublishArguments,

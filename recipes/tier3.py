@@ -9,8 +9,13 @@ From folders, the priors have to be named:
     accelerate launch recipes/tier3.py --model runs/tier2 --priors runs/tier1/prior runs/tier2/prior
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.experiments import (
+from laboratory import (
     DataArguments,
     LearningArguments,
     PublishArguments,

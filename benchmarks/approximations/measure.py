@@ -26,14 +26,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
-from hf_kfc.experiments import DataArguments, LearningArguments, RankerArguments
-from hf_kfc.experiments.data import TaskData, encode_task
-from hf_kfc.experiments.methods import Method
-from hf_kfc.experiments.periods import split_periods
-from hf_kfc.experiments.results import command, versions
-from hf_kfc.experiments.tiers import as_learned, learn, make_prior, prepare
 from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.tasks import prepare_task
+from laboratory import DataArguments, LearningArguments, RankerArguments
+from laboratory.data import TaskData, encode_task
+from laboratory.methods import Method
+from laboratory.periods import split_periods
+from laboratory.results import command, versions
+from laboratory.tiers import as_learned, learn, make_prior, prepare
 
 HERE = Path(__file__).parent
 OLD, NEW = "psytar", "codiesp"

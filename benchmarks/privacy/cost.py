@@ -17,13 +17,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
-from hf_kfc.experiments import DataArguments, LearningArguments, RankerArguments
-from hf_kfc.experiments.results import Comparison, Outcome, command, versions
-from hf_kfc.experiments.tiers import learn, make_prior, prepare
 from hf_kfc.priors.audit import audit_tokens
 from hf_kfc.priors.membership import membership_auc
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
 from hf_kfc.ranking import CandidateCollator, cf_reduction
+from laboratory import DataArguments, LearningArguments, RankerArguments
+from laboratory.results import Comparison, Outcome, command, versions
+from laboratory.tiers import learn, make_prior, prepare
 
 OLD, NEW = "psytar", "medmentions"
 OLD_EXAMPLES, CURVATURE_EXAMPLES = 6000, 2000

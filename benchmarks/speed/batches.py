@@ -13,9 +13,9 @@ from training import CANDIDATES, TASK_EXAMPLES, TOKENS
 from workload import PADDING, ZIPF, Example, batches_of, padded_share, ranking_examples
 
 from hf_kfc import CurvatureArguments
-from hf_kfc.experiments import DataArguments, RankerArguments
-from hf_kfc.experiments.tiers import prepare
 from hf_kfc.ranking import CandidateCollator
+from laboratory import DataArguments, RankerArguments
+from laboratory.tiers import prepare
 
 TASKS = ("psytar", "codiesp", "medmentions")
 SIZE = 8

@@ -98,7 +98,7 @@ def hessian_diagonal(
     Not a penalty, although ½ ΔᵀHΔ is the increase of the old loss to second order: short of full
     convergence, where the loss is not convex, H has negative entries on its diagonal. The penalty
     then rewards moving away without bound, and training is wrecked
-    (:func:`~hf_kfc.experiments.toys.hessian_lesson` shows it). The Fisher, a mean of outer products
+    (:func:`~laboratory.toys.hessian_lesson` shows it). The Fisher, a mean of outer products
     of per-example gradients, is positive semi-definite by construction; with ``exact`` labels it is
     the Hessian if the logits are linear in the parameters (Martens 2020, arXiv:1412.1193).
 

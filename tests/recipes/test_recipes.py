@@ -12,7 +12,7 @@ from hf_kfc import ConsolidationPrior
 from hf_kfc.curvature import estimator
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError
-from hf_kfc.experiments import runs
+from laboratory import runs
 
 # No import of the CNN: hf_kfc has registered it.
 TIER_FILES = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 from recipe_runs import TINY, Recipes, Result
 
-from hf_kfc.experiments import tiers
 from hf_kfc.priors.files import read_prior_files, write_prior_files
 from hf_kfc.ranking.schema import FEATURES
+from laboratory import tiers
 
 
 def document(id_: str, title: str, abstract: str, *marks: tuple[str, str]) -> str:

@@ -1,0 +1,248 @@
+"""What the recipes take on their command lines, beside learning and curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from typing import Any
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.training.arguments import PENALTY_DTYPES
+
+__all__ = [
+    "DataArguments",
+    "LaterTierArguments",
+    "LearningArguments",
+    "RankerArguments",
+    "Tier1Arguments",
+    "Tier2Arguments",
+    "Tier3Arguments",
+    "refuse_set",
+    "settings_of",
+]
+
+
+@dataclass
+class RankerArguments:
+    """Which model ranks the candidates."""
+
+    ranker: str = field(
+        default="cnn",
+        metadata={"help": "'cnn', or the folder or Hub name of an encoder or of a saved ranker."},
+    )
+    hidden_size: int = field(default=128, metadata={"help": "Width of a new CNN."})
+    vocab_size: int = field(
+        default=8000, metadata={"help": "Vocabulary of a new CNN, learnt from the first task."}
+    )
+    num_layers: int | None = field(
+        default=None, metadata={"help": "Keep only the first layers of an encoder (default: all)."}
+    )
+    max_length: int = field(
+        default=96, metadata={"help": "The most tokens of text and candidate name together."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConsolidationError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.ranker == "cnn" and self.num_layers is not None:
+            raise ConsolidationError("num_layers is of an encoder given as --ranker; leave it out")
+
+
+@dataclass
+class DataArguments:
+    """Where examples come from, and how many."""
+
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with the files of the real corpora."}
+    )
+    train_examples: int = field(
+        default=1500, metadata={"help": "Training examples of a task, at most."}
+    )
+    validation_examples: int = field(
+        default=500, metadata={"help": "Examples for choosing strengths, at most."}
+    )
+    test_examples: int = field(
+        default=1000, metadata={"help": "Examples for the reported figures, at most."}
+    )
+
+    num_candidates: int | None = field(
+        default=None,
+        metadata={"help": "Candidates of an example (default: the task's own number)."},
+    )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What these say of a task's :class:`RankingConfig`."""
+        limits = {
+            "train": self.train_examples,
+            "validation": self.validation_examples,
+            "test": self.test_examples,
+        }
+        candidates = {} if self.num_candidates is None else {"num_candidates": self.num_candidates}
+        return {"max_examples": limits, **candidates}
+
+
+@dataclass
+class LearningArguments:
+    """How a tier is trained."""
+
+    epochs: float = field(default=5.0, metadata={"help": "Passes over the training examples."})
+    learning_rate: float = field(
+        default=3e-3, metadata={"help": "Peak learning rate of AdamW, decaying linearly to 0."}
+    )
+    batch_size: int = field(
+        default=32, metadata={"help": "Examples per process and optimizer step."}
+    )
+    strengths: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Strength λ of the penalty, one for all priors or one for each "
+            "(default: the Bayesian value N_old / (2 N_new); where tier 1 is done on the spot, 1 "
+            "or 10 times that, chosen on the development splits)."
+        },
+    )
+    damping: float = field(default=0.1, metadata={"help": "Relative damping of the curvature."})
+    penalty_every: int = field(
+        default=1,
+        metadata={"help": "Have the penalty in every k-th step only, at k times its strength."},
+    )
+    penalty_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Dtype of the penalty's products: 'float32', or 'bfloat16', which is faster.",
+            "choices": list(PENALTY_DTYPES),
+        },
+    )
+    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16 mixed precision."})
+    seed: int = field(default=0, metadata={"help": "Seed of data, weights, order and dropout."})
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value > 0):
+                raise ConsolidationError(f"{name} is {value}; give a positive number")
+        for name, values in (("strengths", self.strengths or []), ("damping", [self.damping])):
+            for value in values:
+                if not (isfinite(value) and value >= 0):
+                    raise ConsolidationError(f"{name}: {value} is not a number ≥ 0; correct it")
+        if self.penalty_every < 1:
+            raise ConsolidationError(f"penalty_every is {self.penalty_every}; give at least 1")
+        if self.penalty_dtype not in PENALTY_DTYPES:
+            raise ConsolidationError(
+                f"penalty_dtype is {self.penalty_dtype}; give one of {', '.join(PENALTY_DTYPES)}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
+
+
+def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) -> None:
+    """Make sure that arguments which an experiment sets itself are left alone.
+
+    Args:
+        learning: How to train.
+        names: Of those arguments.
+        instead: What to give in their place, for the message.
+
+    Raises:
+        ConsolidationError: One is not at its default.
+    """
+    for name in names:
+        if getattr(learning, name) != getattr(LearningArguments(), name):
+            raise ConsolidationError(f"the experiment sets {name} itself; use {instead}")
+
+
+_ADDED_LATER = {
+    ("CurvatureArguments", "products"),
+    ("LearningArguments", "penalty_every"),
+    ("LearningArguments", "penalty_dtype"),
+}
+"""Fields younger than results that are still gone on from: at their default, they are not named."""
+
+
+def settings_of(*arguments: Any) -> dict[str, Any]:
+    """Return arguments by the names of their classes, as JSON values."""
+    return {
+        type(own).__name__: {
+            item.name: asdict(own)[item.name]
+            for item in fields(own)
+            if (type(own).__name__, item.name) not in _ADDED_LATER
+            or getattr(own, item.name) != item.default
+        }
+        for own in arguments
+    }
+
+
+@dataclass
+class Tier1Arguments:
+    """Tier 1: what is learnt first, and where it goes."""
+
+    task: str = field(
+        default="articles",
+        metadata={
+            "help": "Task to learn: articles, notes or patients (generated), or bc5cdr, psytar or "
+            "medmentions (with --data_dir)."
+        },
+    )
+    output_dir: str = field(
+        default="runs/tier1",
+        metadata={"help": "Folder for the model, its prior (in prior/) and the results."},
+    )
+
+
+@dataclass
+class LaterTierArguments:
+    """What is learnt next, from which model, and against which priors."""
+
+    task: str = field(default="patients", metadata={"help": "New task to learn."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model to go on from: its folder, or its repository as ORG/NAME or "
+            "ORG/NAME@REVISION."
+        },
+    )
+    priors: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Priors to consolidate against: folders or repositories (default: those that "
+            "the card of --model leads back to, from the first tier to the last)."
+        },
+    )
+    old_task: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Old tasks to measure forgetting on (default: none with --model, otherwise "
+            "articles, which is then learnt first)."
+        },
+    )
+    output_dir: str = field(
+        default="runs/tier2",
+        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+    )
+
+
+@dataclass
+class Tier2Arguments(LaterTierArguments):
+    """Tier 2: what is learnt next, from which model, and against which priors."""
+
+    methods: list[str] = field(
+        default_factory=lambda: ["none", "ewc", "ekfac", "kfc"],
+        metadata={
+            "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc, "
+            "replay, rehearsal, lr_control, lora and others, joined as in 'rehearsal:0.05+kfc' "
+            "(docs/methods.md has them all); the model of the last one is kept."
+        },
+    )
+
+
+@dataclass
+class Tier3Arguments(LaterTierArguments):
+    """Tier 3: what is learnt next, from which model, and against which priors."""
+
+    task: str = field(default="notes", metadata={"help": "New task to learn."})
+    output_dir: str = field(
+        default="runs/tier3",
+        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+    )

@@ -1,0 +1,253 @@
+"""The ways against forgetting, by name: what each penalises, rehearses, slows down or averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hf_kfc.errors import ConsolidationError
+
+__all__ = ["METHODS", "NAMES", "PLAIN", "Method", "check_methods", "methods_help"]
+
+_PAPER_STRENGTHS = (1e1, 1e3, 1e5, 1e7, 1e9)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to learn a new task, made of parts: ``Method.parse("rehearsal:0.05+kfc")``.
+
+    Args:
+        name: As it was given.
+        curvature: Kind of curvature that is penalised with; None for no penalty.
+        damping: Relative damping of it; None for that of the learning arguments.
+        estimate: Fields of ``CurvatureArguments`` that differ from the given ones.
+        strengths: λ to search through.
+        data_free: The curvature is of random tokens, with labels that the model draws.
+        rehearsal: ``replay``, ``fixed`` or ``growing``; None for no old examples.
+        kept: Share of the old examples that was kept for that.
+        layer_decay: Factor of the learning rate from each layer to the one below it.
+        rate: Multiple of the learning rate.
+        late_decay: Share of the steps in which the learning rate, constant before, falls to 0;
+            None for a linear decay from the start.
+        lora_rank: Rank of a low-rank update that is learnt alone; None for all parameters.
+        average: ``parameters`` of the models of all tiers so far are averaged, or ``scores`` of
+            models that each learnt one task alone; None for the last model by itself.
+    """
+
+    name: str
+    curvature: str | None = None
+    damping: float | None = None
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    strengths: tuple[float, ...] = ()
+    data_free: bool = False
+    rehearsal: str | None = None
+    kept: float = 1.0
+    layer_decay: float = 1.0
+    rate: float = 1.0
+    late_decay: float | None = None
+    lora_rank: int | None = None
+    average: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Method:
+        """Read a method off its name.
+
+        Args:
+            name: A key of :data:`METHODS`, or several joined by ``+``; a number after a colon
+                takes the place of the part's own.
+
+        Raises:
+            ConsolidationError: A part is unknown, its number is out of range, or two parts say
+                different things of the same.
+        """
+        method, said = cls(name), set[str]()
+        for text in name.split("+"):
+            part, colon, number = text.partition(":")
+            if part not in METHODS:
+                where = "" if part == name else f" in '{name}'"
+                raise ConsolidationError(
+                    f"unknown method '{part}'{where}; choose from {', '.join(METHODS)}"
+                )
+            changes = METHODS[part].changes(text, number if colon else None)
+            if twice := said & changes.keys():
+                raise ConsolidationError(
+                    f"method '{name}' says two things of its {' and '.join(sorted(twice))}; take "
+                    f"'{text}' out"
+                )
+            said |= changes.keys()
+            method = replace(method, **changes)
+        return method
+
+
+PLAIN = Method("none")
+"""Plain fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named part of a method.
+
+    Args:
+        text: What it does, with its source.
+        make: From its number to fields of :class:`Method`.
+        number: Its number where none is given.
+        bounds: The least and the most that the number may be; None if it takes no number.
+    """
+
+    text: str
+    make: Callable[[Any], dict[str, Any]]
+    number: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    def changes(self, text: str, number: str | None) -> dict[str, Any]:
+        """Return the fields of a method that this part sets.
+
+        Args:
+            text: The part as it was given, for messages.
+            number: What follows its colon; None without one.
+
+        Raises:
+            ConsolidationError: The number is none, out of range, or not asked for.
+        """
+        if number is None:
+            return self.make(self.number)
+        if self.bounds is None:
+            raise ConsolidationError(f"method '{text}' takes no number; leave ':{number}' out")
+        least, most = self.bounds
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise ConsolidationError(
+                f"method '{text}': '{number}' is no number from {least:g} to {most:g}; correct it"
+            )
+        return self.make(value)
+
+
+def _penalty(
+    kind: str, strengths: tuple[float, ...], **changes: Any
+) -> Callable[[float | None], dict[str, Any]]:
+    return lambda damping: {
+        "curvature": kind,
+        "damping": damping,
+        "strengths": strengths,
+        **changes,
+    }
+
+
+def _old_examples(schedule: str) -> Callable[[float], dict[str, Any]]:
+    return lambda kept: {"rehearsal": schedule, "kept": kept}
+
+
+_DAMPING = (0.0, float("inf"))
+_SHARE = (1e-4, 1.0)
+
+NAMES = {"identity": "l2", "diagonal": "ewc", "kronecker": "kfc", "kronecker_eigen": "ekfac"}
+"""The method that penalises with each kind of curvature."""
+
+METHODS: Mapping[str, Part] = {
+    "none": Part("plain fine-tuning", lambda _: {}),
+    "lr_control": Part(
+        "learning-rate control: the rate falls by a factor from each layer to the one below "
+        "(Howard & Ruder 2018)",
+        lambda factor: {"layer_decay": factor},
+        1 / 2.6,
+        (1e-6, 1.0),
+    ),
+    "lower_lr": Part("a lower learning rate", lambda factor: {"rate": factor}, 0.1, (1e-6, 1.0)),
+    "late_decay": Part(
+        "a constant learning rate that falls to 0 in the last part of the steps",
+        lambda share: {"late_decay": share},
+        0.2,
+        (0.01, 1.0),
+    ),
+    "l2": Part(
+        "L2 towards the previous parameters",
+        _penalty("identity", (1e-3, 3e-3, 1e-2, 3e-2)),
+        number=0.0,
+    ),
+    "ewc": Part(
+        "elastic weight consolidation, diagonal Fisher (Kirkpatrick et al. 2017); its damping",
+        _penalty("diagonal", (10.0, 30.0, 100.0, 300.0)),
+        bounds=_DAMPING,
+    ),
+    "kfc": Part(
+        "Kronecker-factored Fisher (McInerney et al. 2021), expand; its damping",
+        _penalty("kronecker", (0.15, 0.5, 1.5, 5.0)),
+        bounds=_DAMPING,
+    ),
+    "ekfac": Part(
+        "Fisher diagonal in the Kronecker eigenbasis (George et al. 2018); its damping",
+        _penalty("kronecker_eigen", (1.0, 3.0, 10.0, 30.0)),
+        bounds=_DAMPING,
+    ),
+    "paper_ewc": Part(
+        "EWC as in McInerney et al. 2021: undamped, their five strengths",
+        _penalty("diagonal", _PAPER_STRENGTHS),
+        number=0.0,
+    ),
+    "paper_kfc": Part(
+        "KFC as in McInerney et al. 2021: factors averaged over uses, undamped, their five "
+        "strengths",
+        _penalty("kronecker", _PAPER_STRENGTHS, estimate={"sharing": "average"}),
+        number=0.0,
+    ),
+    "data_free": Part(
+        "control: a KFC prior of random tokens, with labels drawn from the model; its damping",
+        _penalty("kronecker", (0.1, 1.0, 10.0), data_free=True, estimate={"labels": "sampled"}),
+        bounds=_DAMPING,
+    ),
+    "replay": Part(
+        "experience replay: after every m batches of the new task, n of a kept share of the old",
+        _old_examples("replay"),
+        1.0,
+        _SHARE,
+    ),
+    "rehearsal": Part(
+        "data rehearsal, epoch size fixed: half of it from a kept share of the old examples",
+        _old_examples("fixed"),
+        1.0,
+        _SHARE,
+    ),
+    "rehearsal_growing": Part(
+        "data rehearsal, epoch size growing: all new examples and a kept share of the old",
+        _old_examples("growing"),
+        1.0,
+        _SHARE,
+    ),
+    "lora": Part(
+        "control: a low-rank update alone (Hu et al. 2021), merged afterwards; its rank",
+        lambda rank: {"lora_rank": int(rank)},
+        8.0,
+        (1.0, 4096.0),
+    ),
+    "average": Part(
+        "the parameters of the models of all tiers averaged", lambda _: {"average": "parameters"}
+    ),
+    "scores": Part(
+        "the scores of models that each learnt one task alone, averaged",
+        lambda _: {"average": "scores"},
+    ),
+}
+"""What methods are made of, by name."""
+
+
+def methods_help() -> str:
+    """Return a line for each of :data:`METHODS`, for the help of a recipe."""
+    return "\n".join(f"    {name:18} {part.text}" for name, part in METHODS.items())
+
+
+def check_methods(methods: Sequence[str]) -> list[Method]:
+    """Read methods off their names.
+
+    Args:
+        methods: Names as :meth:`Method.parse` takes them.
+
+    Raises:
+        ConsolidationError: One is unknown, given twice, or there is none.
+    """
+    if not methods or len(set(methods)) < len(methods):
+        raise ConsolidationError(f"methods are {methods}; give at least one, and none twice")
+    return [Method.parse(name) for name in methods]
