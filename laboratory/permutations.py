@@ -18,7 +18,6 @@ from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import CandidateCollator
-from hf_kfc.training import ScoreAverage, keep_part
 
 from .arguments import (
     DataArguments,
@@ -27,10 +26,12 @@ from .arguments import (
     refuse_set,
     settings_of,
 )
+from .averaging import ScoreAverage
 from .data import TaskData
 from .ledger import Ledger
 from .methods import Method, check_methods
 from .processes import check_processes, process_state
+from .rehearsal import keep_part
 from .search import TIER3_FACTORS, Choices, Point, tier3_strengths
 from .tiers import (
     Learned,

@@ -19,7 +19,7 @@ from hf_kfc.files import refuse_foreign, replace_directory
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.files import CONFIG_NAME
 from hf_kfc.priors.privacy import without_rare_inputs
-from hf_kfc.ranking import CandidateCollator
+from hf_kfc.ranking import CandidateCollator, ranking_forward, ranking_position_mask
 from hf_kfc.training import bayesian_strength
 
 from .arguments import (
@@ -278,6 +278,8 @@ def _keep(
         curvature,
         task=stage.new.name,
         anchor_metrics={"accuracy": comparison.outcomes[-1].new},
+        forward=ranking_forward,
+        position_mask=ranking_position_mask,
         checkpoint_dir=home.with_name(progress + estimate),
     )
     # Of the prior as it would be published, while the data is there.

@@ -22,7 +22,6 @@ from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import CandidateCollator
-from hf_kfc.training import ScoreAverage
 from hf_kfc.training.penalty import bayesian_strength
 
 from .arguments import (
@@ -32,6 +31,7 @@ from .arguments import (
     refuse_set,
     settings_of,
 )
+from .averaging import ScoreAverage
 from .data import TaskData
 from .ledger import Ledger
 from .methods import Method, check_methods

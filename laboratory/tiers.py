@@ -24,22 +24,20 @@ from hf_kfc.ranking import (
     CnnForMultipleChoice,
     compute_metrics,
     load_ranker,
+    ranking_forward,
+    ranking_position_mask,
     train_tokenizer,
 )
 from hf_kfc.ranking.tasks import prepare_task
-from hf_kfc.training import (
-    ConsolidationArguments,
-    ConsolidationTrainer,
-    RehearsalSampler,
-    average_parameters,
-    keep_part,
-)
 
 from .arguments import DataArguments, LearningArguments, RankerArguments
+from .averaging import average_parameters
 from .data import Example, Examples, TaskData, encode_task, random_examples, task_texts
 from .lora import add_lora, merge_lora
 from .methods import PLAIN, Method
 from .processes import process_state
+from .rehearsal import RehearsalSampler, keep_part
+from .rivals import RivalArguments, RivalTrainer
 
 __all__ = [
     "Learned",
@@ -139,7 +137,7 @@ class Learned:
     """
 
     model: PreTrainedModel
-    trainer: ConsolidationTrainer
+    trainer: RivalTrainer
 
     def accuracy(self, examples: Examples) -> float:
         """Return the share of examples whose gold candidate is ranked first.
@@ -305,6 +303,8 @@ def make_prior(
         replace(args, curvature=str(method.curvature), **method.estimate),
         task=task.name,
         anchor_metrics=anchor_metrics,
+        forward=ranking_forward,
+        position_mask=ranking_position_mask,
     )
 
 
@@ -316,9 +316,9 @@ def _trainer(
     priors: Sequence[ConsolidationPrior] = (),
     method: Method = PLAIN,
     kept: Examples | None = None,
-) -> ConsolidationTrainer:
+) -> RivalTrainer:
     with tempfile.TemporaryDirectory() as unused:  # a Trainer makes a folder for checkpoints
-        arguments = ConsolidationArguments(
+        arguments = RivalArguments(
             output_dir=unused,
             num_train_epochs=args.epochs,
             learning_rate=args.learning_rate,
@@ -338,7 +338,7 @@ def _trainer(
             logging_steps=50,
             report_to=[],
         )
-        return ConsolidationTrainer(
+        return RivalTrainer(
             model,
             arguments,
             priors=priors,

@@ -58,26 +58,21 @@ PositionMask = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
-    """Say which positions of a batch count: the attended tokens of the offered candidates.
+    """Say which positions of a batch count: the attended tokens.
 
     Args:
-        batch: Tensors by name: ``attention_mask`` [N, ..., T] and ``candidate_mask`` [N, C] are
-            used where they are; without both every position counts, also those labelled −100.
+        batch: Tensors by name: ``attention_mask`` [N, ..., T] is used where it is; without it
+            every position counts, also those labelled −100.
 
     Returns:
-        Boolean tensor [N], [N, C], [N, T] or [N, C, T].
+        Boolean tensor [N], [N, T] or [N, C, T].
 
     Raises:
-        CurvatureError: Neither mask, and no labels to count the examples by.
+        CurvatureError: No mask, and no labels to count the examples by.
     """
     if "attention_mask" not in batch:
-        if "candidate_mask" in batch:
-            return batch["candidate_mask"].bool()
         return torch.ones_like(_labels(batch), dtype=torch.bool)
-    mask = batch["attention_mask"].bool()
-    if "candidate_mask" in batch:
-        mask = mask & batch["candidate_mask"].bool()[..., None]
-    return mask
+    return batch["attention_mask"].bool()
 
 
 def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
@@ -89,10 +84,9 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     loss has nothing to say.
 
     Args:
-        model: Called with the batch less ``candidate_mask``, and less ``labels`` unless they are
-            one per position and it has a loss of its own.
-        batch: Tensors by name; ``labels`` is required, ``candidate_mask`` [N, C] removes
-            candidates from the softmax.
+        model: Called with the batch less ``labels``, unless they are one per position and it has a
+            loss of its own.
+        batch: Tensors by name; ``labels`` is required.
 
     Returns:
         Logits and labels; of a causal language model [N, T−1, K] and [N, T−1], those of positions
@@ -112,7 +106,6 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     inputs = dict(batch)
     labels = _labels(inputs)
     del inputs["labels"]
-    candidate_mask = inputs.pop("candidate_mask", None)
     if (
         labels.ndim > 1
         and not labels.is_floating_point()
@@ -128,8 +121,6 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
             f"{list(labels.shape)}; curvature needs one score per class, so give `forward=` a "
             "function that returns them"
         )
-    if candidate_mask is not None:
-        logits = logits.masked_fill(~candidate_mask.bool(), torch.finfo(logits.dtype).min)
     if "labels" in inputs and _shifts(model, getattr(output, "loss", None)):
         return Outputs(logits[:, :-1], labels[:, 1:])
     return Outputs(logits, labels)

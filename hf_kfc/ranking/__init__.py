@@ -16,7 +16,9 @@ from .metrics import (
     ranking_accuracy,
     relative_change,
 )
+from .objective import ranking_forward, ranking_position_mask
 from .schema import FEATURES, Concept, Mention
+from .trainer import RankingConsolidationTrainer, RankingTrainer
 
 __all__ = [
     "FEATURES",
@@ -27,13 +29,17 @@ __all__ = [
     "Forgetting",
     "Mention",
     "RankingAccuracy",
+    "RankingConsolidationTrainer",
+    "RankingTrainer",
     "cf_reduction",
     "compute_metrics",
     "encode_candidates",
     "load_ranker",
     "masked_logits",
     "ranking_accuracy",
+    "ranking_forward",
     "ranking_loss",
+    "ranking_position_mask",
     "relative_change",
     "train_tokenizer",
 ]

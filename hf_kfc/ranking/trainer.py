@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ..errors import ConsolidationError
+from ..training import ConsolidationMixin
 from .loss import masked_logits, ranking_loss
 
-__all__ = ["RankingTrainer"]
+__all__ = ["RankingConsolidationTrainer", "RankingTrainer"]
 
 
 class RankingTrainer(Trainer):
@@ -64,3 +65,17 @@ class RankingTrainer(Trainer):
         outputs["logits"] = masked_logits(outputs["logits"], inputs["candidate_mask"])
         loss = ranking_loss(outputs["logits"], inputs["labels"])
         return (loss, outputs) if return_outputs else loss
+
+
+class RankingConsolidationTrainer(ConsolidationMixin, RankingTrainer):
+    """A :class:`RankingTrainer` that learns a new task while holding on to earlier ones.
+
+    Example:
+        >>> trainer = RankingConsolidationTrainer(  # doctest: +SKIP
+        ...     model,
+        ...     ConsolidationArguments("runs/tier2", strengths=[0.5], damping=0.1),
+        ...     priors=[ConsolidationPrior.from_pretrained("runs/tier1/prior")],
+        ...     train_dataset=train,
+        ...     data_collator=CandidateCollator(tokenizer),
+        ... )
+    """

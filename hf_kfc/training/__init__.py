@@ -1,10 +1,7 @@
-"""Training with the penalty, and rivals to it."""
+"""Training with the penalty."""
 
 from .arguments import ConsolidationArguments
-from .averaging import ScoreAverage, average_parameters
-from .layerwise import layer_depths
 from .penalty import ConsolidationPenalty, bayesian_strength
-from .rehearsal import RehearsalSampler, keep_part
 from .trainer import ConsolidationMixin, ConsolidationTrainer
 
 __all__ = [
@@ -12,10 +9,5 @@ __all__ = [
     "ConsolidationMixin",
     "ConsolidationPenalty",
     "ConsolidationTrainer",
-    "RehearsalSampler",
-    "ScoreAverage",
-    "average_parameters",
     "bayesian_strength",
-    "keep_part",
-    "layer_depths",
 ]

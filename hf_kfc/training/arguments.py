@@ -9,7 +9,6 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import ConsolidationError
-from .rehearsal import SCHEDULES
 
 __all__ = ["PENALTY_DTYPES", "ConsolidationArguments"]
 
@@ -37,13 +36,6 @@ class ConsolidationArguments(TrainingArguments):
             its own share of the priors' blocks. The penalty is the same without.
         moved_rows_only: Multiply of an embedding only the rows of tokens that have moved from the
             anchor: the others add 0. The penalty is the same without.
-        layer_decay: γ of the learning rates η_ℓ = η·γ^ℓ, ℓ counted from the head downwards; see
-            :func:`~hf_kfc.training.layerwise.layer_depths`. 1 leaves all at η.
-        rehearsal: How old examples are mixed in where the trainer has an ``old_dataset``; see
-            :class:`~hf_kfc.training.rehearsal.RehearsalSampler`.
-        replay_every: m of ``rehearsal="replay"``.
-        replay_batches: n of ``rehearsal="replay"``.
-        old_share: p of ``rehearsal="fixed"``.
     """
 
     strengths: list[float] | None = field(
@@ -88,43 +80,6 @@ class ConsolidationArguments(TrainingArguments):
             "anchor are multiplied; the penalty is the same."
         },
     )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={
-            "help": "Factor between the learning rates of a layer and of the one above it; the "
-            "head has the full rate."
-        },
-    )
-    rehearsal: str = field(
-        default="fixed",
-        metadata={
-            "help": "How old examples are mixed in, only where the trainer has an old_dataset: "
-            "'replay' (steps of old examples between those of the new task), 'fixed' (epochs as "
-            "long as the new task, a share of them old) or 'growing' (all examples of both).",
-            "choices": list(SCHEDULES),
-        },
-    )
-    replay_every: int = field(
-        default=5,
-        metadata={
-            "help": "Optimizer steps of the new task before old examples are replayed, only with "
-            "an old_dataset and rehearsal 'replay'."
-        },
-    )
-    replay_batches: int = field(
-        default=1,
-        metadata={
-            "help": "Optimizer steps of old examples in each replay, only with an old_dataset and "
-            "rehearsal 'replay'."
-        },
-    )
-    old_share: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of old examples in an epoch, only with an old_dataset and rehearsal "
-            "'fixed'."
-        },
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -140,16 +95,10 @@ class ConsolidationArguments(TrainingArguments):
         self._check_choices()
 
     def _check_choices(self) -> None:
-        schedules = "one of " + ", ".join(SCHEDULES)
         dtypes = "one of " + ", ".join(PENALTY_DTYPES)
         for name, is_right, wanted in (
             ("penalty_dtype", self.penalty_dtype in PENALTY_DTYPES, dtypes),
             ("penalty_every", self.penalty_every >= 1, "a number ≥ 1"),
-            ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1"),
-            ("rehearsal", self.rehearsal in SCHEDULES, schedules),
-            ("replay_every", self.replay_every >= 1, "a number ≥ 1"),
-            ("replay_batches", self.replay_batches >= 1, "a number ≥ 1"),
-            ("old_share", 0 < self.old_share < 1, "above 0 and below 1"),
         ):
             if not is_right:
                 raise ConsolidationError(

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -21,12 +19,9 @@ from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
-from ..ranking.trainer import RankingTrainer
 from .adapters import check_prior
 from .arguments import PENALTY_DTYPES, ConsolidationArguments
-from .layerwise import split_by_depth
 from .penalty import ConsolidationPenalty, bayesian_strength
-from .rehearsal import RehearsalSampler, join_datasets
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
 
@@ -38,12 +33,10 @@ else:
     _Base = object
 
 
-_PLAIN: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "priors": [],
     "damping": None,
     "penalty_every": 1,
-    "layer_decay": 1.0,
-    "rehearsal": None,
 }
 """The identity of a run that is plain fine-tuning."""
 
@@ -62,40 +55,32 @@ class ConsolidationMixin(_Base):
     DDP refuses a gradient of a parameter that the forward pass does not use: if a prior covers
     one, set ``ddp_find_unused_parameters=False``.
 
-    Rivals to the penalty go with it or without: learning rates that fall from the head downwards
-    (``layer_decay`` of the arguments) and rehearsal of kept old examples (``old_dataset``, in the
-    way that ``rehearsal`` of the arguments says). ``train_dataset`` is the new task's alone, and
-    its length what gives the Bayesian strength.
-
     Args:
         args: Positional arguments of the Trainer.
         priors: One for each earlier task; none gives plain fine-tuning.
-        old_dataset: Kept examples of earlier tasks, a list or a map-style data set.
         kwargs: Keyword arguments of the Trainer; ``args`` must be ConsolidationArguments.
 
     Raises:
         PriorError: A prior does not fit the model.
-        ConsolidationError: Strengths that do not match the priors, data sets that cannot be
-            joined, or a set-up under which the penalty or the learning rates would be wrong
-            (DeepSpeed, FSDP1, ``compute_loss_func``, an optimizer of one's own).
+        ConsolidationError: Strengths that do not match the priors, or a set-up under which the
+            penalty would be wrong (DeepSpeed, FSDP1, ``compute_loss_func``).
     """
 
     # The task loss is a mean over the micro-batch, which the Trainer divides by the number of
     # accumulated ones; it would guess wrongly for heads whose forward takes **kwargs.
     loss_is_scaled_for_ga = False
     args: ConsolidationArguments
+    plain_identity = PLAIN
 
     def __init__(
         self,
         *args: Any,
         priors: Sequence[ConsolidationPrior] = (),
-        old_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         self.priors = list(priors)
-        self.old_dataset = old_dataset
         if not isinstance(self.args, ConsolidationArguments):
             raise ConsolidationError(
                 f"args is {type(self.args).__name__}; give ConsolidationArguments"
@@ -113,10 +98,7 @@ class ConsolidationMixin(_Base):
                     self.args.damping,
                 )
         self.strengths = self._resolve_strengths()
-        if old_dataset is not None:
-            self._join_datasets()  # what is wrong with them is to be said now
-            self._make_sampler()
-        if self._identity() != _PLAIN:
+        if self._identity() != self.plain_identity:
             self.add_callback(_ConsolidationState(self._identity()))
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
@@ -137,7 +119,7 @@ class ConsolidationMixin(_Base):
 
         Raises:
             ConsolidationError: The checkpoint was started with other priors or strengths, another
-                ``penalty_every`` or ``layer_decay`` or another rehearsal.
+                damping or another ``penalty_every``.
         """
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -149,49 +131,6 @@ class ConsolidationMixin(_Base):
         self._penalty = None  # wrapping may give the model new parameters
         self._penalty_sum, self._penalty_steps = None, 0
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
-        """Make the Trainer's optimizer, with the learning rates of the layers.
-
-        Args:
-            args: As in the Trainer.
-            kwargs: As in the Trainer.
-        """
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self.args.layer_decay != 1:
-            split_by_depth(optimizer, self._plain_model(), self.args.layer_decay)
-        return optimizer
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the new task, with old examples where there is an old_dataset."""
-        if self.old_dataset is None:
-            return super().get_train_dataloader()
-        # Made anew like the loader: `auto_find_batch_size` may have changed the size of a step.
-        sampler = self._make_sampler()
-        loader: Any = self._get_dataloader(
-            dataset=self._join_datasets(),
-            description="Training",
-            batch_size=self._train_batch_size,
-            sampler_fn=lambda _: sampler,
-            is_training=True,
-        )
-        # As accelerate does with a sampler of its own. Without, a run continued in the middle of an
-        # epoch would have the order of the first epoch: in several processes the loader that skips
-        # the batches already trained on would not find the sampler to tell it the epoch.
-        loader.set_sampler(sampler)
-        return cast(DataLoader[Any], loader)
-
-    def num_examples(self, dataloader: DataLoader[Any]) -> int:
-        """Return the examples of an epoch, of which rehearsal has more or fewer than its data.
-
-        Args:
-            dataloader: As in the Trainer.
-        """
-        sampler = getattr(getattr(dataloader, "batch_sampler", None), "sampler", None)
-        if isinstance(sampler, RehearsalSampler):
-            return len(sampler)
-        return super().num_examples(dataloader)
 
     def compute_loss(
         self,
@@ -246,22 +185,6 @@ class ConsolidationMixin(_Base):
     def _plain_model(self) -> nn.Module:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return cast(nn.Module, model)
-
-    def _join_datasets(self) -> Any:
-        return join_datasets(self.train_dataset, self.old_dataset, self.args)
-
-    def _make_sampler(self) -> RehearsalSampler:
-        args = self.args
-        return RehearsalSampler(
-            len(cast(Sized, self.train_dataset)),
-            len(self.old_dataset),
-            args.rehearsal,
-            step_size=self.get_total_train_batch_size(args),
-            replay_every=args.replay_every,
-            replay_batches=args.replay_batches,
-            old_share=args.old_share,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-        )
 
     def _undo_evaluation(self) -> None:
         """Undo what an evaluation before training does to the model in several processes.
@@ -329,12 +252,9 @@ class ConsolidationMixin(_Base):
 
     def _refuse_unsupported(self) -> None:
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        decays = self.args.layer_decay != 1
         if self.compute_loss_func is not None:
             problem = "compute_loss_func scales the loss itself; override compute_loss instead"
-        elif decays and self.optimizer is not None:
-            problem = "the optimizer was made elsewhere; give optimizer_cls_and_kwargs instead"
-        elif not (self.priors or decays):
+        elif not self.priors:
             return
         elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
@@ -342,8 +262,7 @@ class ConsolidationMixin(_Base):
             problem = "FSDP1 flattens the parameters; use fsdp_version=2"
         else:
             return
-        wrong = "penalty" if self.priors or not decays else "learning rates of the layers"
-        raise ConsolidationError(f"the {wrong} would be wrong: {problem}")
+        raise ConsolidationError(f"the penalty would be wrong: {problem}")
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued, and whence the priors came."""
@@ -359,16 +278,6 @@ class ConsolidationMixin(_Base):
             ],
             "damping": self.args.damping if self.priors else None,
             "penalty_every": self.args.penalty_every if self.priors else 1,
-            "layer_decay": self.args.layer_decay,
-            "rehearsal": None if self.old_dataset is None else self._rehearsal_identity(),
-        }
-
-    def _rehearsal_identity(self) -> dict[str, Any]:
-        names = {"replay": ("replay_every", "replay_batches"), "fixed": ("old_share",)}
-        relevant = ("rehearsal", *names.get(self.args.rehearsal, ()))
-        return {
-            "num_old": len(self.old_dataset),
-            **{name: getattr(self.args, name) for name in relevant},
         }
 
     def _refuse_other_priors(self, state_file: Path) -> None:
@@ -376,13 +285,13 @@ class ConsolidationMixin(_Base):
             return  # the Trainer says what is wrong with the checkpoint
         state = json.loads(state_file.read_text(encoding="utf-8"))
         saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
-        identity = _PLAIN | saved.get("attributes", {}).get("identity", {})
+        identity = self.plain_identity | saved.get("attributes", {}).get("identity", {})
         if _without_sources(identity) != _without_sources(self._identity()):
             was = [prior["task"] for prior in identity["priors"]]
             raise ConsolidationError(
-                f"{state_file.parent} was started with other priors, strengths, damping, "
-                f"penalty_every, layer_decay or rehearsal (priors of: {', '.join(was) or 'none'}); "
-                "resume with the same ones or start anew"
+                f"{state_file.parent} was started with other priors, strengths, damping or "
+                f"penalty_every (priors of: {', '.join(was) or 'none'}); resume with the same ones "
+                "or start anew"
             )
 
 
@@ -402,12 +311,10 @@ class _ConsolidationState(TrainerCallback, ExportableState):
         return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
 
 
-class ConsolidationTrainer(ConsolidationMixin, RankingTrainer):
+class ConsolidationTrainer(ConsolidationMixin, Trainer):
     """A Trainer that learns a new task while holding on to earlier ones.
 
-    Batches may carry a ``candidate_mask``; see
-    :class:`~hf_kfc.ranking.trainer.RankingTrainer`. See :class:`ConsolidationMixin` for what it
-    adds and raises.
+    See :class:`ConsolidationMixin` for what it adds to the Trainer, and raises.
 
     Example:
         >>> trainer = ConsolidationTrainer(  # doctest: +SKIP

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.distributed import DistributedConfig
 
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.training import ConsolidationArguments, ConsolidationTrainer
+from hf_kfc.ranking import RankingConsolidationTrainer
+from hf_kfc.training import ConsolidationArguments
 
 LEARNING_RATE = 0.05
 TRAINS_SHARDED = hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
@@ -153,7 +154,9 @@ def arguments(directory: Path | str, **changes: Any) -> ConsolidationArguments:
     return ConsolidationArguments(str(directory), **(defaults | changes))
 
 
-def make_trainer(case: Case, directory: Path) -> tuple[ConsolidationTrainer, Recorder, Collator]:
+def make_trainer(
+    case: Case, directory: Path
+) -> tuple[RankingConsolidationTrainer, Recorder, Collator]:
     """A trainer that notes its batches and gradients."""
     args = arguments(
         directory / "run",
@@ -182,7 +185,7 @@ def make_trainer(case: Case, directory: Path) -> tuple[ConsolidationTrainer, Rec
         parameter.requires_grad_(not case.freezes(name))
     recorder, collator = Recorder(), Collator(case.masked)
     data = make_examples(case.examples)
-    trainer = ConsolidationTrainer(
+    trainer = RankingConsolidationTrainer(
         model,
         args,
         priors=case.priors(),

@@ -16,8 +16,8 @@ from transformers import Trainer
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior, PriorSource
+from hf_kfc.ranking import RankingConsolidationTrainer
 from hf_kfc.ranking.trainer import RankingTrainer
-from hf_kfc.training import ConsolidationTrainer
 
 
 def priors(task: str = "old", seed: int = 0) -> list[ConsolidationPrior]:
@@ -25,7 +25,10 @@ def priors(task: str = "old", seed: int = 0) -> list[ConsolidationPrior]:
 
 
 def make_trainer(
-    folder: Path, given: Sequence[ConsolidationPrior], kind: Any = ConsolidationTrainer, **new: Any
+    folder: Path,
+    given: Sequence[ConsolidationPrior],
+    kind: Any = RankingConsolidationTrainer,
+    **new: Any,
 ) -> Any:
     """Dropout, shuffling, AdamW and a schedule: six steps and a half epoch to resume in."""
     changes: dict[str, Any] = {
@@ -58,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def without_priors(tmp_path_factory: pytest.TempPathFactory) -> dict[type[Trainer], Path]:
     """A checkpoint of a run without priors, by the trainer that wrote it."""
     checkpoints = {}
-    for kind in (ConsolidationTrainer, RankingTrainer):
+    for kind in (RankingConsolidationTrainer, RankingTrainer):
         folder = tmp_path_factory.mktemp(kind.__name__)
         make_trainer(folder, (), kind, max_steps=1).train()
         checkpoints[kind] = folder / "checkpoint-1"
@@ -173,7 +176,7 @@ def test_where_a_prior_came_from_is_kept_and_may_change(tmp_path: Path) -> None:
     assert trainer.state.global_step == 2
 
 
-@pytest.mark.parametrize("kind", [ConsolidationTrainer, RankingTrainer])
+@pytest.mark.parametrize("kind", [RankingConsolidationTrainer, RankingTrainer])
 def test_checkpoint_of_a_run_without_priors(
     kind: type[Trainer], without_priors: dict[type[Trainer], Path], tmp_path: Path
 ) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.ranking import RankingConsolidationTrainer
 from hf_kfc.ranking.trainer import RankingTrainer
-from hf_kfc.training import ConsolidationTrainer
 from hf_kfc.training.penalty import _LayerPenalty
 
 # The gradient: see test_gradients.py for accumulation and processes
@@ -61,7 +61,7 @@ def test_the_penalty_is_the_same_under(model: str, changes: dict[str, Any], tmp_
 
 
 @pytest.mark.parametrize("data_collator", [None, Collator(masked=False)], ids=["mask", "no_mask"])
-@pytest.mark.parametrize("kind", [RankingTrainer, ConsolidationTrainer])
+@pytest.mark.parametrize("kind", [RankingTrainer, RankingConsolidationTrainer])
 def test_without_priors_it_is_plain_training(
     kind: type[Trainer], data_collator: Any, tmp_path: Path
 ) -> None:

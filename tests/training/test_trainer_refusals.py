@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from hf_kfc.errors import ConsolidationError, PriorError
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.training import ConsolidationTrainer
+from hf_kfc.ranking import RankingConsolidationTrainer
 
 # Strengths
 
@@ -71,7 +71,7 @@ def test_no_bayesian_strength_of_a_prior_without_data(tmp_path: Path) -> None:
 def test_plain_training_arguments(tmp_path: Path) -> None:
     args = TrainingArguments(str(tmp_path), use_cpu=True)
     with pytest.raises(ConsolidationError, match="TrainingArguments; give Consolidation"):
-        ConsolidationTrainer(cnn(), args, priors=[make_prior(cnn())])
+        RankingConsolidationTrainer(cnn(), args, priors=[make_prior(cnn())])
 
 
 @pytest.mark.parametrize("priors", [[], [make_prior(cnn())]], ids=["no_priors", "priors"])

@@ -11,7 +11,8 @@ from tiny_models import FOR_EVALUATION, Collator, cnn, make_examples
 from transformers import PreTrainedModel, Trainer
 
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.training import ConsolidationMixin, ConsolidationTrainer
+from hf_kfc.ranking import RankingConsolidationTrainer
+from hf_kfc.training import ConsolidationMixin
 
 DATA = make_examples()
 HELD_OUT = [example | {"index": FOR_EVALUATION} for example in make_examples(7, seed=5)]
@@ -21,7 +22,7 @@ def make_trainer(
     folder: Path,
     priors: Sequence[ConsolidationPrior] = (),
     model: PreTrainedModel | None = None,
-    kind: type[Trainer] = ConsolidationTrainer,
+    kind: type[Trainer] = RankingConsolidationTrainer,
     data_collator: Any = None,
     *,
     train_dataset: Any = DATA,

@@ -11,7 +11,7 @@ import datasets
 from torch.utils.data import ConcatDataset, IterableDataset, Sampler
 from transformers import TrainingArguments
 
-from ..errors import ConsolidationError
+from hf_kfc.errors import ConsolidationError
 
 __all__ = ["SCHEDULES", "RehearsalSampler", "join_datasets", "keep_part"]
 

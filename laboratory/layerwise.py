@@ -7,7 +7,7 @@ from collections import defaultdict
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import ConsolidationError
+from hf_kfc.errors import ConsolidationError
 
 __all__ = ["layer_depths", "split_by_depth"]
 

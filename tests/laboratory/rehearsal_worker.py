@@ -13,7 +13,7 @@ from consolidation_cases import run as run_case
 from tiny_models import Collator, cnn, make_examples, make_prior
 from torch import distributed as dist
 
-from hf_kfc.training import ConsolidationTrainer
+from laboratory.rivals import RivalTrainer
 
 OLD = 100
 """What the numbers of old examples start with."""
@@ -36,7 +36,7 @@ LAYERWISE = [
 
 def make_trainer(
     folder: Path, schedule: str = "replay", new: Any = NEW_EXAMPLES, old: Any = OLD_EXAMPLES, **more
-) -> ConsolidationTrainer:
+) -> RivalTrainer:
     """A trainer with AdamW, dropout and a prior: two epochs."""
     changes: dict[str, Any] = {
         "optim": "adamw_torch",
@@ -46,7 +46,7 @@ def make_trainer(
         "rehearsal": schedule,
         **SCHEDULES[schedule],
     }
-    return ConsolidationTrainer(
+    return RivalTrainer(
         cnn(dropout=more.pop("dropout", 0.0)),
         arguments(folder, **(changes | more)),
         priors=[make_prior(cnn(), "mixed")],
@@ -57,7 +57,7 @@ def make_trainer(
     )
 
 
-def report(trainer: ConsolidationTrainer) -> dict[str, Any]:
+def report(trainer: RivalTrainer) -> dict[str, Any]:
     """What this process saw."""
     return {
         "batches": trainer.data_collator.seen,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConsolidationError
-from ..precision import wide
-from ..ranking.loss import masked_logits, ranking_loss
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.precision import wide
+from hf_kfc.ranking.loss import masked_logits, ranking_loss
 
 __all__ = ["ScoreAverage", "average_parameters"]
 

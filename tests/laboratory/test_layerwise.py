@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from hf_kfc.training.layerwise import split_by_depth
 from tiny_models import MODELS, bert, cnn, make_prior
 from tiny_trainer import make_trainer, trained
 from torch import nn
@@ -16,7 +17,6 @@ from transformers import TrainerCallback
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.training import layer_depths
-from hf_kfc.training.layerwise import split_by_depth
 
 DEPTHS = {
     "bert": {
