@@ -21,7 +21,16 @@ from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
 
-from .tiny import KINDS, assert_equal_matrices, bert, choices, dense, pad_choices
+from .tiny import (
+    KINDS,
+    assert_equal_matrices,
+    bert,
+    choices,
+    dense,
+    offered_forward,
+    offered_positions,
+    pad_choices,
+)
 
 EXAMPLES = 10
 FIRST_LOOKS = 4  # discovery and identity read two examples each
@@ -91,6 +100,8 @@ def run(folder: Path | None, data: list[Any] | None = None, **arguments: Any) ->
         examples if data is None else data,
         pad_choices(),
         CurvatureArguments(**arguments),
+        forward=offered_forward,
+        position_mask=offered_positions,
         checkpoint_dir=folder,
         checkpoint_seconds=seconds,
     )

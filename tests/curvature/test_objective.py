@@ -121,21 +121,10 @@ def test_labels_out_of_range_are_refused(label: int) -> None:
 
 def model(logits: Tensor | None) -> Any:
     def call(**inputs: Tensor) -> SimpleNamespace:
-        assert "candidate_mask" not in inputs
         assert "labels" not in inputs or inputs["labels"].ndim > 1
         return SimpleNamespace(logits=logits)
 
     return call
-
-
-def test_forward_removes_candidates_that_are_not_offered() -> None:
-    logits = torch.randn(2, 3)
-    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    batch = {"labels": torch.tensor([0, 2]), "candidate_mask": mask}
-    outputs = default_forward(model(logits), batch)
-    assert outputs.logits[0, 2] == MASKED
-    assert torch.equal(outputs.logits[mask.bool()], logits[mask.bool()])
-    assert set(batch) == {"labels", "candidate_mask"}, "the batch was changed"
 
 
 @pytest.mark.parametrize(
@@ -161,10 +150,5 @@ def test_missing_labels_are_named(check: Any) -> None:
 def test_position_mask() -> None:
     labels = torch.zeros(2, dtype=torch.long)
     tokens = torch.tensor([[[1, 1], [1, 0]], [[1, 0], [1, 0]]])
-    offered = torch.tensor([[True, True], [True, False]])
-    mask = default_position_mask
-    assert mask({"labels": labels}).tolist() == [True, True]
-    assert mask({"labels": labels, "candidate_mask": offered}).tolist() == offered.tolist()
-    assert mask({"attention_mask": tokens}).tolist() == tokens.bool().tolist()
-    both = mask({"attention_mask": tokens, "candidate_mask": offered})
-    assert both.tolist() == [[[True, True], [True, False]], [[True, False], [False, False]]]
+    assert default_position_mask({"labels": labels}).tolist() == [True, True]
+    assert default_position_mask({"attention_mask": tokens}).tolist() == tokens.bool().tolist()

@@ -1,6 +1,6 @@
 """Models of a few dozen parameters, data for them, and the comparisons the tests share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from hf_kfc.curvature import (
     Curvature,
     CurvatureArguments,
     Operator,
+    Outputs,
+    default_forward,
+    default_position_mask,
     estimate_curvature,
     exact_block_fisher,
     per_example_gradients,
@@ -204,11 +207,29 @@ def vectors(count: int, *shape: int) -> list[Example]:
     return [{"x": torch.randn(*shape), "labels": torch.randint(CLASSES, ())} for _ in range(count)]
 
 
+def offered_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
+    """Run a model on a batch; candidates that are not offered have no share of the softmax."""
+    inputs = dict(batch)
+    offered = inputs.pop("candidate_mask", None)
+    outputs = default_forward(model, inputs)
+    if offered is None:
+        return outputs
+    least = torch.finfo(outputs.logits.dtype).min
+    return outputs._replace(logits=outputs.logits.masked_fill(~offered, least))
+
+
+def offered_positions(batch: Mapping[str, Tensor]) -> Tensor:
+    """The attended tokens of candidates that are offered."""
+    mask = default_position_mask(batch)
+    return mask & batch["candidate_mask"][..., None] if "candidate_mask" in batch else mask
+
+
 def estimate(
     model: nn.Module, data: Any, collator: Any = default_collate, **arguments: Any
 ) -> Curvature:
     """Estimate a curvature, with the arguments given by name."""
-    hooks = {k: arguments.pop(k) for k in ("forward", "position_mask") if k in arguments}
+    hooks = {"forward": offered_forward, "position_mask": offered_positions}
+    hooks |= {k: arguments.pop(k) for k in tuple(hooks) if k in arguments}
     return estimate_curvature(model, data, collator, CurvatureArguments(**arguments), **hooks)
 
 
@@ -231,7 +252,9 @@ def oracle(
 ) -> dict[str, Tensor]:
     """The exact Fisher of the same blocks."""
     return exact_block_fisher(
-        per_example_gradients(model, data, collator, labels), len(data), curvature
+        per_example_gradients(model, data, collator, labels, forward=offered_forward),
+        len(data),
+        curvature,
     )
 
 
