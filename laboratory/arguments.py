@@ -232,7 +232,7 @@ class Tier2Arguments(LaterTierArguments):
         metadata={
             "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc, "
             "replay, rehearsal, lr_control, lora and others, joined as in 'rehearsal:0.05+kfc' "
-            "(docs/methods.md has them all); the model of the last one is kept."
+            "(docs/explanation/methods.md has them all); the model of the last one is kept."
         },
     )
 

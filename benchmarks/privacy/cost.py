@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/privacy/cost.py --data_dir data
 
-PsyTAR, then MedMentions, as in docs/forgetting.md: the CNN of width 128, KFC with damping 0.1; with
-the whole prior and with the published one. Writes cost.json and cost.md beside this file.
+PsyTAR, then MedMentions, as in docs/explanation/forgetting.md: the CNN of width 128, KFC with
+damping 0.1; with the whole prior and with the published one. Writes cost.json and cost.md beside
+this file.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 One of the four is varied at a time. For each model: seconds of estimation per example, of a plain
 forward and backward pass over the same batch in the same round, of one penalty with its gradient,
 with the priors as estimated and compressed, and the bytes of their factors and anchors. The
-exponents are slopes of a least-squares line through the logarithms; docs/speed.md has them on
-paper.
+exponents are slopes of a least-squares line through the logarithms;
+docs/explanation/speed.md has them on paper.
 """
 
 from __future__ import annotations

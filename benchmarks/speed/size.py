@@ -5,7 +5,7 @@
 
 What is published leaves out the rows of tokens that few examples hold, as ``push_to_hub`` does.
 The anchor is stored once more, or pointed at where the model itself is on the Hub. Bytes say
-nothing of what a compression costs; docs/speed.md has the forgetting.
+nothing of what a compression costs; docs/explanation/speed.md has the forgetting.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def main() -> None:
     parts = [
         "# Speed, memory and size",
         "Made by `tables.py` from the files in [results](results), which have every round; "
-        "[docs/speed.md](../../docs/speed.md) says how they are measured.",
+        "[docs/explanation/speed.md](../../docs/explanation/speed.md) says how they are measured.",
     ]
     if any(results["goals"] for results in everything):
         parts.append(goals_of(everything))

@@ -103,7 +103,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     return [(recipe, shlex.split(arguments)) for recipe, arguments in found]
 
 
-PAGES = [ROOT / "README.md", ROOT / "docs" / "hub.md", *sorted(RECIPES.glob("*.py"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "guides" / "hub.md", *sorted(RECIPES.glob("*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -357,7 +357,7 @@ def test_the_code_on_the_page_runs(hub, tier, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "tier1").symlink_to(tier)
     monkeypatch.chdir(tmp_path)
-    page = Path(__file__).parents[2] / "docs" / "hub.md"
+    page = Path(__file__).parents[2] / "docs" / "guides" / "hub.md"
     run_code(page.read_text(encoding="utf-8"), {})
     out = capsys.readouterr().out
     (walked,) = walk_tiers(TARGET.model)

@@ -94,7 +94,7 @@ def test_a_step_is_that_of_loss_and_penalty(make: Any, curvature: str, tmp_path:
 
 
 def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "decoders.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "decoders.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     ran: dict[str, Any] = {}
