@@ -1,10 +1,31 @@
 """The library's errors: each message is one sentence that says what, where and what to do."""
 
-__all__ = ["ConsolidationError", "CurvatureError", "DataError", "HfKfcError", "PriorError"]
+from .text import printable
+
+__all__ = [
+    "ConsolidationError",
+    "CurvatureError",
+    "DataError",
+    "HfKfcError",
+    "HubError",
+    "PriorError",
+]
+
+_LIMIT = 999  # characters; more is a flood, in a log as in a terminal
 
 
 class HfKfcError(ValueError):
-    """Base class of every error that the library raises on purpose."""
+    """Base class of every error that the library raises on purpose.
+
+    Its message is one printable line of less than 1,000 characters, whatever the names, paths and
+    values that it quotes: they may come from files that anybody wrote.
+
+    Args:
+        message: What, where and what to do.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message, _LIMIT))
 
 
 class DataError(HfKfcError):
@@ -17,6 +38,10 @@ class CurvatureError(HfKfcError):
 
 class PriorError(HfKfcError):
     """A prior's files are damaged, or the prior does not fit the model."""
+
+
+class HubError(HfKfcError):
+    """The Hub refuses, is out of reach, or holds something else than is asked for."""
 
 
 class ConsolidationError(HfKfcError):
