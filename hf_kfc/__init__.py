@@ -10,11 +10,14 @@ from .curvature import CurvatureArguments, estimate_curvature
 from .priors import ConsolidationPrior
 from .training import ConsolidationArguments, ConsolidationMixin, ConsolidationTrainer
 
+__version__ = "0.2.0"
+
 __all__ = [
     "ConsolidationArguments",
     "ConsolidationMixin",
     "ConsolidationPrior",
     "ConsolidationTrainer",
     "CurvatureArguments",
+    "__version__",
     "estimate_curvature",
 ]

@@ -111,7 +111,7 @@ def _open_workbook(path: str | Path) -> dict[str, list[tuple[Any, ...]]]:
     try:
         import openpyxl  # noqa: PLC0415  # an optional dependency
     except ImportError as error:
-        raise DataError(f"{path}: a workbook needs openpyxl; install hf_kfc[corpora]") from error
+        raise DataError(f"{path}: a workbook needs openpyxl; install hf_kfc[ranking]") from error
     try:
         with Path(path).open("rb") as file:
             workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
