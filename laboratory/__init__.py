@@ -1,5 +1,6 @@
 """Experiments: tiers, comparisons, tables and figures; what the recipes call."""
 
+from . import made_up
 from .arguments import (
     DataArguments,
     LearningArguments,
@@ -35,6 +36,7 @@ __all__ = [
     "choose_strength",
     "command_line",
     "grid_table",
+    "made_up",
     "methods_help",
     "run_grid",
     "run_permutations",

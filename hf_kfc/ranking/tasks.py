@@ -13,9 +13,8 @@ from .corpora.builder import CandidateRankingBuilder
 from .corpora.codiesp import CodiEsp
 from .corpora.medmentions import MedMentionsLines
 from .corpora.psytar import PsyTar
-from .corpora.synthetic import SyntheticMedical
 
-__all__ = ["TASKS", "Task", "prepare_task"]
+__all__ = ["TASKS", "Task", "prepare_task", "register_task"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Task:
     Args:
         builder: Its builder class.
         config_name: Which of the builder's configurations, if it has several.
-        files: Where each of its files lies in the data folder; empty for generated corpora.
+        files: Where each of its files lies in the data folder; empty for a corpus without files.
         config: Fields of its :class:`RankingConfig` that differ from the builder's own.
         ontology_license: Whose the names of concepts are, a key of ``ONTOLOGY_LICENSES``, where
             the ontology's format does not tell.
@@ -38,10 +37,7 @@ class Task:
     ontology_license: str | None = None
 
 
-TASKS: Mapping[str, Task] = {
-    "articles": Task(SyntheticMedical, "articles"),
-    "notes": Task(SyntheticMedical, "notes"),
-    "patients": Task(SyntheticMedical, "patients"),
+TASKS: dict[str, Task] = {
     "medmentions": Task(
         MedMentionsLines,
         files={
@@ -77,7 +73,25 @@ TASKS: Mapping[str, Task] = {
         },
     ),
 }
-"""The tasks: three generated ones, then real corpora."""
+"""The tasks by name, open to others: see :func:`register_task`."""
+
+
+def register_task(name: str, task: Task) -> None:
+    """Add a task, which :func:`prepare_task` and all that goes by names of tasks then know.
+
+    Args:
+        name: What it is called.
+        task: How it is built.
+
+    Raises:
+        DataError: Another task has the name.
+
+    Example:
+        >>> files = {"train": "a.txt", "validation": "b.txt", "test": "c.txt", "ontology": "n.tsv"}
+        >>> register_task("mine", Task(Pubtator, files=files))  # doctest: +SKIP
+    """
+    if TASKS.setdefault(name, task) != task:
+        raise DataError(f"there is a task {name!r} already; choose another name")
 
 
 def prepare_task(
@@ -92,7 +106,7 @@ def prepare_task(
 
     Args:
         name: A key of ``TASKS``.
-        data_dir: Folder with the files of the real corpora; generated tasks do not use it.
+        data_dir: Folder with the task's files; for one that reads none, not used.
         cache_dir: Where `datasets` caches; by default where it always does.
         num_proc: Processes that look for candidates; by default one.
         **config: Fields of the task's :class:`RankingConfig` other than the task's own, for
@@ -106,7 +120,7 @@ def prepare_task(
             out of its range.
 
     Example:
-        >>> builder = prepare_task("notes", seed=1)  # doctest: +SKIP
+        >>> builder = prepare_task("bc5cdr", data_dir="data", seed=1)  # doctest: +SKIP
         >>> train = builder.as_dataset()["train"]  # doctest: +SKIP
     """
     task = TASKS.get(name)

@@ -7,14 +7,13 @@ import datasets
 import pytest
 from hub_server import READ_TOKEN
 from huggingface_hub import CommitOperationAdd, HfApi
+from tiny_corpus import SIZES, TinyCorpus
 
 from hf_kfc.errors import DataError, HfKfcError
 from hf_kfc.ranking import publishing
-from hf_kfc.ranking.corpora.synthetic import SyntheticMedical
 from hf_kfc.ranking.publishing import push_to_hub, save_dataset
 
 NAME = "org/ranking"
-SIZES = {"train": 20, "validation": 10, "test": 10}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def builders(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     made = {}
     for name in ("patients", "articles"):
-        made[name] = SyntheticMedical(config_name=name, max_examples=SIZES, cache_dir=str(cache))
+        made[name] = TinyCorpus(config_name=name, cache_dir=str(cache))
         made[name].download_and_prepare()
     return made
 
@@ -118,7 +117,7 @@ def test_what_others_wrote_stays_and_what_is_old_goes(hub, api, push):
 
 
 def test_what_a_licence_forbids_stays_here(hub, push, monkeypatch):
-    monkeypatch.setattr(SyntheticMedical, "LICENSE", None)
+    monkeypatch.setattr(TinyCorpus, "LICENSE", None)
     with pytest.raises(DataError, match=r"^patients: not published, the licence of its text is no"):
         push()
     assert not hub.requests

@@ -4,12 +4,14 @@ from typing import Any
 import datasets
 import pytest
 from real_data import DATA, needs_data
+from tiny_corpus import TinyCorpus
 
 from hf_kfc.errors import DataError
+from hf_kfc.ranking import tasks
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.tasks import TASKS, prepare_task
+from hf_kfc.ranking.tasks import TASKS, Task, prepare_task, register_task
 
-SIZES = {"train": 40, "validation": 20, "test": 30}
+SIZES = {"train": 18, "validation": 9, "test": 7}
 
 
 def load(name: str, **options: Any) -> datasets.DatasetDict:
@@ -21,43 +23,36 @@ def quiet():
     datasets.disable_progress_bars()
 
 
-@pytest.mark.parametrize(
-    ("name", "num_candidates", "context_words"),
-    [("articles", 10, 10), ("notes", 25, 20), ("patients", 10, 10)],
-)
-def test_generated_tasks_have_the_widths_of_the_paper(
-    tmp_path, name, num_candidates, context_words
-):
-    data = load(name, cache_dir=tmp_path)
-    assert {split: check_examples(examples) for split, examples in data.items()} == SIZES
-    for row in data["train"]:
-        assert len(row["candidate_ids"]) == num_candidates
-        assert max(len(row["left"].split()), len(row["right"].split())) <= context_words
-    widest = max(len(row["left"].split()) for row in data["train"])
-    assert widest == context_words
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(tasks, "TASKS", dict(TASKS))
+    register_task("tiny", Task(TinyCorpus, "patients"))
 
 
-def test_widths_and_seed_can_be_chosen(tmp_path):
-    widths = {"num_candidates": 4, "context_words": 0, "cache_dir": tmp_path}
-    data = load("notes", **widths)
-    assert {len(row["candidate_ids"]) for row in data["test"]} == {4}
+def test_a_task_of_ones_own_is_known_by_its_name(tiny, tmp_path):
+    builder = prepare_task("tiny", max_examples=SIZES, cache_dir=tmp_path)
+    assert {name: split.kept for name, split in builder.counts.splits.items()} == SIZES
+    assert str(builder.cache_dir).startswith(str(tmp_path))
+    register_task("tiny", Task(TinyCorpus, "patients"))  # the same again
+    with pytest.raises(DataError, match="there is a task 'tiny' already; choose another name"):
+        register_task("tiny", Task(TinyCorpus, "articles"))
+
+
+def test_widths_and_seed_can_be_chosen(tiny, tmp_path):
+    widths = {"num_candidates": 3, "context_words": 0, "cache_dir": tmp_path}
+    data = load("tiny", **widths)
+    assert {len(row["candidate_ids"]) for row in data["test"]} == {3}
     assert set(data["test"]["left"]) == {""}
-    other = load("notes", seed=1, **widths)
+    other = load("tiny", seed=1, **widths)
     assert other["test"].to_list() != data["test"].to_list()
 
 
-def test_prepare_task_keeps_the_counts(tmp_path):
-    builder = prepare_task("patients", max_examples=SIZES, cache_dir=tmp_path)
-    assert {name: split.kept for name, split in builder.counts.splits.items()} == SIZES
-    assert str(builder.cache_dir).startswith(str(tmp_path))
-
-
-def test_errors_name_the_task_and_the_file(tmp_path):
-    known = "articles, notes, patients, medmentions, psytar, bc5cdr, codiesp"
+def test_errors_name_the_task_and_the_file(tiny, tmp_path):
+    known = "medmentions, psytar, bc5cdr, codiesp.*, tiny"
     with pytest.raises(DataError, match=f"^unknown task 'umls'; use one of {known}$"):
         prepare_task("umls")
-    with pytest.raises(DataError, match=r"^task 'notes' has no setting 'width'; use .*num_candida"):
-        prepare_task("notes", width=3)
+    with pytest.raises(DataError, match=r"^task 'tiny' has no setting 'width'; use .*num_candida"):
+        prepare_task("tiny", width=3)
     with pytest.raises(
         DataError, match=r"^task 'psytar' reads files; pass data_dir, the folder wi"
     ):

@@ -27,13 +27,14 @@ from typing import ClassVar, NamedTuple
 
 import datasets
 
-from ...errors import DataError
-from ..licenses import License
-from ..problems import Problems
-from ..schema import Concept, Mention
-from .builder import CandidateRankingBuilder
-from .config import SPLITS, RankingConfig
-from .counts import SplitCounts
+from hf_kfc.errors import DataError
+from hf_kfc.ranking.corpora.builder import CandidateRankingBuilder
+from hf_kfc.ranking.corpora.config import SPLITS, RankingConfig
+from hf_kfc.ranking.corpora.counts import SplitCounts
+from hf_kfc.ranking.licenses import License
+from hf_kfc.ranking.problems import Problems
+from hf_kfc.ranking.schema import Concept, Mention
+
 from .lexicon import (
     MODIFIERS,
     SYSTEMS,

@@ -11,20 +11,23 @@ from itertools import combinations, islice
 import pytest
 
 from hf_kfc.errors import DataError
+from hf_kfc.ranking.checks import check_examples
 from hf_kfc.ranking.corpora.config import SPLITS
-from hf_kfc.ranking.corpora.lexicon import MODIFIERS, SYSTEMS, make_groups, misspell, named_meanings
-from hf_kfc.ranking.corpora.synthetic import (
+from hf_kfc.ranking.tasks import prepare_task
+from laboratory.made_up.corpora import (
     CORPORA,
     SyntheticMedical,
     make_entries,
     make_mentions,
     make_ontology,
 )
+from laboratory.made_up.lexicon import MODIFIERS, SYSTEMS, make_groups, misspell, named_meanings
 
+SIZES = {"train": 40, "validation": 20, "test": 30}
 PAIRS = list(combinations(CORPORA, 2))
 DIGEST = """
 import hashlib
-from hf_kfc.ranking.corpora.synthetic import CORPORA, make_mentions, make_ontology
+from laboratory.made_up.corpora import CORPORA, make_mentions, make_ontology
 for corpus in CORPORA:
     data = repr(make_ontology(corpus, 3)) + repr(list(make_mentions(corpus, "train", 200, 3)))
     print(hashlib.sha256(data.encode()).hexdigest())
@@ -200,3 +203,19 @@ def test_misspelling_keeps_short_words_and_changes_one_long_one():
         words = misspell("my kidney hurts", rng).split()
         assert words[0] == "my"
         assert sum(a != b for a, b in zip(words, ["my", "kidney", "hurts"], strict=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_candidates", "context_words"),
+    [("articles", 10, 10), ("notes", 25, 20), ("patients", 10, 10)],
+)
+def test_generated_tasks_have_the_widths_of_the_paper(
+    tmp_path, name, num_candidates, context_words
+):
+    data = prepare_task(name, max_examples=SIZES, cache_dir=tmp_path).as_dataset()
+    assert {split: check_examples(examples) for split, examples in data.items()} == SIZES
+    for row in data["train"]:
+        assert len(row["candidate_ids"]) == num_candidates
+        assert max(len(row["left"].split()), len(row["right"].split())) <= context_words
+    widest = max(len(row["left"].split()) for row in data["train"])
+    assert widest == context_words
