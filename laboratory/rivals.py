@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -109,14 +111,6 @@ class RivalTrainer(RankingConsolidationTrainer):
     def __init__(self, *args: Any, old_dataset: Any = None, **kwargs: Any) -> None:
         self.old_dataset = old_dataset
         super().__init__(*args, **kwargs)
-        if self.args.layer_decay != 1 and self.optimizer is not None:
-            raise ConsolidationError(
-                "the learning rates of the layers would be wrong: the optimizer was made "
-                "elsewhere; give optimizer_cls_and_kwargs instead"
-            )
-        if old_dataset is not None:
-            self._join_datasets()  # what is wrong with them is to be said now
-            self._make_sampler()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
         """Make the Trainer's optimizer, with the learning rates of the layers.
@@ -177,6 +171,34 @@ class RivalTrainer(RankingConsolidationTrainer):
             old_share=args.old_share,
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
+
+    def _refuse_unsupported(self) -> None:
+        super()._refuse_unsupported()
+        if self.old_dataset is not None:
+            self._join_datasets()  # what is wrong with them is to be said now
+            self._make_sampler()
+        if self.args.layer_decay != 1:
+            self._refuse_other_optimizers()
+
+    def _refuse_other_optimizers(self) -> None:
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if self.optimizer is not None:
+            problem = "the optimizer was made elsewhere; give optimizer_cls_and_kwargs instead"
+        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
+        elif plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
+            problem = "FSDP1 flattens the parameters; use fsdp_version=2"
+        else:
+            return
+        raise ConsolidationError(f"the learning rates of the layers would be wrong: {problem}")
+
+    def _refuse_other_priors(self, state_file: Path) -> None:
+        try:
+            super()._refuse_other_priors(state_file)
+        except ConsolidationError as error:
+            raise ConsolidationError(
+                f"{error} (likewise with other layer_decay or rehearsal: start anew)"
+            ) from error
 
     def _identity(self) -> dict[str, Any]:
         return {

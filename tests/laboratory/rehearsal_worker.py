@@ -13,7 +13,7 @@ from consolidation_cases import run as run_case
 from tiny_models import Collator, cnn, make_examples, make_prior
 from torch import distributed as dist
 
-from laboratory.rivals import RivalTrainer
+from laboratory.rivals import RivalArguments, RivalTrainer
 
 OLD = 100
 """What the numbers of old examples start with."""
@@ -29,7 +29,15 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 STEPS = {"replay": 6, "fixed": 4, "growing": 6}
 """Optimizer steps in an epoch, of 4 examples each; the last one of ``growing`` has 2."""
 LAYERWISE = [
-    Case("bert", sharded, accumulation=4, batch_size=1, arguments=(("layer_decay", 0.5),))
+    Case(
+        "bert",
+        sharded,
+        accumulation=4,
+        batch_size=1,
+        arguments=(("layer_decay", 0.5),),
+        trainer=RivalTrainer,
+        settings=RivalArguments,
+    )
     for sharded in (False, True)
 ]
 
@@ -48,7 +56,7 @@ def make_trainer(
     }
     return RivalTrainer(
         cnn(dropout=more.pop("dropout", 0.0)),
-        arguments(folder, **(changes | more)),
+        arguments(folder, RivalArguments, **(changes | more)),
         priors=[make_prior(cnn(), "mixed")],
         train_dataset=new,
         old_dataset=old,

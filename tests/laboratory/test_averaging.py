@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking.trainer import RankingTrainer
-from hf_kfc.training import ScoreAverage, average_parameters
+from laboratory.averaging import ScoreAverage, average_parameters
 
 
 def moved(model: PreTrainedModel, seed: int) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from hf_kfc.training.layerwise import split_by_depth
 from tiny_models import MODELS, bert, cnn, make_prior
-from tiny_trainer import make_trainer, trained
+from tiny_trainer import make_trainer as make_any_trainer
 from torch import nn
 from transformers import TrainerCallback
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.training import layer_depths
+from laboratory.layerwise import layer_depths, split_by_depth
+from laboratory.rivals import RivalArguments, RivalTrainer
 
 DEPTHS = {
     "bert": {
@@ -29,6 +30,8 @@ DEPTHS = {
     "cnn": {"embeddings": 3, "convolution": 2, "dense": 1, "classifier": 0},
 }
 DECAY = 0.5
+
+make_trainer = partial(make_any_trainer, kind=RivalTrainer, settings=RivalArguments)
 
 
 def expected_depths(model: str) -> dict[str, int]:
@@ -144,7 +147,8 @@ def test_without_decay_the_groups_are_the_trainers(tmp_path: Path) -> None:
 
 def test_steps_are_as_long_as_the_rates(tmp_path: Path) -> None:
     priors = [make_prior(cnn())]
-    trainer = trained(tmp_path, priors, cnn(), layer_decay=DECAY, max_steps=1)
+    trainer = make_trainer(tmp_path, priors, cnn(), layer_decay=DECAY, max_steps=1)
+    trainer.train()
     ((start, gradients),) = trainer.recorder.steps
     for name, parameter in trainer.model.named_parameters():
         rate = trainer.args.learning_rate * DECAY ** expected_depths("cnn")[name]
@@ -169,7 +173,7 @@ def test_frozen_parameters_are_in_no_group(tmp_path: Path) -> None:
 
 
 def test_compiled(tmp_path: Path) -> None:
-    trainer = trained(
+    trainer = make_trainer(
         tmp_path,
         (),
         cnn(),
@@ -178,6 +182,7 @@ def test_compiled(tmp_path: Path) -> None:
         torch_compile=True,
         torch_compile_backend="eager",
     )
+    trainer.train()
     found = {group["lr"] for group in trainer.optimizer.param_groups}
     assert found == {0.05 * DECAY**depth for depth in range(4)}
 

@@ -25,12 +25,16 @@ from rehearsal_worker import (
     report,
     run,
 )
-from test_arguments import parse
 from tiny_models import bert, cnn, make_examples
 from torch.utils.data import IterableDataset
+from transformers import HfArgumentParser
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.training import RehearsalSampler, keep_part, layer_depths
+from laboratory.layerwise import layer_depths
+from laboratory.rehearsal import RehearsalSampler, keep_part
+from laboratory.rivals import RivalArguments
+
+WORKER = Path(__file__).with_name("rehearsal_worker.py")
 
 
 def order(sampler: RehearsalSampler, epoch: int) -> list[int]:
@@ -281,7 +285,7 @@ def test_only_the_same_rehearsal_is_continued(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    return launch_two("rehearsal_worker", tmp_path_factory.mktemp("rehearsal"))
+    return launch_two(WORKER, tmp_path_factory.mktemp("rehearsal"))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -444,6 +448,12 @@ def test_without_old_examples_the_loader_is_the_trainers(tmp_path: Path) -> None
     assert not isinstance(loader.batch_sampler.sampler, RehearsalSampler)
     loader = make_trainer(tmp_path, per_device_train_batch_size=4).get_train_dataloader()
     assert isinstance(loader.batch_sampler.sampler, RehearsalSampler)
+
+
+def parse(*words: str) -> RivalArguments:
+    (args,) = HfArgumentParser(RivalArguments).parse_args_into_dataclasses(["--use_cpu", *words])
+    assert isinstance(args, RivalArguments)
+    return args
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

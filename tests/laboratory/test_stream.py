@@ -16,9 +16,9 @@ import torch
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError, DataError
 from hf_kfc.ranking.tasks import prepare_task
-from hf_kfc.training import average_parameters
 from laboratory import DataArguments, LearningArguments, RankerArguments, stream
 from laboratory import periods as periods_module
+from laboratory.averaging import average_parameters
 from laboratory.periods import prepare_periods, split_periods
 from laboratory.stream import (
     StreamArguments,

@@ -110,13 +110,13 @@ def test_a_new_low_rank_update_changes_nothing(stage):
 )
 def test_learning_rates_fall_as_the_method_says(name, expected, stage, monkeypatch):
     rates: list[float] = []
-    original = tiers.ConsolidationTrainer.training_step
+    original = tiers.RivalTrainer.training_step
 
     def training_step(self, *args, **kwargs):
         rates.append(self.optimizer.param_groups[0]["lr"] / 0.01)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(tiers.ConsolidationTrainer, "training_step", training_step)
+    monkeypatch.setattr(tiers.RivalTrainer, "training_step", training_step)
     start, collator, task = stage
     learn(start, task, collator, ARGS, method=Method.parse(name))
     assert rates == pytest.approx(expected, abs=1e-6)

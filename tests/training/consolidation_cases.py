@@ -48,6 +48,8 @@ class Case:
         evaluated: Whether the trainer evaluates before it trains.
         frozen: Parameters whose name starts so are frozen, though the priors know them.
         arguments: Other training arguments.
+        trainer: Class of the trainer.
+        settings: Class of the training arguments.
     """
 
     model: str = "bert"
@@ -60,6 +62,8 @@ class Case:
     evaluated: bool = False
     frozen: str = ""
     arguments: tuple[tuple[str, Any], ...] = ()
+    trainer: type[RankingConsolidationTrainer] = RankingConsolidationTrainer
+    settings: type[ConsolidationArguments] = ConsolidationArguments
 
     def __str__(self) -> str:
         wrapper = "fsdp2" if self.sharded else "plain"
@@ -134,7 +138,11 @@ class Recorder(TrainerCallback):
         )
 
 
-def arguments(directory: Path | str, **changes: Any) -> ConsolidationArguments:
+def arguments(
+    directory: Path | str,
+    settings: type[ConsolidationArguments] = ConsolidationArguments,
+    **changes: Any,
+) -> ConsolidationArguments:
     """Plain SGD on the CPU that logs every step and writes nothing."""
     defaults: dict[str, Any] = {
         "use_cpu": True,
@@ -151,7 +159,7 @@ def arguments(directory: Path | str, **changes: Any) -> ConsolidationArguments:
         "num_train_epochs": 1,
         "strengths": [0.3],
     }
-    return ConsolidationArguments(str(directory), **(defaults | changes))
+    return settings(str(directory), **(defaults | changes))
 
 
 def make_trainer(
@@ -160,6 +168,7 @@ def make_trainer(
     """A trainer that notes its batches and gradients."""
     args = arguments(
         directory / "run",
+        case.settings,
         strengths=case.strengths,
         damping=case.damping,
         gradient_accumulation_steps=case.accumulation,
@@ -185,7 +194,7 @@ def make_trainer(
         parameter.requires_grad_(not case.freezes(name))
     recorder, collator = Recorder(), Collator(case.masked)
     data = make_examples(case.examples)
-    trainer = RankingConsolidationTrainer(
+    trainer = case.trainer(
         model,
         args,
         priors=case.priors(),

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Trainer
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import RankingConsolidationTrainer
-from hf_kfc.training import ConsolidationMixin
+from hf_kfc.training import ConsolidationArguments, ConsolidationMixin
 
 DATA = make_examples()
 HELD_OUT = [example | {"index": FOR_EVALUATION} for example in make_examples(7, seed=5)]
@@ -25,6 +25,7 @@ def make_trainer(
     kind: type[Trainer] = RankingConsolidationTrainer,
     data_collator: Any = None,
     *,
+    settings: type[ConsolidationArguments] = ConsolidationArguments,
     train_dataset: Any = DATA,
     compute_loss_func: Any = None,
     **changes: Any,
@@ -33,7 +34,7 @@ def make_trainer(
     recorder = Recorder()
     trainer = kind(
         cnn() if model is None else model,
-        arguments(folder, **changes),
+        arguments(folder, settings, **changes),
         train_dataset=train_dataset,
         eval_dataset=HELD_OUT,
         data_collator=data_collator or Collator(),
