@@ -1,11 +1,12 @@
 """What the loss looks like around a solution: operators, the estimator and an exact oracle."""
 
+from ..curvature_arguments import CurvatureArguments, Labels
 from .blocks import Block, Curvature, Layout
 from .compression import Compressed, Compressor
 from .discovery import PAPER_IGNORE, find_layers, identity_curvature
-from .estimator import CurvatureArguments, estimate_curvature
+from .estimator import estimate_curvature
 from .merging import Merged, merge, merge_sharing
-from .objective import Labels, Outputs, default_forward, default_position_mask
+from .objective import Outputs, default_forward, default_position_mask
 from .operators import (
     OPERATORS,
     Diagonal,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from functools import cached_property
 from typing import cast
 
@@ -12,32 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from ..curvature_arguments import Products, Sharing
 from ..errors import CurvatureError
 from ..precision import wide
 from .capture import Use
 from .discovery import Layer
 from .layers import EmbeddingRule, TiedEmbeddingRule
-from .moments import Products, add_second_moment, mirrored, nonzero_rows
+from .moments import add_second_moment, mirrored, nonzero_rows
 from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
 from .positions import Positions
 
 __all__ = [
     "Accumulator",
     "LayerBatch",
-    "Sharing",
     "SquaredGradients",
     "make_accumulators",
     "rotate_accumulators",
     "squared_gradients",
 ]
-
-
-class Sharing(StrEnum):
-    """How the positions at which one example uses a weight are treated."""
-
-    EXPAND = "expand"
-    REDUCE = "reduce"
-    AVERAGE = "average"
 
 
 class LayerBatch:

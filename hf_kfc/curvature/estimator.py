@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,16 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from ..curvature_arguments import CurvatureArguments, Labels, Products
 from ..errors import CurvatureError
-from .accumulators import Accumulator, LayerBatch, Sharing, make_accumulators, rotate_accumulators
+from .accumulators import Accumulator, LayerBatch, make_accumulators, rotate_accumulators
 from .blocks import Curvature
 from .capture import Use, capture, frozen
 from .checkpoint import CurvatureCheckpoint, identity_of
 from .discovery import Layer, find_layers
 from .frozen_linear import FrozenLinear
-from .moments import Products
 from .objective import (
     Forward,
-    Labels,
     Outputs,
     PositionMask,
     default_forward,
@@ -34,83 +33,9 @@ from .objective import (
 from .positions import Positions
 from .wiring import learning, refuse_miswired
 
-__all__ = ["CurvatureArguments", "estimate_curvature"]
+__all__ = ["estimate_curvature"]
 
 logger = logging.getLogger(__name__)
-
-KINDS = ("diagonal", "kronecker", "kronecker_eigen")
-
-
-@dataclass
-class CurvatureArguments:
-    """How the curvature of a finished task is estimated."""
-
-    curvature: str = field(
-        default="kronecker",
-        metadata={
-            "help": "Kind of curvature: 'diagonal' (EWC), 'kronecker' (KFC) or "
-            "'kronecker_eigen' (EKFAC, a second pass over the data).",
-            "choices": KINDS,
-        },
-    )
-    labels: str = field(
-        default="empirical",
-        metadata={
-            "help": "Labels of the Fisher: 'empirical' (the data's), 'sampled' (drawn from the "
-            "model) or 'exact' (expectation over the model, one backward pass per class).",
-            "choices": tuple(Labels),
-        },
-    )
-    sharing: str = field(
-        default="expand",
-        metadata={
-            "help": "How positions that share a weight are treated: 'expand', 'reduce' "
-            "(Eschenhagen et al. 2023) or 'average' (McInerney et al. 2021).",
-            "choices": tuple(Sharing),
-        },
-    )
-    ignore: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Parameters left to move freely: glob patterns of names or class names of "
-            "modules; 'LayerNorm' is the choice of McInerney et al. 2021."
-        },
-    )
-    max_curvature_examples: int | None = field(
-        default=None,
-        metadata={"help": "Estimate on a random part of the examples (default: all)."},
-    )
-    curvature_batch_size: int = field(
-        default=32,
-        metadata={"help": "Examples per forward pass and process; does not change the result."},
-    )
-    curvature_seed: int = field(
-        default=0, metadata={"help": "Seed of the random part and of the sampled labels."}
-    )
-
-    products: str = field(
-        default="symmetric",
-        metadata={
-            "help": "How Kronecker factors are multiplied: 'symmetric' (one half of each product, "
-            "over the rows that are not zero), 'bfloat16' (the same, with feed-forward layers and "
-            "products in bfloat16 and sums in float32) or 'full'.",
-            "choices": tuple(Products),
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if self.curvature not in KINDS:
-            raise CurvatureError(
-                f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
-            )
-        for name, kinds in (("labels", Labels), ("sharing", Sharing), ("products", Products)):
-            value = getattr(self, name)
-            if value not in tuple(kinds):
-                raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
-        for name in ("max_curvature_examples", "curvature_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CurvatureError(f"{name} is {value}; give a positive number")
 
 
 def estimate_curvature(

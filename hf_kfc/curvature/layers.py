@@ -16,8 +16,9 @@ from torch.func import functional_call
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from ..curvature_arguments import Products
 from .blocks import Layout
-from .moments import Products, add_second_moment
+from .moments import add_second_moment
 
 __all__ = ["RULES", "LayerRule", "find_rule"]
 

@@ -6,27 +6,16 @@ the end; rows that are zero or do not count are not multiplied at all.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor
 
-__all__ = ["Products", "add_second_moment", "mirrored", "nonzero_rows"]
+from ..curvature_arguments import Products
+
+__all__ = ["add_second_moment", "mirrored", "nonzero_rows"]
 
 _BLOCK = 96
 """Columns below which halving a product further costs more than it saves."""
 _ALIGNED = 16
-
-
-class Products(StrEnum):
-    """How the factors of a Kronecker curvature are multiplied."""
-
-    FULL = "full"
-    """Every product in full, over every row."""
-    SYMMETRIC = "symmetric"
-    """One half of each product, over the rows that are not zero: the same up to rounding."""
-    BFLOAT16 = "bfloat16"
-    """As ``symmetric``, with feed-forward layers and products in bfloat16 and sums in float32."""
 
 
 def add_second_moment(total: Tensor, rows: Tensor, products: Products) -> None:

@@ -8,36 +8,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..curvature_arguments import Labels
 from ..errors import CurvatureError
 from ..precision import wide
 
 __all__ = [
     "Forward",
-    "Labels",
     "Outputs",
     "PositionMask",
     "default_forward",
     "default_position_mask",
     "logit_gradients",
 ]
-
-
-class Labels(StrEnum):
-    """Whose labels the Fisher is taken over."""
-
-    EMPIRICAL = "empirical"
-    """The data's (McInerney et al. 2021, Eq. 3)."""
-    SAMPLED = "sampled"
-    """One drawn from the model's own distribution, the same for an example in every run."""
-    EXACT = "exact"
-    """The expectation over the model's own distribution: one backward pass per class."""
 
 
 class Outputs(NamedTuple):

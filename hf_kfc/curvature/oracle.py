@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..curvature_arguments import Labels
 from .blocks import Curvature
-from .objective import Forward, Labels, default_forward, logit_gradients
+from .objective import Forward, default_forward, logit_gradients
 
 __all__ = ["exact_block_fisher", "hessian_diagonal", "per_example_gradients"]
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_kfc.curvature.moments import Products, add_second_moment, mirrored, nonzero_rows
+from hf_kfc.curvature.moments import add_second_moment, mirrored, nonzero_rows
+from hf_kfc.curvature_arguments import Products
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])

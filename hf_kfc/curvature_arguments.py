@@ -1,0 +1,114 @@
+"""How a curvature is estimated, in words; imported without torch, so that help comes at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .errors import CurvatureError
+
+__all__ = ["CurvatureArguments", "Labels", "Products", "Sharing"]
+
+KINDS = ("diagonal", "kronecker", "kronecker_eigen")
+
+
+class Labels(StrEnum):
+    """Whose labels the Fisher is taken over."""
+
+    EMPIRICAL = "empirical"
+    """The data's (McInerney et al. 2021, Eq. 3)."""
+    SAMPLED = "sampled"
+    """One drawn from the model's own distribution, the same for an example in every run."""
+    EXACT = "exact"
+    """The expectation over the model's own distribution: one backward pass per class."""
+
+
+class Sharing(StrEnum):
+    """How the positions at which one example uses a weight are treated."""
+
+    EXPAND = "expand"
+    REDUCE = "reduce"
+    AVERAGE = "average"
+
+
+class Products(StrEnum):
+    """How the factors of a Kronecker curvature are multiplied."""
+
+    FULL = "full"
+    """Every product in full, over every row."""
+    SYMMETRIC = "symmetric"
+    """One half of each product, over the rows that are not zero: the same up to rounding."""
+    BFLOAT16 = "bfloat16"
+    """As ``symmetric``, with feed-forward layers and products in bfloat16 and sums in float32."""
+
+
+@dataclass
+class CurvatureArguments:
+    """How the curvature of a finished task is estimated."""
+
+    curvature: str = field(
+        default="kronecker",
+        metadata={
+            "help": "Kind of curvature: 'diagonal' (EWC), 'kronecker' (KFC) or "
+            "'kronecker_eigen' (EKFAC, a second pass over the data).",
+            "choices": KINDS,
+        },
+    )
+    labels: str = field(
+        default="empirical",
+        metadata={
+            "help": "Labels of the Fisher: 'empirical' (the data's), 'sampled' (drawn from the "
+            "model) or 'exact' (expectation over the model, one backward pass per class).",
+            "choices": tuple(Labels),
+        },
+    )
+    sharing: str = field(
+        default="expand",
+        metadata={
+            "help": "How positions that share a weight are treated: 'expand', 'reduce' "
+            "(Eschenhagen et al. 2023) or 'average' (McInerney et al. 2021).",
+            "choices": tuple(Sharing),
+        },
+    )
+    ignore: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Parameters left to move freely: glob patterns of names or class names of "
+            "modules; 'LayerNorm' is the choice of McInerney et al. 2021."
+        },
+    )
+    max_curvature_examples: int | None = field(
+        default=None,
+        metadata={"help": "Estimate on a random part of the examples (default: all)."},
+    )
+    curvature_batch_size: int = field(
+        default=32,
+        metadata={"help": "Examples per forward pass and process; does not change the result."},
+    )
+    curvature_seed: int = field(
+        default=0, metadata={"help": "Seed of the random part and of the sampled labels."}
+    )
+
+    products: str = field(
+        default="symmetric",
+        metadata={
+            "help": "How Kronecker factors are multiplied: 'symmetric' (one half of each product, "
+            "over the rows that are not zero), 'bfloat16' (the same, with feed-forward layers and "
+            "products in bfloat16 and sums in float32) or 'full'.",
+            "choices": tuple(Products),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.curvature not in KINDS:
+            raise CurvatureError(
+                f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
+            )
+        for name, kinds in (("labels", Labels), ("sharing", Sharing), ("products", Products)):
+            value = getattr(self, name)
+            if value not in tuple(kinds):
+                raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
+        for name in ("max_curvature_examples", "curvature_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CurvatureError(f"{name} is {value}; give a positive number")
