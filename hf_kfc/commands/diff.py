@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import Block
-from ..curvature.products import relative_difference
+from ..curvature import Block, relative_difference
 from ..priors import ConsolidationPrior
 from .report import Report, aligned, number
 

@@ -16,8 +16,6 @@ from ..curvature import (
     LowRankKronecker,
     Operator,
 )
-from ..curvature.operators import trace
-from ..curvature.products import inner
 from ..errors import CurvatureError
 
 __all__ = ["DAMPING", "Spectrum", "spectrum_of"]
@@ -75,8 +73,8 @@ def spectrum_of(operator: Operator, shape: tuple[int, int]) -> Spectrum:
 
 def _of_sum(operator: KroneckerSum, shape: tuple[int, int]) -> Spectrum:
     """Find the largest eigenvalue by power iteration; traces need no eigenvalues."""
-    total = sum(float(trace(term.A) * trace(term.G)) for term in operator.terms())
-    squared = float(inner(operator, operator, shape))
+    total = float(operator.trace(shape))
+    squared = float(operator.inner(operator, shape))
     vector = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(
         operator.A.device
     )
@@ -101,7 +99,7 @@ def _factors(operator: Operator, shape: tuple[int, int]) -> list[Tensor]:
         case Kronecker():
             return [_eigenvalues(operator.A), _eigenvalues(operator.G)]
         case LowRankKronecker():
-            return _factors(operator.dense(), shape)
+            return _factors(operator.kronecker_terms()[0], shape)
         case _:
             raise CurvatureError(
                 f"the eigenvalues of a {operator.kind} curvature are unknown; add a rule to "

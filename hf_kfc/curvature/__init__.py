@@ -16,9 +16,11 @@ from .operators import (
     KroneckerSum,
     LowRankKronecker,
     Operator,
+    Solution,
+    register_operator,
+    relative_difference,
 )
 from .oracle import exact_block_fisher, hessian_diagonal, per_example_gradients
-from .solving import Solution, solve
 
 __all__ = [
     "OPERATORS",
@@ -50,5 +52,6 @@ __all__ = [
     "merge",
     "merge_sharing",
     "per_example_gradients",
-    "solve",
+    "register_operator",
+    "relative_difference",
 ]

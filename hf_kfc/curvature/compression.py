@@ -9,14 +9,10 @@ from torch import Tensor
 
 from ..errors import CurvatureError
 from ..precision import wide, wide_dtype
-from .operators import Kronecker, LowRankKronecker, Operator
+from .operators import LowRankKronecker, Operator, relative_difference
 from .operators.checks import bad_factor
-from .products import relative_difference
 
 __all__ = ["Compressed", "Compressor"]
-
-_FACTORS = ("A", "G")
-"""Names of tensors that hold positive semi-definite matrices, or their diagonals."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +87,17 @@ class Compressor:
         return Compressed(compressed, relative_difference(operator, compressed, shape) or 0.0)
 
     def _of_low_rank(self, operator: Operator) -> Operator:
-        if not isinstance(operator, Kronecker):
+        terms = operator.kronecker_terms()
+        if len(terms) != 1 or not operator.holds_factors:
             raise CurvatureError(
                 f"a {operator.kind} curvature is no single Kronecker product whose factors could "
                 "be of low rank; compress before merging, or give a dtype alone"
             )
         assert self.rank is not None
-        numbers = sum(_numbers(factor, self.rank) for factor in (operator.A, operator.G))
-        if numbers >= operator.A.numel() + operator.G.numel():
+        A, G = terms[0].A, terms[0].G
+        if sum(_numbers(factor, self.rank) for factor in (A, G)) >= A.numel() + G.numel():
             return operator
-        return LowRankKronecker(*self._low_rank(operator.A), *self._low_rank(operator.G))
+        return LowRankKronecker(*self._low_rank(A), *self._low_rank(G))
 
     def _low_rank(self, factor: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rank is not None
@@ -110,19 +107,20 @@ class Compressor:
         return self._parts[id(factor)]
 
     def _in_dtype(self, operator: Operator) -> Operator:
+        names = operator.factor_names
         return operator.from_state(
-            {name: self._round(name, tensor) for name, tensor in operator.state().items()}
+            {name: self._round(tensor, name in names) for name, tensor in operator.state().items()}
         )
 
-    def _round(self, name: str, tensor: Tensor) -> Tensor:
+    def _round(self, tensor: Tensor, is_factor: bool) -> Tensor:
         if id(tensor) not in self._rounded:
-            self._rounded[id(tensor)] = self._rounded_anew(name, tensor)
+            self._rounded[id(tensor)] = self._rounded_anew(tensor, is_factor)
         return self._rounded[id(tensor)]
 
-    def _rounded_anew(self, name: str, tensor: Tensor) -> Tensor:
+    def _rounded_anew(self, tensor: Tensor, is_factor: bool) -> Tensor:
         assert self.dtype is not None
         size = tensor.shape[-1] if tensor.ndim else 0
-        if name not in _FACTORS or tensor.shape[-2:] != (size, size):
+        if not is_factor or tensor.shape[-2:] != (size, size):
             return tensor.to(self.dtype)
         stack = tensor.reshape(-1, size, size)
         return torch.stack([_definite(factor, self.dtype) for factor in stack]).view_as(tensor)

@@ -13,16 +13,15 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 from torch import Tensor
 
 from ..errors import CurvatureError
 from ..precision import wide, wide_dtype
-from .operators import Diagonal, Identity, Kronecker, KroneckerSum, LowRankKronecker, Operator
+from .operators import Kronecker, KroneckerSum, KroneckerTerm, Operator
+from .operators.kronecker import refuse_unlike
 
 __all__ = ["Merged", "merge", "merge_sharing"]
 
-_KRONECKERS = (Kronecker, KroneckerSum, LowRankKronecker)
 _CHUNK = 2**22
 _STEPS = 100
 _SETTLED = 1e-6
@@ -92,21 +91,18 @@ def merge_sharing(
     """
     if rank < 1:
         raise CurvatureError(f"rank {rank} is no number of Kronecker products; give 1 or more")
-    kinds = sorted({operator.kind for operators in layers for operator in operators})
-    if all(isinstance(o, _KRONECKERS) for operators in layers for o in operators):
+    if all(operator.kronecker_terms() for operators in layers for operator in operators):
         return _merge_products([_weighted_terms(operators, weights) for operators in layers], rank)
-    if kinds in ([Identity.kind], [Diagonal.kind]):
-        return [Merged(_sum(operators, weights), 0.0) for operators in layers]
-    raise CurvatureError(
-        f"curvatures of kind {' and '.join(kinds)} have no sum of few Kronecker products; merge "
-        "priors that are all kronecker, all diagonal or all identity"
-    )
+    return [Merged(_sum(operators, weights), 0.0) for operators in layers]
 
 
 def _sum(operators: Sequence[Operator], weights: Sequence[float]) -> Operator:
-    """Return Σ_i w_i F_i of operators whose one tensor is linear in F."""
-    (name,) = operators[0].tensor_names
-    return operators[0].from_state({name: _combine([o.state()[name] for o in operators], weights)})
+    """Return Σ_i w_i F_i, summed in float64."""
+    exact = [operator.to(dtype=torch.float64) for operator in operators]
+    total: Operator = exact[0].scaled(weights[0])
+    for operator, weight in zip(exact[1:], weights[1:], strict=True):
+        total = total + operator.scaled(weight)
+    return total.to(dtype=wide_dtype(next(iter(operators[0].state().values())).dtype))
 
 
 # --- Kronecker products --------------------------------------------------------------------------
@@ -122,22 +118,14 @@ class _Terms:
 
 
 def _weighted_terms(operators: Sequence[Operator], weights: Sequence[float]) -> _Terms:
-    pairs = [
+    pairs: list[tuple[KroneckerTerm, float]] = [
         (term, weight)
         for operator, weight in zip(operators, weights, strict=True)
-        for term in operator.terms()
+        for term in operator.kronecker_terms()
     ]
-    A, G = [], []
-    for term, _ in pairs:
-        assert isinstance(term, Kronecker)
-        A.append(term.A)
-        G.append(term.G)
+    A, G = [term.A for term, _ in pairs], [term.G for term, _ in pairs]
     for name, factors in (("A", A), ("G", G)):
-        if len(shapes := {tuple(factor.shape) for factor in factors}) > 1:
-            found = " and ".join(str(list(shape)) for shape in sorted(shapes))
-            raise CurvatureError(
-                f"factors {name} of shapes {found} have no sum; merge curvatures of one layer"
-            )
+        refuse_unlike(name, factors)
     return _Terms(A, G, np.array([weight for _, weight in pairs]))
 
 
@@ -313,6 +301,8 @@ class _Search:
 
 def _least_squares(X: Matrix, L: Matrix, T: Matrix) -> Matrix:
     """Return the C ≥ 0 of least ‖X C L − T‖."""
+    from scipy.optimize import nnls  # noqa: PLC0415 - only merging needs scipy, which loads slowly
+
     Q, R = np.linalg.qr(X)
     solution, _ = nnls(np.kron(R, L.T), (Q.T @ T).reshape(-1))
     return np.asarray(solution).reshape(X.shape[1], len(L))

@@ -8,21 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..curvature import (
-    Block,
-    Diagonal,
-    Identity,
-    Kronecker,
-    KroneckerEigen,
-    KroneckerSum,
-    LowRankKronecker,
-    Operator,
-)
-from ..errors import CurvatureError, PriorError
-from ..precision import wide_dtype
+from ..curvature import Block
+from ..errors import PriorError
 from .prior import ConsolidationPrior
 
-__all__ = ["EmbeddingAudit", "audit_tokens", "input_moment"]
+__all__ = ["EmbeddingAudit", "audit_tokens"]
 
 
 @dataclass(frozen=True)
@@ -76,49 +66,10 @@ def audit_tokens(
     return tuple(audits)
 
 
-def input_moment(operator: Operator) -> Tensor | None:
-    """Return the second moment of a layer's inputs that its curvature holds, up to a factor.
-
-    It is the trace of F over the outputs: A itself of a Kronecker product, Σ_s tr(G_s) A_s of a
-    sum of them.
-
-    Args:
-        operator: The curvature.
-
-    Returns:
-        Shape [p, p], or [p] of its diagonal; None of an identity, which knows no data.
-
-    Raises:
-        CurvatureError: The operator is of a kind that is not known here.
-    """
-    match operator:
-        case Kronecker():
-            return operator.A
-        case LowRankKronecker():
-            return operator.dense().A
-        case KroneckerSum():
-            wide = operator.to(dtype=wide_dtype(operator.A.dtype))
-            entries = wide.G if wide.G.ndim == 2 else wide.G.diagonal(dim1=-2, dim2=-1)
-            total: Tensor = torch.tensordot(entries.sum(-1), wide.A, dims=1)
-            return total
-        case Diagonal():
-            return operator.diagonal.sum(0)
-        case KroneckerEigen():
-            moments, basis = operator.second_moments.sum(0), operator.U_A
-            return moments if basis.ndim == 1 else (basis * moments) @ basis.T
-        case Identity():
-            return None
-        case _:
-            raise CurvatureError(
-                f"what a {operator.kind} curvature knows of inputs is unknown; add a rule to "
-                "hf_kfc.priors.audit"
-            )
-
-
 def _audit(block: Block, anchor: Tensor, base: Mapping[str, Tensor] | None) -> EmbeddingAudit:
     ((name, shape),) = block.shapes.items()
     tokens = torch.arange(shape[0]) if block.inputs is None else block.inputs
-    moment = input_moment(block.operator)
+    moment = block.operator.input_moment()
     seen = tokens.new_empty(0)
     if moment is not None:
         order = moment.argsort(stable=True)

@@ -23,7 +23,6 @@ from ..curvature.objective import (
 )
 from ..curvature.positions import Positions
 from ..errors import PriorError
-from .audit import input_moment
 from .prior import ConsolidationPrior
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
@@ -190,7 +189,7 @@ class _Attack:
 
 def _weights(block: Block) -> Tensor | None:
     """Return which tokens were seen, [V], or the inverse of M, [p, p] or its diagonal [p]."""
-    moment = input_moment(block.operator)
+    moment = block.operator.input_moment()
     if moment is None or block.layout is Layout.ELEMENTWISE:
         return None
     if block.is_embedding:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..curvature import Block, Curvature, Merged, Operator, merge_sharing, solve
+from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
 from .content import Parts
@@ -247,7 +247,7 @@ def _merged_anchor(parts: Sequence[_Part], merged: Block, damping: float) -> dic
     for part in parts:
         F = part.block.operator.to(dtype=torch.float64).damped(damping)
         b += part.share * F.apply(part.matrix(mean) - mean)
-    solution = solve(merged.operator.to(dtype=torch.float64).damped(damping), b)
+    solution = merged.operator.to(dtype=torch.float64).damped(damping).solve(b)
     if solution.residual > _SETTLED:
         logger.warning(
             "the merged anchor of %s gives the penalty another gradient than the priors have, by "

@@ -96,7 +96,7 @@ def _operator_misfits(block: Block) -> list[str]:
     bad = {part: _bad_values(part, value) for part, value in block.operator.state().items()}
     return [phrase for phrases in bad.values() for phrase in phrases] + [
         phrase
-        for phrase in block.operator.mismatch(block.shape)
+        for phrase in block.operator.problems(block.shape)
         if "shape" in phrase or not bad[phrase.split()[0]]
     ]
 

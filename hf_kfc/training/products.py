@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..curvature.operators import (
-    Diagonal,
-    Identity,
-    Kronecker,
-    KroneckerEigen,
-    KroneckerSum,
-    LowRankKronecker,
-    Operator,
-)
-from ..errors import CurvatureError
+from ..curvature import Diagonal, Operator
 from ..precision import wide_dtype
 
 __all__ = ["Factor", "Placement", "Product", "by_inputs", "cost_of"]
@@ -132,19 +122,16 @@ class Product:
         self._low = placement.low if _has_matrices(operator) else None
         self.factors: list[tuple[Factor, Factor]] = []
         """G and A of each term of a sum of Kronecker products; empty of other curvatures."""
-        if isinstance(operator, Kronecker | KroneckerSum):
-            placed = _kroneckers(placement.operator(operator, device))
-            for one, there in zip(_kroneckers(operator), placed, strict=True):
+        if operator.holds_factors:
+            placed = placement.operator(operator, device).kronecker_terms()
+            for one, there in zip(operator.kronecker_terms(), placed, strict=True):
                 G = Factor(there.G, damping * _mean_eigenvalue(one.G), self._low)
                 A = Factor(there.A, damping * _mean_eigenvalue(one.A), self._low)
                 self.factors.append((G, A))
             return
-        if isinstance(operator, Identity):
-            self._shift = damping * _mean(operator.scale)
-        elif isinstance(operator, Diagonal):
-            self._shift = damping * _mean(operator.diagonal)
-        elif isinstance(operator, KroneckerEigen):
-            self._shift = damping * _mean(operator.second_moments)
+        shift = operator.shift(damping)
+        if shift is not None:
+            self._shift = shift
         elif damping:
             operator = operator.damped(damping)
         self.operator = placement.operator(operator, device)
@@ -186,11 +173,7 @@ def by_inputs(operator: Operator) -> bool:
     Args:
         operator: The curvature.
     """
-    try:
-        operator.of_inputs(torch.empty(0, dtype=torch.int64))
-    except CurvatureError:
-        return False
-    return True
+    return operator.stands_by_input
 
 
 def cost_of(operator: Operator, shape: tuple[int, int]) -> int:
@@ -203,10 +186,7 @@ def cost_of(operator: Operator, shape: tuple[int, int]) -> int:
         shape: (q, p) of Δ.
     """
     q, p = shape
-    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker) and by_inputs(operator):
-        p = int(torch.stack([one.A > 0 for one in _kroneckers(operator)]).any(0).sum())
-    tensors = operator.state().values() if _has_matrices(operator) else ()
-    return q * p * (1 + sum(t.numel() // max(t.shape) for t in tensors if t.ndim > 1 and t.numel()))
+    return operator.cost((q, p))
 
 
 def _has_matrices(operator: Operator) -> bool:
@@ -224,10 +204,6 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
     padded = left.new_empty(rows, columns + _ALIGNED - columns % _ALIGNED)
     return torch.mm(left, right, out=padded[:, :columns])
-
-
-def _kroneckers(operator: Operator) -> Sequence[Kronecker]:
-    return [one for one in operator.terms() if isinstance(one, Kronecker)]
 
 
 def _mean_eigenvalue(factor: Tensor) -> float:

@@ -70,7 +70,7 @@ def hessian_lesson(seed: int = 0) -> dict[str, Any]:
         "refusal": [
             f"{block.name}: {phrase}"
             for block in hessian.blocks
-            for phrase in block.operator.mismatch(block.shape)
+            for phrase in block.operator.problems(block.shape)
         ],
         "runs": runs,
     }

@@ -61,10 +61,10 @@ def test_the_error_is_that_of_the_dense_matrices_and_factors_are_definite(
     operators, weights = products(count), draw_weights(count)
     merged = merge(operators, weights, rank)
     expected = total(operators, weights)
-    assert len(merged.operator.terms()) <= rank
+    assert len(merged.operator.kronecker_terms()) <= rank
     assert merged.error == pytest.approx(relative(merged.operator, expected), abs=1e-7)
-    assert merged.operator.mismatch((Q, P)) == []
-    for term in merged.operator.terms():
+    assert merged.operator.problems((Q, P)) == []
+    for term in merged.operator.kronecker_terms():
         assert torch.linalg.eigvalsh(term.A)[0] > -1e-12 * term.A.trace()
         assert torch.linalg.eigvalsh(term.G)[0] > -1e-12 * term.G.trace()
     # no sum of so few products is nearer, whatever their signs
@@ -112,7 +112,7 @@ def test_of_rank_one_where_the_largest_singular_value_is_a_double_one() -> None:
     operators = [Kronecker(one, one), Kronecker(other, other)]
     merged = merge(operators, [1.0, 1.0], rank=1)
     assert merged.error == pytest.approx(0.5**0.5)
-    assert merged.operator.mismatch((4, 4)) == []
+    assert merged.operator.problems((4, 4)) == []
     assert relative(merged.operator, total(operators, [1, 1], 4, 4), 4, 4) == merged.error
 
 
@@ -169,7 +169,7 @@ def test_factors_of_any_scale() -> None:
     single = [o.to(dtype=torch.float32) for o in operators]
     half = merge(single, [1.0] * 5, rank=2)
     assert {t.dtype for t in half.operator.state().values()} == {torch.float32}
-    assert half.operator.mismatch((Q, P)) == []
+    assert half.operator.problems((Q, P)) == []
     assert half.error == pytest.approx(merged.error, rel=1e-3)
 
 
@@ -261,7 +261,7 @@ def test_what_has_no_sum_is_refused() -> None:
         ([kronecker, diagonal], "diagonal and kronecker"),
         ([Identity(), diagonal], "diagonal and identity"),
     ):
-        with pytest.raises(CurvatureError, match=f"of kind {kinds} have no sum of few Kron"):
+        with pytest.raises(CurvatureError, match=f"of kind {kinds} have no sum; merge"):
             merge(operators, [1.0, 1.0], rank=2)
     with pytest.raises(CurvatureError, match=r"factors G of shapes \[3, 3\] and \[4, 4\]"):
         merge([kronecker, Kronecker(moment(P), moment(4))], [1.0, 1.0], rank=1)

@@ -13,7 +13,7 @@ from hf_kfc.curvature import (
     LowRankKronecker,
 )
 from hf_kfc.errors import PriorError
-from hf_kfc.priors.audit import audit_tokens, input_moment
+from hf_kfc.priors.audit import audit_tokens
 from hf_kfc.priors.privacy import without_rare_inputs
 
 from .test_privacy import SECRET, Bag, data, moved
@@ -111,11 +111,11 @@ def test_the_input_moment_is_the_trace_over_outputs():
         (KroneckerSum(torch.stack([rows.T @ rows, torch.eye(p)]), torch.rand(2, q)), 1),
         (LowRankKronecker(rows.T, torch.rand(p), torch.zeros(q, 0), torch.ones(q)), q),
     ):
-        moment = input_moment(operator)
+        moment = operator.input_moment()
         traced = torch.einsum("iaib->ab", operator.matrix(q, p).reshape(q, p, q, p))
         full = moment if moment.ndim == 2 else moment.diag()
         torch.testing.assert_close(scale * full, traced, atol=1e-5, rtol=1e-5)
-    assert input_moment(Identity()) is None
+    assert Identity().input_moment() is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

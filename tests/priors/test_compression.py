@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_kfc.curvature import Block, Kronecker, Layout, LowRankKronecker
-from hf_kfc.curvature.products import relative_difference
+from hf_kfc.curvature import Block, Kronecker, Layout, LowRankKronecker, relative_difference
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs

@@ -6,11 +6,13 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Operator, spread_columns
+from ...precision import wide_dtype
+from .base import Eigenbasis, Operator
 from .checks import negative, wrong_shape
 
-__all__ = ["Diagonal", "Identity"]
+__all__ = ["Diagonal", "Identity", "mean_of"]
 
 
 class Identity(Operator):
@@ -26,18 +28,35 @@ class Identity(Operator):
     def __init__(self, scale: Tensor | None = None) -> None:
         self.scale = torch.ones(()) if scale is None else scale
 
+    @override
     def apply(self, delta: Tensor) -> Tensor:
-        """Return s·Δ."""
         return self.scale * delta
 
+    @override
     def damped(self, epsilon: float) -> Self:
         """Return (1 + ε)·F."""
         return type(self)(self.scale * (1 + epsilon))
 
-    def mismatch(self, shape: tuple[int, int]) -> list[str]:
-        """See :meth:`Operator.mismatch`."""
-        wrong = wrong_shape("scale", self.scale, ())
-        return wrong or negative("scale", self.scale)
+    @override
+    def shift(self, epsilon: float) -> float:
+        return epsilon * mean_of(self.scale)
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
+        return wrong_shape("scale", self.scale, ()) or negative("scale", self.scale)
+
+    @override
+    def eigenbasis(self, shape: tuple[int, int]) -> Eigenbasis:
+        return Eigenbasis(self.scale.expand(shape))
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return type(self)(weight * self.scale)
+
+    def __add__(self, other: Operator) -> Operator:
+        if not isinstance(other, Identity):
+            return super().__add__(other)
+        return Identity(self.scale + other.scale)
 
 
 class Diagonal(Operator):
@@ -48,28 +67,60 @@ class Diagonal(Operator):
     """
 
     kind = "diagonal"
-    tensor_names = ("diagonal",)
+    tensor_names = column_names = ("diagonal",)
 
     def __init__(self, diagonal: Tensor) -> None:
         self.diagonal = diagonal
 
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return True
+
+    @override
     def apply(self, delta: Tensor) -> Tensor:
-        """Return d ∘ Δ."""
         return self.diagonal * delta
 
-    def of_inputs(self, inputs: Tensor) -> Self:
-        """See :meth:`Operator.of_inputs`."""
-        return type(self)(self.diagonal[:, inputs])
-
-    def spread(self, inputs: Tensor, size: int) -> Self:
-        """See :meth:`Operator.spread`."""
-        return type(self)(spread_columns(self.diagonal, inputs, size))
-
+    @override
     def damped(self, epsilon: float) -> Self:
         """Return F + ε·mean(d)·I."""
         return type(self)(self.diagonal + epsilon * self.diagonal.mean())
 
-    def mismatch(self, shape: tuple[int, int]) -> list[str]:
-        """See :meth:`Operator.mismatch`."""
+    @override
+    def shift(self, epsilon: float) -> float:
+        return epsilon * mean_of(self.diagonal)
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
         wrong = wrong_shape("diagonal", self.diagonal, shape)
         return wrong or negative("diagonal", self.diagonal)
+
+    @override
+    def eigenbasis(self, shape: tuple[int, int]) -> Eigenbasis:
+        return Eigenbasis(self.diagonal)
+
+    @override
+    def input_moment(self) -> Tensor:
+        return self.diagonal.sum(0)
+
+    @override
+    def cost(self, shape: tuple[int, int]) -> int:
+        return shape[0] * shape[1]
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return type(self)(weight * self.diagonal)
+
+    def __add__(self, other: Operator) -> Operator:
+        if not isinstance(other, Diagonal):
+            return super().__add__(other)
+        return Diagonal(self.diagonal + other.diagonal)
+
+
+def mean_of(values: Tensor) -> float:
+    """Return a mean; that of bfloat16 numbers is not rounded to one.
+
+    Args:
+        values: Any numbers.
+    """
+    return float(values.mean(dtype=wide_dtype(values.dtype)))

@@ -1,18 +1,53 @@
-"""One Kronecker product: as it is (KFC), or its eigenbasis with eigenvalues of its own (EKFAC)."""
+"""Kronecker products: one, the curvature of a task (KFC), or a sum of them, that of several."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
-from .base import Operator, spread_columns
-from .checks import bad_factor, negative, not_orthonormal, wrong_shape
+from ...errors import CurvatureError
+from ...precision import wide
+from .base import KroneckerTerm, Operator
+from .checks import bad_factor
+from .factors import damped_factor, trace
+from .solving import solve_products
 
-__all__ = ["Kronecker", "KroneckerEigen", "damped_factor", "trace"]
+__all__ = ["Kronecker", "KroneckerSum", "Products", "refuse_unlike"]
 
 
-class Kronecker(Operator):
+class Products(Operator):
+    """A curvature that is Σ_s G_s ⊗ A_s, however it is stored."""
+
+    @abstractmethod
+    @override
+    def kronecker_terms(self) -> Sequence[KroneckerTerm]: ...
+
+    @override
+    def input_moment(self) -> Tensor:
+        """Return A of a single product, and Σ_s tr(G_s) A_s of several."""
+        terms = self.kronecker_terms()
+        if len(terms) == 1:
+            return terms[0].A
+        return torch.stack([trace(wide(term.G)) * wide(term.A) for term in terms]).sum(0)
+
+    @override
+    def _solved(self, b: Tensor) -> tuple[Tensor, int]:
+        terms = self.kronecker_terms()
+        return solve_products([t.A for t in terms], [t.G for t in terms], b, _apply_lists)
+
+    def __add__(self, other: Operator) -> Operator:
+        """Return the sum of all products; none is merged."""
+        if not (others := other.kronecker_terms()):
+            return super().__add__(other)
+        return KroneckerSum.of([*self.kronecker_terms(), *others])
+
+
+class Kronecker(Products):
     """F = G ⊗ A, so F·Δ = G Δ A (Martens & Grosse 2015; McInerney et al. 2021, arXiv:2111.06012).
 
     A factor given as a vector is a diagonal matrix: the input factor of an embedding, whose inputs
@@ -24,116 +59,157 @@ class Kronecker(Operator):
     """
 
     kind = "kronecker"
-    tensor_names = ("A", "G")
-    input_names = ("A",)
+    tensor_names = factor_names = ("A", "G")
+    input_names = column_names = ("A",)
+    holds_factors = True
 
     def __init__(self, A: Tensor, G: Tensor) -> None:
         self.A = A
         self.G = G
 
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return self.A.ndim == 1
+
+    @override
+    def kronecker_terms(self) -> Sequence[Kronecker]:
+        return [self]
+
+    @override
     def apply(self, delta: Tensor) -> Tensor:
         """Return G Δ A."""
         left = self.G[:, None] * delta if self.G.ndim == 1 else self.G @ delta
         return left * self.A if self.A.ndim == 1 else left @ self.A
 
-    def of_inputs(self, inputs: Tensor) -> Self:
-        """See :meth:`Operator.of_inputs`."""
-        return type(self)(self.A[inputs], self.G) if self.A.ndim == 1 else super().of_inputs(inputs)
-
-    def spread(self, inputs: Tensor, size: int) -> Self:
-        """See :meth:`Operator.spread`."""
-        if self.A.ndim != 1:
-            return super().spread(inputs, size)
-        return type(self)(spread_columns(self.A, inputs, size), self.G)
-
+    @override
     def damped(self, epsilon: float) -> Self:
         """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I)."""
         return type(self)(damped_factor(self.A, epsilon), damped_factor(self.G, epsilon))
 
-    def mismatch(self, shape: tuple[int, int]) -> list[str]:
-        """See :meth:`Operator.mismatch`."""
+    @override
+    def scaled(self, weight: float) -> Self:
+        """Return (w·G) ⊗ A: layers that share A still do."""
+        return type(self)(self.A, weight * self.G)
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
         return bad_factor("A", self.A, p) + bad_factor("G", self.G, q)
 
 
-class KroneckerEigen(Operator):
-    """F = (U_G ⊗ U_A) diag(s) (U_G ⊗ U_A)ᵀ: EKFAC (George et al. 2018, arXiv:1806.03884).
-
-    ``s`` are the exact second moments of the per-example gradient in the eigenbasis of the
-    Kronecker factors; no other diagonal in that basis is nearer to the exact block.
+class KroneckerSum(Products):
+    """F = Σ_s G_s ⊗ A_s, so F·Δ = Σ_s G_s Δ A_s.
 
     Args:
-        U_A: Eigenvectors of A in columns, shape [p, p]; an empty tensor of shape [0] stands for
-            the identity (A is diagonal).
-        U_G: Eigenvectors of G in columns, shape [q, q].
-        second_moments: s, shape [q, p].
+        A: Input factors of the terms, shape [r, p, p], or [r, p] if they are diagonal
+            (embeddings).
+        G: Output factors of the terms, shape [r, q, q], or [r, q] if they are diagonal.
     """
 
-    kind = "kronecker_eigen"
-    tensor_names = ("U_A", "U_G", "second_moments")
-    input_names = ("U_A",)
+    kind = "kronecker_sum"
+    tensor_names = factor_names = ("A", "G")
+    input_names = column_names = ("A",)
+    holds_factors = True
 
-    def __init__(self, U_A: Tensor, U_G: Tensor, second_moments: Tensor) -> None:
-        self.U_A = U_A
-        self.U_G = U_G
-        self.second_moments = second_moments
+    def __init__(self, A: Tensor, G: Tensor) -> None:
+        self.A = A
+        self.G = G
 
+    @classmethod
+    def of(cls, terms: Sequence[KroneckerTerm]) -> Self:
+        """Stack products of one block.
+
+        Args:
+            terms: The products.
+
+        Raises:
+            CurvatureError: Their factors have different shapes.
+        """
+        A, G = [term.A for term in terms], [term.G for term in terms]
+        refuse_unlike("A", A)
+        refuse_unlike("G", G)
+        return cls(torch.stack(A), torch.stack(G))
+
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return self.A.ndim == 2
+
+    @override
+    def kronecker_terms(self) -> Sequence[Kronecker]:
+        return [Kronecker(A, G) for A, G in zip(self.A, self.G, strict=True)]
+
+    @override
     def apply(self, delta: Tensor) -> Tensor:
-        """Return U_G (s ∘ (U_Gᵀ Δ U_A)) U_Aᵀ."""
-        rotated = self.U_G.T @ delta
-        if self.U_A.ndim == 1:
-            return self.U_G @ (self.second_moments * rotated)
-        return self.U_G @ (self.second_moments * (rotated @ self.U_A)) @ self.U_A.T
+        """Return Σ_s G_s Δ A_s, in two products whatever the number of terms."""
+        q, p = delta.shape
+        if self.G.ndim == 2:
+            left = self.G[:, :, None] * delta
+        else:
+            left = (self.G.flatten(0, 1) @ delta).reshape(-1, q, p)
+        if self.A.ndim == 2:
+            return (left * self.A[:, None, :]).sum(0)
+        return left.transpose(0, 1).reshape(q, -1) @ self.A.flatten(0, 1)
 
-    def of_inputs(self, inputs: Tensor) -> Self:
-        """See :meth:`Operator.of_inputs`."""
-        if self.U_A.ndim != 1:
-            return super().of_inputs(inputs)
-        return type(self)(self.U_A, self.U_G, self.second_moments[:, inputs])
-
-    def spread(self, inputs: Tensor, size: int) -> Self:
-        """See :meth:`Operator.spread`."""
-        if self.U_A.ndim != 1:
-            return super().spread(inputs, size)
-        moments = spread_columns(self.second_moments, inputs, size)
-        return type(self)(self.U_A, self.U_G, moments)
-
+    @override
     def damped(self, epsilon: float) -> Self:
-        """Return F + ε·mean(s)·I (the eigenbasis is orthonormal, so s is shifted)."""
-        shifted = self.second_moments + epsilon * self.second_moments.mean()
-        return type(self)(self.U_A, self.U_G, shifted)
+        """Return Σ_s (G_s + ε·tr(G_s)/q·I) ⊗ (A_s + ε·tr(A_s)/p·I).
 
-    def mismatch(self, shape: tuple[int, int]) -> list[str]:
-        """See :meth:`Operator.mismatch`."""
+        Every summand of a product so multiplied out, as ε·tr(A_s)/p·G_s ⊗ I, is a partial trace of
+        G_s ⊗ A_s: linear in F. So damping commutes with merging: the damped sum of curvatures is
+        the sum of the damped ones, and does not depend on how F is written as a sum.
+        """
+        return type(self)(
+            damped_factor(self.A, epsilon, diagonal=self.A.ndim == 2),
+            damped_factor(self.G, epsilon, diagonal=self.G.ndim == 2),
+        )
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return type(self)(self.A, weight * self.G)
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
+        """Say what is wrong; every factor must be positive semi-definite by itself."""
         q, p = shape
-        wrong = wrong_shape("second_moments", self.second_moments, shape)
-        wrong = wrong or negative("second_moments", self.second_moments)
-        wrong += not_orthonormal("U_G", self.U_G, q)
-        return (
-            wrong if tuple(self.U_A.shape) == (0,) else wrong + not_orthonormal("U_A", self.U_A, p)
+        if wrong := _bad_stack("A", self.A, p) + _bad_stack("G", self.G, q):
+            return wrong
+        if len(self.A) != len(self.G):
+            return [f"G has shape {list(self.G.shape)}, expected {len(self.A)} terms as A has"]
+        sizes = {"A": p, "G": q}
+        return [
+            f"{phrase} in term {number}"
+            for name, size in sizes.items()
+            for number, factor in enumerate(getattr(self, name))
+            for phrase in bad_factor(name, factor, size)
+        ]
+
+
+def refuse_unlike(name: str, factors: Sequence[Tensor]) -> None:
+    """Refuse factors of different shapes: they have no sum.
+
+    Args:
+        name: A or G, for the error.
+        factors: Of several products.
+
+    Raises:
+        CurvatureError: They have different shapes.
+    """
+    if len(shapes := {tuple(factor.shape) for factor in factors}) > 1:
+        found = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        raise CurvatureError(
+            f"factors {name} of shapes {found} have no sum; merge curvatures of one layer"
         )
 
 
-def damped_factor(factor: Tensor, epsilon: float, *, diagonal: bool | None = None) -> Tensor:
-    """Return a factor plus ε times its mean eigenvalue times the identity.
-
-    Args:
-        factor: Matrices [..., p, p], or diagonals [..., p].
-        epsilon: Relative damping ε.
-        diagonal: Whether it holds diagonals; by default a vector does.
-    """
-    if factor.ndim == 1 if diagonal is None else diagonal:
-        return factor + epsilon * factor.mean(-1, keepdim=True)
-    damped = factor.clone()
-    entries = damped.diagonal(dim1=-2, dim2=-1)
-    entries += epsilon * entries.mean(-1, keepdim=True)
-    return damped
+def _apply_lists(A: list[Tensor], G: list[Tensor], delta: Tensor) -> Tensor:
+    return KroneckerSum(torch.stack(A), torch.stack(G)).apply(delta)
 
 
-def trace(factor: Tensor) -> Tensor:
-    """Return the trace of a factor.
-
-    Args:
-        factor: A matrix [p, p], or a diagonal [p].
-    """
-    return factor.sum() if factor.ndim == 1 else factor.trace()
+def _bad_stack(name: str, stack: Tensor, size: int) -> list[str]:
+    terms, *factor = stack.shape or (0,)
+    if terms and factor in ([size], [size, size]):
+        return []
+    found = list(stack.shape)
+    return [f"{name} has shape {found}, expected [terms, {size}, {size}] or [terms, {size}]"]

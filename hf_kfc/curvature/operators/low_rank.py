@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from torch import Tensor
+from typing_extensions import override
 
 from ...precision import wide_dtype
-from .base import Operator, spread_columns
 from .checks import negative, wrong_shape
-from .kronecker import Kronecker
+from .kronecker import Kronecker, Products
 
 __all__ = ["LowRankKronecker", "dense_factor"]
 
 
-class LowRankKronecker(Operator):
+class LowRankKronecker(Products):
     """F = G ⊗ A with A = U_A U_Aᵀ + diag(d_A) and G = U_G U_Gᵀ + diag(d_G).
 
     It is positive semi-definite in whatever precision its tensors are stored.
@@ -30,6 +30,7 @@ class LowRankKronecker(Operator):
     kind = "low_rank_kronecker"
     tensor_names = ("A_U", "A_d", "G_U", "G_d")
     input_names = ("A_U", "A_d")
+    column_names = ("A_d",)
 
     def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
         self.A_U = A_U
@@ -37,36 +38,37 @@ class LowRankKronecker(Operator):
         self.G_U = G_U
         self.G_d = G_d
 
+    @override
     def apply(self, delta: Tensor) -> Tensor:
         """Return G Δ A, each factor multiplied as it is or as a matrix, whichever costs less."""
         left = _times(delta.T, self.G_U, self.G_d).T
         return _times(left, self.A_U, self.A_d)
 
-    def dense(self) -> Kronecker:
-        """Return the same curvature with its factors as matrices; without columns, as vectors.
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return not self.A_U.shape[1]
+
+    @override
+    def kronecker_terms(self) -> Sequence[Kronecker]:
+        """Return the one product with its factors as matrices; without columns, as vectors.
 
         They are in float32 or wider: rounded to half precision they could be indefinite.
         """
         wide = self.to(dtype=wide_dtype(self.A_d.dtype))
-        return Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))
+        return [Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))]
 
-    def terms(self) -> Sequence[Kronecker]:
-        """See :meth:`Operator.terms`."""
-        return [self.dense()]
+    @override
+    def scaled(self, weight: float) -> Self:
+        return type(self)(self.A_U, self.A_d, weight**0.5 * self.G_U, weight * self.G_d)
 
-    def of_inputs(self, inputs: Tensor) -> Self:
-        """See :meth:`Operator.of_inputs`."""
-        if self.A_U.shape[1]:
-            return super().of_inputs(inputs)
-        return type(self)(self.A_U[inputs], self.A_d[inputs], self.G_U, self.G_d)
+    @override
+    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
+        part = super()._with_columns(change)
+        part.A_U = self.A_U.new_empty(len(part.A_d), 0)
+        return part
 
-    def spread(self, inputs: Tensor, size: int) -> Self:
-        """See :meth:`Operator.spread`."""
-        if self.A_U.shape[1]:
-            return super().spread(inputs, size)
-        A_d = spread_columns(self.A_d, inputs, size)
-        return type(self)(A_d.new_empty(size, 0), A_d, self.G_U, self.G_d)
-
+    @override
     def damped(self, epsilon: float) -> Self:
         """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I): only the diagonals grow.
 
@@ -75,8 +77,8 @@ class LowRankKronecker(Operator):
         A_d = _damped_diagonal(self.A_U, self.A_d, epsilon)
         return type(self)(self.A_U, A_d, self.G_U, _damped_diagonal(self.G_U, self.G_d, epsilon))
 
-    def mismatch(self, shape: tuple[int, int]) -> list[str]:
-        """See :meth:`Operator.mismatch`."""
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
         return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
 
