@@ -123,7 +123,7 @@ def test_what_only_a_large_matrix_would_tell_is_refused() -> None:
     operator = Spiked(torch.randn(1, 50, 60), torch.rand(()))
     assert operator.spectrum((50, 60)) is None
     for ask in (operator.trace, lambda shape: operator.inner(operator, shape)):
-        with pytest.raises(CurvatureError, match="a spiked curvature of 50 × 60 .* let Spiked def"):
+        with pytest.raises(CurvatureError, match=r"a spiked curvature of 50 .* let Spiked def"):
             ask((50, 60))
 
 
