@@ -2,10 +2,10 @@
 
 from ..curvature_arguments import CurvatureArguments, Labels
 from .blocks import Block, Curvature, Layout
-from .compression import Compressed, Compressor
+from .compressor import Compressed, Compressor
 from .discovery import PAPER_IGNORE, find_layers, identity_curvature
 from .estimator import estimate_curvature
-from .merging import Merged, merge, merge_sharing
+from .nearest_sum import Merged, merge, merge_sharing
 from .objective import Outputs, default_forward, default_position_mask
 from .operators import (
     OPERATORS,

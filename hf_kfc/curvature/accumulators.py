@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from typing_extensions import override
 
 from ..curvature_arguments import Products, Sharing
 from ..errors import CurvatureError
@@ -140,20 +141,20 @@ class SquaredGradients(Accumulator):
         self.basis = basis
         self.total = layer.zeros(*layer.shape)
 
+    @override
     def add_gradients(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_gradients`."""
         a, g = batch.a, wide(batch.g)
         if self.basis is not None:
             U_A, U_G = self.basis
             a, g = self.layer.rule.rotate_inputs(a, U_A), g @ U_G
         self.layer.rule.add_squared_gradients(self.total, a, g)
 
+    @override
     def totals(self) -> list[Tensor]:
-        """See :meth:`Accumulator.totals`."""
         return [self.total, *super().totals()]
 
+    @override
     def operator(self, num_examples: int) -> Operator:
-        """See :meth:`Accumulator.operator`."""
         mean = self.total / num_examples
         return Diagonal(mean) if self.basis is None else KroneckerEigen(*self.basis, mean)
 
@@ -161,12 +162,12 @@ class SquaredGradients(Accumulator):
 class TiedSquaredGradients(SquaredGradients):
     """Squared per-example gradients of a weight that an embedding and an output layer share."""
 
+    @override
     def add_inputs(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_inputs`."""
         super().add_inputs(batch.of(nn.Embedding))
 
+    @override
     def add_gradients(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_gradients`."""
         rule, looked_up, scored = self.layer.rule, batch.of(nn.Embedding), batch.of(nn.Linear)
         assert isinstance(rule, TiedEmbeddingRule)
         rule.add_squared_sums(self.total, looked_up.a, wide(looked_up.g), scored.a, wide(scored.g))
@@ -224,27 +225,27 @@ class Factors(Accumulator):
         q, _ = layer.shape
         self.total = layer.zeros(q, q)
 
+    @override
     def add_inputs(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_inputs`."""
         super().add_inputs(batch)
         self.moment.add(batch)
 
+    @override
     def add_gradients(self, batch: LayerBatch) -> None:
-        """See :meth:`Accumulator.add_gradients`."""
         g = wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
         products = self.moment.products
         rows = g if products is Products.FULL else nonzero_rows(g)[0]
         add_second_moment(self.total, rows, products)
 
+    @override
     def totals(self) -> list[Tensor]:
-        """See :meth:`Accumulator.totals`."""
         own = [self.total, *super().totals()]
         if self.moment.leader is not self.layer:
             return own
         return [*own, self.moment.total, self.moment.positions]
 
+    @override
     def operator(self, num_examples: int) -> Kronecker:
-        """See :meth:`Accumulator.operator`."""
         average = self.sharing is Sharing.AVERAGE
         G = mirrored(self.total) / (self.moment.count if average else num_examples)
         return Kronecker(self.moment.factor(num_examples), G)

@@ -22,6 +22,7 @@ from .capture import Use, capture, frozen
 from .checkpoint import CurvatureCheckpoint, identity_of
 from .discovery import Layer, find_layers
 from .frozen_linear import FrozenLinear
+from .gradient_check import check_gradients, learning
 from .objective import (
     Forward,
     Outputs,
@@ -31,7 +32,6 @@ from .objective import (
     logit_gradients,
 )
 from .positions import Positions
-from .wiring import learning, refuse_miswired
 
 __all__ = ["estimate_curvature"]
 
@@ -161,7 +161,7 @@ class _Run:
                     f"layers {', '.join(unused)} were never called in the forward pass, so their "
                     "curvature is unknown; list their parameters in `ignore=[...]`"
                 )
-            refuse_miswired(self.layers, outputs.logits, uses, positions)
+            check_gradients(self.layers, outputs.logits, uses, positions)
         return uses
 
     def checkpoint(self, directory: Path, seconds: float) -> CurvatureCheckpoint:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
+from typing_extensions import override
 
 from ..curvature_arguments import Products
 from .blocks import Layout
@@ -106,8 +107,8 @@ class LinearRule(LayerRule):
 
     layout = Layout.OUT_IN
 
+    @override
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.features`."""
         return x.reshape(examples, -1, x.shape[-1])
 
 
@@ -122,20 +123,20 @@ class ConvRule(LayerRule):
 
     layout = Layout.OUT_IN
 
+    @override
     def refusal(self, module: nn.Module) -> str | None:
-        """See :meth:`LayerRule.refusal`."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         return f"groups={module.groups}" if module.groups != 1 else None
 
+    @override
     def reading(self, module: nn.Module) -> tuple[object, ...]:
-        """See :meth:`LayerRule.reading`."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         padding = (*module._reversed_padding_repeated_twice, module.padding_mode)
         patch = (module.kernel_size, module.stride, module.dilation)
         return (*super().reading(module), *patch, *padding)
 
+    @override
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.features`."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
@@ -145,12 +146,12 @@ class ConvRule(LayerRule):
         patches = functional.unfold(x, kernel, dilation=dilation, stride=stride).mT
         return patches.reshape(examples, -1, patches.shape[-1])
 
+    @override
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.outputs`."""
         return g.flatten(2).mT.reshape(examples, -1, g.shape[1])
 
+    @override
     def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
-        """See :meth:`LayerRule.leading`."""
         return (output.shape[0], *output.shape[2:])
 
 
@@ -164,15 +165,15 @@ class EmbeddingRule(LayerRule):
     layout = Layout.IN_OUT
     diagonal_inputs = True
 
+    @override
     def refusal(self, module: nn.Module) -> str | None:
-        """See :meth:`LayerRule.refusal`."""
         for setting in ("max_norm", "scale_grad_by_freq"):
             if value := getattr(module, setting):
                 return f"{setting}={value}"
         return None
 
+    @override
     def reading(self, module: nn.Module) -> tuple[object, ...]:
-        """See :meth:`LayerRule.reading`."""
         return (module.padding_idx,)
 
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
@@ -236,13 +237,13 @@ class LayerNormRule(LayerRule):
         normalised = functional.layer_norm(x, module.normalized_shape, eps=module.eps)
         return self.outputs(module, normalised, examples)[..., None]
 
+    @override
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.outputs`."""
         assert isinstance(module, nn.LayerNorm)
         return g.reshape(examples, -1, torch.Size(module.normalized_shape).numel())
 
+    @override
     def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
-        """See :meth:`LayerRule.leading`."""
         assert isinstance(module, nn.LayerNorm)
         return tuple(output.shape[: -len(module.normalized_shape)])
 
@@ -272,12 +273,12 @@ class GainRule(LayerNormRule):
         normalised = at_one - functional_call(module, {"weight": zeros}, (x,))
         return self.outputs(module, normalised, examples)[..., None]
 
+    @override
     def outputs(self, module: nn.Module, g: Tensor, examples: int) -> Tensor:
-        """See :meth:`LayerRule.outputs`."""
         return g.reshape(examples, -1, _weight(module).numel())
 
+    @override
     def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
-        """See :meth:`LayerRule.leading`."""
         return tuple(output.shape[: -_weight(module).ndim])
 
 
@@ -291,8 +292,8 @@ class TiedEmbeddingRule(EmbeddingRule):
 
     has_factors = False
 
+    @override
     def refusal(self, module: nn.Module) -> str | None:
-        """See :meth:`LayerRule.refusal`."""
         return super().refusal(module) if isinstance(module, nn.Embedding) else None
 
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:

@@ -14,7 +14,7 @@ from hf_kfc.curvature import (
     Operator,
 )
 
-from .test_merging import P, Q, moment, products
+from .test_nearest_sum import P, Q, moment, products
 
 
 def stacked(operators: list[Kronecker]) -> KroneckerSum:

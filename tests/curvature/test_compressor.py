@@ -16,7 +16,7 @@ from hf_kfc.curvature import (
 )
 from hf_kfc.errors import CurvatureError
 
-from .test_merging import moment
+from .test_nearest_sum import moment
 
 Q, P = 6, 9
 BFLOAT16 = torch.bfloat16

@@ -16,7 +16,7 @@ from .discovery import Layer
 from .operators import Identity
 from .positions import Positions
 
-__all__ = ["learning", "refuse_miswired"]
+__all__ = ["check_gradients", "learning"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -39,7 +39,7 @@ def learning(layers: Sequence[Layer]) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def refuse_miswired(
+def check_gradients(
     layers: Sequence[Layer],
     logits: Tensor,
     uses: Mapping[str, Sequence[Use]],
