@@ -4,11 +4,17 @@ The four names most users need::
 
     from hf_kfc import ConsolidationArguments, ConsolidationPrior, ConsolidationTrainer
     from hf_kfc import CurvatureArguments
+
+They are imported when they are first asked for, so that the command line answers at once.
 """
 
-from .curvature import CurvatureArguments, estimate_curvature
-from .priors import ConsolidationPrior
-from .training import ConsolidationArguments, ConsolidationMixin, ConsolidationTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .curvature import CurvatureArguments, estimate_curvature
+    from .priors import ConsolidationPrior
+    from .training import ConsolidationArguments, ConsolidationMixin, ConsolidationTrainer
 
 __version__ = "0.2.0"
 
@@ -21,3 +27,25 @@ __all__ = [
     "__version__",
     "estimate_curvature",
 ]
+
+_HOMES = {
+    "ConsolidationArguments": "training",
+    "ConsolidationMixin": "training",
+    "ConsolidationPrior": "priors",
+    "ConsolidationTrainer": "training",
+    "CurvatureArguments": "curvature",
+    "estimate_curvature": "curvature",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or the package that holds one, at its first use."""
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _HOMES.values():
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_HOMES.values()})

@@ -1,4 +1,4 @@
-"""The command line ``hf-kfc``: look at priors, hold them to account, merge and compress them."""
+"""The command line ``hf-kfc``: estimate priors, look at them, hold them to account, make others."""
 
 from .line import main
 

@@ -1,13 +1,4 @@
-"""Show what a prior tells of the data it was estimated on.
-
-    hf-kfc audit runs/tier1/prior --tokenizer runs/tier1
-    hf-kfc audit org/tier1-kfc --base google-bert/bert-base-uncased
-    hf-kfc audit org/tier1-kfc --model org/tier1 --members train --non_members test
-
-First, the tokens that could be read off it. Second, with --model, --members and --non_members, a
-membership test: how well examples that the prior was estimated on are told from others. Examples
-are a folder that datasets.Dataset.save_to_disk made: ranking examples, or encoded ones.
-"""
+"""Show what a prior tells of the data it was estimated on."""
 
 from __future__ import annotations
 
@@ -16,41 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import datasets
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..chain import split_revision
-from ..errors import ConsolidationError, DataError, PriorError
+from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from ..priors.audit import EmbeddingAudit, audit_tokens
 from ..priors.membership import Separation, membership_auc
-from ..ranking import FEATURES, CandidateCollator, encode_candidates
-from .loading import load_model
-from .report import Report, aligned
+from .examples import prepare
+from .formats import Choices
+from .loading import load_examples, load_model, load_tokenizer
+from .report import Report, Table
 
-__all__ = ["add_arguments", "report"]
+__all__ = ["report"]
 
 _SHOWN = 20
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
-    parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
-    parser.add_argument(
-        "--base", metavar="MODEL", help="The model that training began from: shows moved rows."
-    )
-    parser.add_argument("--tokenizer", metavar="MODEL", help="Its tokenizer spells the tokens.")
-    parser.add_argument(
-        "--model", metavar="MODEL", help="The prior's model, to test examples with."
-    )
-    parser.add_argument("--members", help="Folder of examples the prior was estimated on.")
-    parser.add_argument("--non_members", help="Folder of like examples that it was not.")
-    parser.add_argument(
-        "--max_length",
-        type=int,
-        default=96,
-        help="The most tokens of text and candidate name together, as in training (default: 96).",
-    )
 
 
 def report(options: argparse.Namespace) -> Report:
@@ -67,7 +37,7 @@ def report(options: argparse.Namespace) -> Report:
         raise PriorError("a membership test needs --model, --members and --non_members; give all")
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     base = load_model(options.base) if options.base else None
-    tokenizer = _tokenizer(options.tokenizer) if options.tokenizer else None
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     audits = audit_tokens(prior, base)
     tests = _membership(prior, options) if options.model else []
     values = {
@@ -79,7 +49,7 @@ def report(options: argparse.Namespace) -> Report:
     }
     parts = [_left_out(prior), _table(audits)]
     parts += [_spelled(audit, tokenizer) for audit in audits if audit.readable]
-    return Report(values, "\n\n".join([*parts, *_tests_table(tests)]))
+    return Report(values, [*parts, *_tests_table(tests)])
 
 
 def _values(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -107,7 +77,7 @@ def _left_out(prior: ConsolidationPrior) -> str:
     return f"left out, because in fewer than {least} examples: {dropped or 'no tokens'}"
 
 
-def _table(audits: Sequence[EmbeddingAudit]) -> str:
+def _table(audits: Sequence[EmbeddingAudit]) -> Table | str:
     if not audits:
         return "no embedding is known in this prior; --base shows those of an L2 prior"
     rows = [("embedding", "tokens", "covered", "seen", "moved", "readable", "counts of examples")]
@@ -123,7 +93,7 @@ def _table(audits: Sequence[EmbeddingAudit]) -> str:
         )
         for audit in audits
     ]
-    return aligned(rows)
+    return Table(rows)
 
 
 def _spelled(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -> str:
@@ -134,50 +104,25 @@ def _spelled(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -
     )
 
 
-def _tests_table(tests: Sequence[Separation]) -> list[str]:
+def _tests_table(tests: Sequence[Separation]) -> list[Table]:
     rows = [("members told from non-members by", "AUC", "95 % from", "to")]
     rows += [(t.score, f"{t.auc:.3f}", f"{t.low:.3f}", f"{t.high:.3f}") for t in tests]
-    return [aligned(rows)] if tests else []
+    return [Table(rows)] if tests else []
 
 
 def _membership(prior: ConsolidationPrior, options: argparse.Namespace) -> list[Separation]:
-    model, tokenizer = load_model(options.model), _tokenizer(options.model)
+    model, tokenizer = load_model(options.model), load_tokenizer(options.model)
+    choices = Choices(max_length=options.max_length)
     members, others = (
-        _examples(folder, tokenizer, options.max_length)
-        for folder in (options.members, options.non_members)
+        prepare(load_examples(name), model, tokenizer, choices)
+        for name in (options.members, options.non_members)
     )
-    return membership_auc(prior, model, members, others, CandidateCollator(tokenizer))
-
-
-def _tokenizer(name: str) -> PreTrainedTokenizerBase:
-    path, revision = split_revision(name)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ConsolidationError(
-            f"the tokenizer of '{name}' cannot be loaded ({str(error).strip()}); give a folder or "
-            "repository that has one"
-        ) from None
-    return tokenizer
-
-
-def _examples(folder: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
-    try:
-        found = datasets.load_from_disk(folder)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no examples ({error}); give a folder that save_to_disk made"
-        ) from None
-    if isinstance(found, datasets.DatasetDict):
-        splits = ", ".join(f"{folder}/{split}" for split in found)
-        raise DataError(f"{folder} holds several splits; give one of {splits}")
-    if {"input_ids", "labels"} <= set(found.column_names):
-        return found
-    if lacking := set(FEATURES) - set(found.column_names):
-        raise DataError(
-            f"{folder} has no column {', '.join(sorted(lacking))}; give ranking examples, or "
-            "encoded ones with input_ids and labels"
-        )
-    return encode_candidates(found, tokenizer, max_length)
+    return membership_auc(
+        prior,
+        model,
+        members.dataset,
+        others.dataset,
+        members.data_collator,
+        forward=members.forward,
+        position_mask=members.position_mask,
+    )

@@ -1,11 +1,4 @@
-"""Show how two priors differ: provenance, layers, curvature and anchors.
-
-    hf-kfc diff runs/tier1/prior runs/tier2/prior
-    hf-kfc diff org/tier1-kfc@v1 org/tier1-kfc@v2 --json
-
-Differences are relative to the first prior: of curvatures in the Frobenius norm of F, whatever
-their kinds. Embeddings are compared on the tokens that both cover.
-"""
+"""Show how two priors differ: provenance, layers, curvature and anchors."""
 
 from __future__ import annotations
 
@@ -19,9 +12,9 @@ from torch import Tensor
 
 from ..curvature import Block, relative_difference
 from ..priors import ConsolidationPrior
-from .report import Report, aligned, number
+from .report import Report, Table, number
 
-__all__ = ["BlockDifference", "add_arguments", "compare_blocks", "report"]
+__all__ = ["BlockDifference", "compare_blocks", "report"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +36,6 @@ class BlockDifference:
     remark: str = ""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
-    parser.add_argument("first", metavar="PRIOR", help="Folder or repository of a prior.")
-    parser.add_argument("second", metavar="PRIOR", help="The one to hold against it.")
-
-
 def report(options: argparse.Namespace) -> Report:
     """Compare two priors.
 
@@ -58,21 +45,21 @@ def report(options: argparse.Namespace) -> Report:
     Raises:
         HfKfcError: A prior is missing or damaged.
     """
-    priors = [
-        ConsolidationPrior.from_pretrained(name, revision=options.revision)
-        for name in (options.first, options.second)
-    ]
-    names = [{block.name for block in prior.curvature.blocks} for prior in priors]
+    a, b = (
+        ConsolidationPrior.from_pretrained(name, revision=revision)
+        for name, revision in ((options.a, options.revision_a), (options.b, options.revision_b))
+    )
+    names_a, names_b = ({block.name for block in prior.curvature.blocks} for prior in (a, b))
     values: dict[str, Any] = {
-        "first": str(priors[0].source or options.first),
-        "second": str(priors[1].source or options.second),
-        "equal": priors[0].fingerprint == priors[1].fingerprint,
-        "provenance": _differing(*(prior.provenance.to_dict() for prior in priors)),
-        "only_in_first": sorted(names[0] - names[1]),
-        "only_in_second": sorted(names[1] - names[0]),
-        "layers": [asdict(block) for block in compare_blocks(*priors)],
+        "a": str(a.source or options.a),
+        "b": str(b.source or options.b),
+        "equal": a.fingerprint == b.fingerprint,
+        "provenance": _differing(a.provenance.to_dict(), b.provenance.to_dict()),
+        "only_in_a": sorted(names_a - names_b),
+        "only_in_b": sorted(names_b - names_a),
+        "layers": [asdict(block) for block in compare_blocks(a, b)],
     }
-    return Report(values, _text(values))
+    return Report(values, _parts(values))
 
 
 def compare_blocks(first: ConsolidationPrior, second: ConsolidationPrior) -> list[BlockDifference]:
@@ -126,12 +113,12 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
     return {name: [value, second[name]] for name, value in first.items() if value != second[name]}
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _parts(values: Mapping[str, Any]) -> list[Table | str]:
     if values["equal"] and not values["provenance"]:
-        return f"{values['first']} and {values['second']} are equal"
+        return [f"{values['a']} and {values['b']} are equal"]
     fields = [(name, str(a), str(b)) for name, (a, b) in values["provenance"].items()]
-    parts = [aligned([("", values["first"], values["second"]), *fields], left=3)]
-    for where in ("first", "second"):
+    parts: list[Table | str] = [Table([("", values["a"], values["b"]), *fields], left=3)]
+    for where in ("a", "b"):
         if names := values[f"only_in_{where}"]:
             parts.append(f"only in {values[where]}: {', '.join(names)}")
     heading = ("layer", "compared", "‖F - F'‖ / ‖F‖", "‖θ - θ'‖ / ‖θ‖", "largest |θ - θ'|")
@@ -143,6 +130,4 @@ def _text(values: Mapping[str, Any]) -> str:
         )
         for layer in values["layers"]
     ]
-    if rows:
-        parts.append(aligned([heading, *rows], left=2))
-    return "\n\n".join(parts)
+    return [*parts, Table([heading, *rows], left=2)] if rows else parts

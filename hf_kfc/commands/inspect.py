@@ -1,12 +1,4 @@
-"""Show what a prior is: where it comes from, its layers, their sizes and eigenvalues.
-
-    hf-kfc inspect runs/tier1/prior
-    hf-kfc inspect org/tier1-kfc@v1 --json
-
-Sizes are those of the files. Eigenvalues are those of F as it is stored, undamped; the condition is
-that of F with the damping that the trainer adds by default. The error is that of merging and
-compressing, the most that F is off by in its Frobenius norm.
-"""
+"""Show what a prior is: where it comes from, its layers, their sizes and eigenvalues."""
 
 from __future__ import annotations
 
@@ -22,10 +14,11 @@ from ..curvature import Block
 from ..priors import ConsolidationPrior
 from ..priors.content import stored_bytes
 from ..priors.provenance import summarise_errors
-from .report import Report, aligned, megabytes, number
-from .spectra import DAMPING, Spectrum, spectrum_of
+from .options import DAMPING
+from .report import Report, Table, megabytes, number
+from .spectra import Spectrum, spectrum_of
 
-__all__ = ["LayerSummary", "add_arguments", "report", "summarise_layers"]
+__all__ = ["LayerSummary", "report", "summarise_layers"]
 
 _FLOAT32 = 4
 
@@ -55,11 +48,6 @@ class LayerSummary:
     spectrum: Spectrum
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
-    parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
-
-
 def report(options: argparse.Namespace) -> Report:
     """Inspect a prior.
 
@@ -85,12 +73,12 @@ def report(options: argparse.Namespace) -> Report:
         "layers": [asdict(layer) for layer in layers],
     }
     names = ("prior", "fingerprint", "provenance", "num_curvature_examples", "ignored")
-    facts = aligned(list(_facts({name: values[name] for name in names})), left=2)
+    facts = Table(list(_facts({name: values[name] for name in names})), left=2)
     total = (
         f"{megabytes(size)} MB in all, {size / covered:.2f} times the {megabytes(covered)} MB of "
         f"the parameters covered; condition with damping {DAMPING}"
     )
-    return Report(values, f"{facts}\n\n{_table(layers)}\n\n{total}")
+    return Report(values, [facts, _table(layers), total])
 
 
 def summarise_layers(prior: ConsolidationPrior) -> list[LayerSummary]:
@@ -146,7 +134,7 @@ def _facts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, "-" if value in (None, "") else str(value)
 
 
-def _table(layers: list[LayerSummary]) -> str:
+def _table(layers: list[LayerSummary]) -> Table:
     heading = ("layer", "curvature", "shape", "parameters", "MB", "tokens kept", "error")
     rows: list[tuple[str, ...]] = [
         (*heading, "largest", "median", "effective rank", "condition"),
@@ -167,4 +155,4 @@ def _table(layers: list[LayerSummary]) -> str:
         )
         for layer in layers
     ]
-    return aligned(rows, left=2)
+    return Table(rows, left=2)

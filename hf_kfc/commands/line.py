@@ -1,22 +1,24 @@
-"""``hf-kfc`` itself: one subcommand for each question about priors, and two that make new ones."""
+"""``hf-kfc`` itself: one subcommand to make a prior, some to look at priors or to make new ones."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
-from types import ModuleType
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
 from ..errors import HfKfcError
-from . import audit, compress, diff, inspect, merge, verify
-from .report import Report
+from .options import COMMANDS
+
+if TYPE_CHECKING:
+    from .report import Report
 
 __all__ = ["main"]
-
-_COMMANDS: tuple[ModuleType, ...] = (inspect, verify, diff, audit, merge, compress)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,36 +31,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 1 where something does not fit, or, with one line on stderr, for
             the library's own errors; 2 for arguments that do not parse.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options = _parser().parse_args(arguments)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # What a command does is imported when its options are known to be right: torch takes seconds.
+    command = import_module(f".{options.command}", __package__)
     try:
-        report: Report = options.report(options)
+        report: Report = command.report(options)
     except HfKfcError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
-    as_json = json.dumps(report.values, indent=2, ensure_ascii=False, allow_nan=False)
+    as_json = json.dumps(report.values, indent=2, allow_nan=False)
     print(as_json if options.json else report.text)  # noqa: T201
-    if report.misfits:
+    if report.problems:
         raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-kfc",
-        description="Look at consolidation priors, merge and compress them. PRIOR and MODEL are a "
-        "folder, or a repository of the Hub as ORG/NAME or ORG/NAME@REVISION.",
+        description="Make consolidation priors, look at them, merge and compress them. PRIOR and "
+        "MODEL are a folder, or a repository of the Hub as ORG/NAME or ORG/NAME@REVISION.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        text = (module.__doc__ or "").strip()
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    for add_arguments in COMMANDS:
+        text = inspect.getdoc(add_arguments) or ""
         command = commands.add_parser(
-            module.__name__.rpartition(".")[2],
+            add_arguments.__name__,
             help=text.partition("\n")[0],
             description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
-        module.add_arguments(command)
-        command.add_argument("--revision", help="Branch, tag or commit of PRIOR.")
+        add_arguments(command)
         command.add_argument("--json", action="store_true", help="Print JSON.")
-        command.set_defaults(report=module.report)
     return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written, and defaults where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.help or ""
+        unsaid = action.default in (None, [], argparse.SUPPRESS) or action.default is False
+        return said if unsaid or "(default:" in said else f"{said} (default: %(default)s)"

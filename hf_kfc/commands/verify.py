@@ -1,11 +1,4 @@
-"""Make sure that a prior is whole and belongs to a model; list all that does not fit.
-
-    hf-kfc verify runs/tier1/prior runs/tier1
-    hf-kfc verify org/tier1-kfc@v1 org/tier1@v1
-
-MODEL is the one that the prior was made of: a later tier's has moved away from the anchor, and
-how far is told as a misfit. The status is 1 if there is one.
-"""
+"""Make sure that a prior is whole and belongs to a model; list all that does not fit."""
 
 from __future__ import annotations
 
@@ -20,15 +13,9 @@ from torch import Tensor, nn
 from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from .loading import load_model
-from .report import Report, aligned, number
+from .report import Report, Table, number
 
-__all__ = ["add_arguments", "report"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
-    parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
-    parser.add_argument("model", metavar="MODEL", help="Folder or repository of its model.")
+__all__ = ["report"]
 
 
 def report(options: argparse.Namespace) -> Report:
@@ -46,35 +33,36 @@ def report(options: argparse.Namespace) -> Report:
         # and definiteness.
         prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     except PriorError as error:
-        return _misfit(values, [str(error)])
+        return _refused(values, [str(error)])
     values["prior"] = str(prior.source or options.prior)
     model = load_model(options.model)
-    misfits = []
+    problems = []
     try:
         prior.check(model)
     except PriorError as error:
-        misfits.append(str(error))
+        problems.append(str(error))
     anchor, parameters = _comparable(prior, model)
     values["parameters"], values["ignored"] = len(prior.anchor), list(prior.curvature.ignored)
     values["anchor"] = compared = _compare(anchor, parameters)
     if differing := compared["differing"]:
-        misfits.append(
+        problems.append(
             f"the anchor is not the model's parameters in {len(differing)} of {len(anchor)} (by "
             f"at most {number(max(differing.values()))}): {', '.join(differing)}"
         )
-    if misfits:
-        return _misfit(values, misfits)
+    if problems:
+        return _refused(values, problems)
     found = {
         "prior": f"{values['prior']}: files whole, tensors finite, factors symmetric and definite",
         "parameters": f"{len(anchor)} fit {type(model).__name__}, {len(values['ignored'])} ignored",
         "anchor": f"equal to the model's parameters, sha256 {compared['sha256']}",
     }
-    return Report(values | {"misfits": []}, aligned(list(found.items()), left=2))
+    return Report(values | {"problems": []}, [Table(list(found.items()), left=2)])
 
 
-def _misfit(values: dict[str, Any], misfits: list[str]) -> Report:
-    lines = [f"{values['prior']} does not fit {values['model']}:", *misfits]
-    return Report(values | {"misfits": misfits}, "\n- ".join(lines), misfits)
+def _refused(values: dict[str, Any], problems: list[str]) -> Report:
+    lines = [f"{values['prior']} does not fit {values['model']}:"]
+    lines += [f"- {problem}" for problem in problems]
+    return Report(values | {"problems": problems}, lines, problems)
 
 
 def _comparable(

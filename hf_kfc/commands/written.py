@@ -7,7 +7,7 @@ from typing import Any
 
 from ..priors import ConsolidationPrior
 from ..priors.provenance import summarise_errors
-from .report import Report, aligned, megabytes
+from .report import Report, Table, megabytes
 
 __all__ = ["write_prior"]
 
@@ -37,4 +37,4 @@ def write_prior(prior: ConsolidationPrior, output: str) -> Report:
     }
     rows = [_COLUMNS, *((name, kind, f"{error:.2%}") for name, kind, error in layers)]
     summary = f"{output}: task '{prior.task}', {megabytes(size)} MB, error of the curvature: "
-    return Report(values, f"{aligned(rows, left=2)}\n\n{summary}{summarise_errors(errors)}")
+    return Report(values, [Table(rows, left=2), summary + summarise_errors(errors)])

@@ -1,8 +1,11 @@
 """Candidate ranking: examples, encoding, batches, rankers and metrics.
 
-Importing this package registers the CNN with ``AutoConfig`` and ``AutoModelForMultipleChoice``.
+Importing this package registers the CNN with ``AutoConfig`` and ``AutoModelForMultipleChoice``, and
+both the CNN and ranking examples with the command line.
 """
 
+from . import extra as extra  # first: it says what is not installed
+from . import plugin as plugin
 from .cnn import CnnConfig, CnnForMultipleChoice
 from .collator import CandidateCollator
 from .encoder import load_ranker

@@ -17,6 +17,8 @@ from hf_kfc.ranking import (
     CnnConfig,
     CnnForMultipleChoice,
     encode_candidates,
+    ranking_forward,
+    ranking_position_mask,
     train_tokenizer,
 )
 
@@ -77,6 +79,8 @@ def tier(tmp_path_factory: pytest.TempPathFactory) -> Tier:
         CurvatureArguments(curvature="kronecker"),
         task="symptoms",
         anchor_metrics={"accuracy": 0.5},
+        forward=ranking_forward,
+        position_mask=ranking_position_mask,
     )
     prior.save_pretrained(found.prior)
     return found

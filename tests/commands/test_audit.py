@@ -65,7 +65,9 @@ def test_a_membership_test_needs_all_of_its_parts(tier, run):
 
 def test_splits_strange_columns_and_no_data_are_refused(tier, run, tmp_path):
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "strange")
-    splits = datasets.DatasetDict(train=datasets.load_from_disk(tier.members))
+    splits = datasets.DatasetDict(
+        train=datasets.load_from_disk(tier.members), test=datasets.load_from_disk(tier.others)
+    )
     splits.save_to_disk(tmp_path / "splits")
     (tmp_path / "empty").mkdir()
     for name, said in (

@@ -109,8 +109,8 @@ def test_embeddings_are_compared_on_the_tokens_that_both_cover(tier, run, tmp_pa
 def test_layers_of_one_prior_only_and_of_other_shapes_are_told(tier, run, tmp_path):
     samples.prior().save_pretrained(tmp_path / "other")
     values = run("diff", tier.prior, tmp_path / "other", "--json").values
-    assert values["only_in_first"] == ["classifier", "dense", "embeddings"]
-    assert "query" in values["only_in_second"]
+    assert values["only_in_a"] == ["classifier", "dense", "embeddings"]
+    assert "query" in values["only_in_b"]
     (layer,) = values["layers"]
     assert layer["name"] == "convolution"
     assert layer["remark"] == "not comparable: other parameters or shapes"

