@@ -1,4 +1,4 @@
-"""Cards: their templates, and sections that are replaced without touching the rest."""
+"""Cards: their templates, sections replaced without touching the rest, metadata of others' read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import re
 from typing import Any
 
 import jinja2
+import yaml  # type: ignore[import-untyped]
 
-__all__ = ["render", "with_section"]
+from .errors import HfKfcError
+
+__all__ = ["metadata_of", "render", "with_section"]
+
+_METADATA = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
+_METADATA_LIMIT = 2**18  # characters
+_DEPTH_LIMIT = 50
+# All scalars stay text: a number or a date of a hostile card is not even computed.
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("hf_kfc", "model_cards"),
@@ -42,3 +51,39 @@ def with_section(card: str, name: str, section: str) -> str:
     if older.search(card):
         return older.sub(lambda _: block, card, count=1)
     return f"{card.rstrip()}\n\n{block}\n"
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """Read the metadata at the head of a card that anybody may have written.
+
+    Every value is text, a list or a mapping. Aliases are refused, by which a few hundred bytes
+    become gigabytes, and so are metadata that are too long or too deep.
+
+    Args:
+        card: The card.
+
+    Returns:
+        The metadata; empty if there are none.
+
+    Raises:
+        HfKfcError: They cannot be read; the message says why.
+    """
+    match = _METADATA.match(card)
+    if match is None:
+        return {}
+    text = match[1]
+    if len(text) > _METADATA_LIMIT:
+        raise HfKfcError(f"its metadata have more than {_METADATA_LIMIT} characters")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _DEPTH_LIMIT:
+                raise HfKfcError("its metadata have aliases, or are nested too deep")
+        metadata = yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError) as error:
+        raise HfKfcError(" ".join(str(error).split())) from error
+    if not isinstance(metadata, dict):
+        raise HfKfcError("its metadata are no mapping")
+    return metadata

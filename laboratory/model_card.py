@@ -18,7 +18,7 @@ from huggingface_hub import (
 )
 
 from hf_kfc.cards import render
-from hf_kfc.priors.snapshot import PriorSource
+from hf_kfc.hub import Source
 from hf_kfc.ranking import relative_change
 
 from .results import RESULTS_NAME, RESULTS_TABLE
@@ -83,7 +83,7 @@ def model_card(directory: Path, repo_id: str, args: PublishArguments, prior: str
         repo_id=repo_id,
         tasks=tasks,
         previous=previous,
-        prior=PriorSource.parse(prior) if prior else None,
+        prior=Source.parse(prior) if prior else None,
         method=results["outcomes"][-1]["method"],
         damping=results["outcomes"][-1]["damping"],
         settings=results["settings"],

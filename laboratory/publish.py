@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
-from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub import HfApi
 
-from hf_kfc.errors import ConsolidationError, HfKfcError
-from hf_kfc.hub_errors import HUB_FAILURES, reason_of
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.hub import MODEL_FILES, hub_errors_as, push_card, push_model
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.card import prior_card
-from hf_kfc.priors.files import holds_tensors
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
 
 from .figures import require_matplotlib, save_prediction_figure
 from .methods import NAMES
 from .model_card import EVAL_RESULTS, eval_results, model_card
-from .prediction import PREDICTION_NAME, Prediction
+from .prediction import Prediction
 from .processes import process_state, shared
 from .results import RESULTS_NAME, RESULTS_TABLE
 
 __all__ = ["PublishArguments", "Target", "publish"]
 
-_CARD = "README.md"
 _PICTURE = "prediction.png"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-# They tell the folders of this machine, and the cards have what is in them.
-_NOT_PUBLISHED = {RESULTS_NAME, RESULTS_TABLE, PREDICTION_NAME}
+# Results tell the folders of this machine, and the cards have what is in them.
+_FILES = [name for name in MODEL_FILES if name not in (RESULTS_NAME, RESULTS_TABLE)]
 
 
 @dataclass(frozen=True)
@@ -128,93 +121,37 @@ def publish(directory: Path, args: PublishArguments, target: Target | None) -> N
     """
     state = process_state()
     if target is not None and state.is_main_process:
-        try:
-            _publish(directory, args, target)
-        except HfKfcError:
-            raise
-        except HUB_FAILURES as error:
-            raise HfKfcError(
-                f"{target.model}: {directory} is not published, or only a part of it "
-                f"({reason_of(error)}); run the same again, what was done is not done twice"
-            ) from error
+        _publish(directory, args, target)
     state.wait_for_everyone()
 
 
 def _choose(model: str | None, directory: Path) -> str:
-    try:
+    with hub_errors_as(
+        "--push_to_hub: the Hub does not tell who you are ({reason}); log in with "
+        "'hf auth login' or set HF_TOKEN"
+    ):
         user = HfApi(library_name="hf_kfc").whoami()["name"]
-    except HUB_FAILURES as error:
-        raise HfKfcError(
-            f"--push_to_hub: the Hub does not tell who you are ({reason_of(error)}); log in with "
-            "'hf auth login' or set HF_TOKEN"
-        ) from error
     name = model or directory.resolve().name
     return name if "/" in name else f"{user}/{name}"
 
 
 def _publish(directory: Path, args: PublishArguments, target: Target) -> None:
-    api = HfApi(library_name="hf_kfc")
-    api.create_repo(target.model, private=args.hub_private_repo, exist_ok=True)
-    head = api.model_info(target.model, files_metadata=True)
-    _refuse(head, target.model, args.hub_private_repo)
-    at = _commit_model(api, head, directory, args, target)
-    prior = _push_prior(directory, args, target, at)
-    card = model_card(directory, target.model, args, prior)
-    _commit_card(api, target.model, at, card)
-    print(f"published as {target.model}, its prior as {prior}")  # noqa: T201
-
-
-def _refuse(head: ModelInfo, repo_id: str, private: bool) -> None:
-    if any(holds_tensors(file.rfilename) for file in head.siblings or []):
-        raise HfKfcError(f"{repo_id} holds a prior; give the model another --hub_model_id")
-    if head.private != private:
-        there = "public" if head.private is False else "private"
-        option = "--no_hub_private_repo" if private else "--hub_private_repo"
-        raise HfKfcError(f"{repo_id} is there and {there}; give {option} or another --hub_model_id")
-
-
-def _commit_model(
-    api: HfApi, head: ModelInfo, directory: Path, args: PublishArguments, target: Target
-) -> str:
-    """Put the model into its repository, unless it is there; return the commit that has it."""
-    there = {file.rfilename: file for file in head.siblings or []}
-    files = dict(_files(directory, args))
-    stale = [
-        name
-        for name in there
-        if name not in files and any(fnmatch(name, pattern) for pattern in _WEIGHTS)
-    ]
-    assert head.sha is not None  # only listings of repositories leave it out
-    if not stale and all(_same(content, there.get(name)) for name, content in files.items()):
-        return head.sha
-    card = model_card(directory, target.model, args, prior=None)
-    adding = {**files, _CARD: card.encode()}
-    operations = [CommitOperationDelete(name) for name in stale]
-    made = api.create_commit(
-        target.model,
-        [*operations, *(CommitOperationAdd(name, own) for name, own in adding.items())],
-        commit_message="Publish the model",
-        parent_commit=head.sha,
-    )
-    return made.oid
-
-
-def _files(directory: Path, args: PublishArguments) -> Iterator[tuple[str, Path | bytes]]:
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and path.name not in _NOT_PUBLISHED:
-            yield path.name, path
+    extra = {}
     if args.hub_dataset_id is not None:
-        yield EVAL_RESULTS, eval_results(directory, args.hub_dataset_id).encode()
-
-
-def _same(content: Path | bytes, there: RepoSibling | None) -> bool:
-    """Whether the repository has a file as it is here."""
-    if there is None:
-        return False
-    content = content if isinstance(content, bytes) else content.read_bytes()
-    if there.lfs is not None:
-        return there.lfs.sha256 == hashlib.sha256(content).hexdigest()
-    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        extra[EVAL_RESULTS] = eval_results(directory, args.hub_dataset_id).encode()
+    pushed = push_model(
+        directory,
+        target.model,
+        card=model_card(directory, target.model, args, prior=None),
+        files=_FILES,
+        extra=extra,
+        private=args.hub_private_repo,
+        commit_message="Publish the model",
+    )
+    prior = _push_prior(directory, args, target, pushed.commit)
+    card = model_card(directory, target.model, args, prior)
+    push_card(target.model, card, commit_message="Name its prior", parent=pushed.commit)
+    print(f"published as {target.model}, its prior as {prior}")  # noqa: T201
 
 
 def _push_prior(directory: Path, args: PublishArguments, target: Target, at: str) -> str:
@@ -249,15 +186,3 @@ def _picture(prediction: Prediction) -> bytes:
     with TemporaryDirectory(prefix="hf_kfc-") as folder:
         save_prediction_figure(prediction, Path(folder) / _PICTURE)
         return (Path(folder) / _PICTURE).read_bytes()
-
-
-def _commit_card(api: HfApi, repo_id: str, at: str, card: str) -> None:
-    """Replace the card of a model, unless it says the same already."""
-    there = api.model_info(repo_id, revision=at, files_metadata=True).siblings or []
-    if not any(file.rfilename == _CARD and _same(card.encode(), file) for file in there):
-        api.create_commit(
-            repo_id,
-            [CommitOperationAdd(_CARD, card.encode())],
-            commit_message="Name its prior",
-            parent_commit=at,
-        )

@@ -10,10 +10,9 @@ from statistics import fmean
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_kfc.chain import pin, split_revision, walk_tiers
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.hub_errors import HUB_FAILURES, reason_of
+from hf_kfc.hub import HUB_FAILURES, pin, reason_of, split_revision, walk_tiers
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import CandidateCollator
 from hf_kfc.training import bayesian_strength

@@ -12,8 +12,8 @@ from datasets.exceptions import DatasetsError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..chain import split_revision
 from ..errors import ConsolidationError, DataError
+from ..hub import split_revision
 from .plugins import load_plugins
 
 __all__ = ["load_examples", "load_model", "load_tokenizer", "register_model"]

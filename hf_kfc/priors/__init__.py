@@ -2,7 +2,6 @@
 
 from .prior import ConsolidationPrior
 from .provenance import Provenance
-from .publication import PublishedPrior
-from .snapshot import PriorSource
+from .push import PushedPrior
 
-__all__ = ["ConsolidationPrior", "PriorSource", "Provenance", "PublishedPrior"]
+__all__ = ["ConsolidationPrior", "Provenance", "PushedPrior"]

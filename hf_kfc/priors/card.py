@@ -8,17 +8,17 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..cards import render
 from ..curvature import Block
-from ..errors import PriorError
+from ..errors import HubError
+from ..hub import Source
+from .base import BasePrior
 from .content import stored_bytes
-from .prior import ConsolidationPrior
 from .provenance import summarise_errors
-from .snapshot import PriorSource
 
 __all__ = ["prior_card"]
 
 
 def prior_card(
-    prior: ConsolidationPrior,
+    prior: BasePrior,
     repo_id: str,
     *,
     base_model: str | None = None,
@@ -65,14 +65,14 @@ def prior_card(
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
 
 
-def _pinned(base_model: str) -> PriorSource | None:
+def _pinned(base_model: str) -> Source | None:
     try:
-        return PriorSource.parse(base_model)
-    except PriorError:  # a folder, or no name at all
+        return Source.parse(base_model)
+    except HubError:  # a folder, or no name at all
         return None
 
 
-def _layers(prior: ConsolidationPrior) -> Iterator[dict[str, str]]:
+def _layers(prior: BasePrior) -> Iterator[dict[str, str]]:
     """Name each block with its size, that of its curvature as it is stored."""
     for block in prior.curvature.blocks:
         q, p = block.shape

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm.auto import tqdm
 
 from ..curvature import Compressor
 from ..errors import CurvatureError, PriorError
+from .base import BasePrior
 from .content import Parts
 from .provenance import compounded
-
-if TYPE_CHECKING:
-    from .prior import ConsolidationPrior
 
 __all__ = ["compressed_parts"]
 
 
-def compressed_parts(
-    prior: ConsolidationPrior, rank: int | None, dtype: torch.dtype | None
-) -> Parts:
+def compressed_parts(prior: BasePrior, rank: int | None, dtype: torch.dtype | None) -> Parts:
     """Compress a prior's curvature; see :meth:`ConsolidationPrior.compress`.
 
     Args:

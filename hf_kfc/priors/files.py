@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from ..errors import PriorError
+from ..errors import HubError, PriorError
 from ..files import refuse_blocked, replace_directory
+from ..hub import Snapshot
 from .description import part_of, tensors_of
-from .snapshot import Snapshot
 from .tensor_files import describe, read_tensors
 
 __all__ = [
@@ -110,7 +110,7 @@ def find_prior_files(
         return Snapshot.find(
             repo_id, named or revision, CONFIG_NAME, CONFIG_LIMIT, token=token, cache_dir=cache_dir
         )
-    except PriorError as error:
+    except HubError as error:
         raise PriorError(f"no prior at {name_or_path}: no such folder, and {error}") from error
 
 
@@ -147,7 +147,7 @@ def read_prior_files(
             continue
         try:
             found = read_tensors(_find_shard(place, name, expected), expected, wanted)
-        except PriorError as error:
+        except (HubError, PriorError) as error:
             damages.append(str(error))
             continue
         damages += [f"tensor {key} is in two files" for key in found if key in tensors]
@@ -191,14 +191,13 @@ def holds_tensors(name: str) -> bool:
 
 
 def _read_text(place: Path | Snapshot, where: str) -> str:
-    if isinstance(place, Snapshot):
-        path = place.fetch(CONFIG_NAME, CONFIG_LIMIT)
-    else:
-        path = place / CONFIG_NAME
     try:
+        path = _find(place, CONFIG_NAME, CONFIG_LIMIT)
         if (size := path.stat().st_size) > CONFIG_LIMIT:
             raise PriorError(f"{where} has {size} bytes, expected at most {CONFIG_LIMIT}")
         return path.read_text(encoding="utf-8")
+    except HubError as error:
+        raise PriorError(str(error)) from error
     except FileNotFoundError:
         raise PriorError(
             f"no prior at {place}: {CONFIG_NAME} is missing; give the folder that "
@@ -245,10 +244,12 @@ def _checksum(config: Mapping[str, Any]) -> str:
 def _find_shard(place: Path | Snapshot, name: str, expected: Mapping[str, Any]) -> Path:
     if not _SHARD.fullmatch(name):
         raise PriorError(f"file {short(name)} is not one that a prior has")
-    if isinstance(place, Path):
-        return place / name
     size = expected.get("bytes")
-    return place.fetch(name, size if isinstance(size, int) else 0)
+    return _find(place, name, size if isinstance(size, int) else 0)
+
+
+def _find(place: Path | Snapshot, name: str, limit: int) -> Path:
+    return place / name if isinstance(place, Path) else place.fetch(name, limit)
 
 
 def _names(expected: Mapping[str, Any]) -> list[str]:

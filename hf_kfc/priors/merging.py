@@ -6,7 +6,6 @@ import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import hypot, isfinite
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +14,9 @@ from tqdm.auto import tqdm
 from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
+from .base import BasePrior
 from .content import Parts
 from .provenance import Provenance, compounded
-
-if TYPE_CHECKING:
-    from .prior import ConsolidationPrior
 
 __all__ = ["merged_parts"]
 
@@ -29,7 +26,7 @@ _SETTLED = 1e-4
 
 
 def merged_parts(
-    priors: Sequence[ConsolidationPrior],
+    priors: Sequence[BasePrior],
     rank: int,
     weights: Sequence[float] | None,
     damping: float,
@@ -79,7 +76,7 @@ def merged_parts(
     return {name: anchor[name] for name in priors[0].anchor}, curvature, provenance
 
 
-def _refuse_unlike(priors: Sequence[ConsolidationPrior]) -> None:
+def _refuse_unlike(priors: Sequence[BasePrior]) -> None:
     """Make sure that all priors cover the same parameters in the same way."""
     first = {block.name: block for block in priors[0].curvature.blocks}
     problems = []
@@ -109,13 +106,11 @@ def _describe(block: Block) -> str:
     return f"{' and '.join(shapes)} as {block.layout}"
 
 
-def _tasks(priors: Sequence[ConsolidationPrior]) -> str:
+def _tasks(priors: Sequence[BasePrior]) -> str:
     return ", ".join(f"'{prior.task}'" for prior in priors)
 
 
-def _shares(
-    priors: Sequence[ConsolidationPrior], weights: Sequence[float] | None
-) -> tuple[float, ...]:
+def _shares(priors: Sequence[BasePrior], weights: Sequence[float] | None) -> tuple[float, ...]:
     """Return the weight of each prior's F, by default its share of all examples."""
     if weights is None:
         counts = [prior.provenance.num_examples for prior in priors]
@@ -145,7 +140,7 @@ def _sharing_inputs(by_name: Sequence[Mapping[str, Block]]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _known_error(name: str, priors: Sequence[ConsolidationPrior]) -> float:
+def _known_error(name: str, priors: Sequence[BasePrior]) -> float:
     """Bound the relative error of Σ w_i F_i by those e_i of the F_i: √(Σ e_i²).
 
     Σ w_i e_i ‖F_i‖ ≤ √(Σ e_i²) √(Σ w_i² ‖F_i‖²) by Cauchy and Schwarz, and the last root is at most
@@ -184,7 +179,7 @@ class _Part:
 def _parts(
     name: str,
     by_name: Sequence[Mapping[str, Block]],
-    priors: Sequence[ConsolidationPrior],
+    priors: Sequence[BasePrior],
     shares: Sequence[float],
 ) -> list[_Part]:
     blocks = [own[name] for own in by_name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,22 +22,19 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
+from ..hub import Source
 from ..precision import wide_dtype
+from .base import BasePrior
 from .compression import compressed_parts
-from .content import fingerprint_of, from_content, to_content
-from .description import ANCHOR
-from .files import find_prior_files, read_prior_files, write_prior_files
 from .merging import merged_parts
-from .misfits import misfits_of
 from .provenance import Provenance
-from .publication import PublishedPrior
-from .references import read_reference, refer_to_model
-from .snapshot import PriorSource, Snapshot
+from .push import PushedPrior, push_to_hub
+from .store import load, save
 
 __all__ = ["ConsolidationPrior"]
 
 
-class ConsolidationPrior:
+class ConsolidationPrior(BasePrior):
     """Anchor θ*, curvature F and provenance of one task: all that a later task needs of it.
 
     The posterior of the old task is approximated by a Gaussian around θ* with precision N·F
@@ -63,17 +59,8 @@ class ConsolidationPrior:
     def __init__(
         self, anchor: Mapping[str, Tensor], curvature: Curvature, provenance: Provenance
     ) -> None:
-        self.anchor = dict(anchor)
-        self.curvature = curvature
-        self.provenance = provenance
-        self.source: PriorSource | None = None
-        if misfits := misfits_of(self.anchor, curvature, provenance):
-            raise PriorError(f"prior of task '{provenance.task}' is unusable: {'; '.join(misfits)}")
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return self.provenance.task
+        super().__init__(anchor, curvature, provenance)
+        self.source: Source | None = None
 
     @classmethod
     def estimate(
@@ -198,11 +185,6 @@ class ConsolidationPrior:
         """
         return type(self)(*compressed_parts(self, rank, dtype))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the anchor and the operators as they are stored."""
-        return fingerprint_of(*self._content())
-
     def check(self, model: nn.Module) -> None:
         """Make sure that the prior can consolidate a model.
 
@@ -267,25 +249,18 @@ class ConsolidationPrior:
         Raises:
             PriorError: The folder holds something other than a prior, or the model is not the
                 anchor.
+            HubError: That model cannot be read.
         """
-        config, tensors = self._content()
-        config["fingerprint"] = fingerprint_of(config, tensors)
-        if anchor is not None:
-            model = Snapshot(PriorSource.parse(anchor), token)
-            config["anchor"] = refer_to_model(model, self.curvature, tensors)
-            tensors = {name: t for name, t in tensors.items() if not name.startswith(ANCHOR)}
-        write_prior_files(Path(directory), config, tensors, max_shard_size)
+        save(self, Path(directory), max_shard_size, anchor=anchor, token=token)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> PublishedPrior:
-        """Publish the prior on the Hub; see :func:`~hf_kfc.priors.hub.push_to_hub`.
+    def push_to_hub(self, repo_id: str, **options: Any) -> PushedPrior:
+        """Push the prior to the Hub; see :func:`~hf_kfc.priors.push.push_to_hub`.
 
         Args:
             repo_id: The repository, ``"organisation/name"``.
-            kwargs: As there.
+            **options: As there.
         """
-        from .hub import push_to_hub  # noqa: PLC0415 - it publishes priors: it needs this class
-
-        return push_to_hub(self, repo_id, **kwargs)
+        return push_to_hub(self, repo_id, **options)
 
     @classmethod
     def from_pretrained(
@@ -315,24 +290,9 @@ class ConsolidationPrior:
                 valid prior (names, shapes, dtypes, non-finite values, asymmetric or indefinite
                 factors); all misfits are listed.
         """
-        place = find_prior_files(name_or_path, revision, token, cache_dir)
-        config, tensors, damages = read_prior_files(place, layers)
-        try:
-            model, more = read_reference(config, token, cache_dir)
-            prior = cls(*from_content(config, tensors, [*damages, *more], model=model))
-        except PriorError as error:
-            raise PriorError(f"prior at {place} cannot be loaded: {error}") from None
-        # Of a part, the sums of its files must do.
-        if layers is None and prior.fingerprint != config.get("fingerprint"):
-            raise PriorError(
-                f"prior at {place} cannot be loaded: its content is not what was saved "
-                "(config.json has another fingerprint)"
-            )
-        prior.source = place.source if isinstance(place, Snapshot) else None
+        prior, source = load(cls, name_or_path, revision, layers, token, cache_dir)
+        prior.source = source
         return prior
-
-    def _content(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return to_content(self.anchor, self.curvature, self.provenance)
 
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from ..curvature import Block, Curvature, Identity
 from ..errors import PriorError
-from .prior import ConsolidationPrior
+from .base import BasePrior, PriorT
 
 __all__ = ["MIN_EXAMPLES", "without_rare_inputs"]
 
@@ -16,9 +16,7 @@ MIN_EXAMPLES = 10
 """In how many examples a token must have been seen for a published prior to cover it."""
 
 
-def without_rare_inputs(
-    prior: ConsolidationPrior, min_examples: int = MIN_EXAMPLES
-) -> ConsolidationPrior:
+def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> PriorT:
     """Leave out of a prior every token that too few examples hold, its row and its anchor.
 
     The A of an embedding is the frequency of each token in the data, and an anchor that differs
@@ -61,10 +59,10 @@ def without_rare_inputs(
         anchor[name] = anchor[name][kept]
     curvature = Curvature(tuple(blocks), prior.curvature.num_examples, tuple(sorted(ignored)))
     provenance = replace(prior.provenance, min_examples=min_examples, dropped_inputs=dropped)
-    return ConsolidationPrior(anchor, curvature, provenance)
+    return type(prior)(anchor, curvature, provenance)
 
 
-def _kept(prior: ConsolidationPrior, block: Block, min_examples: int) -> torch.Tensor:
+def _kept(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:
     if block.input_examples is not None:
         return torch.nonzero(block.input_examples >= min_examples).flatten()
     already = prior.provenance.min_examples

@@ -13,10 +13,9 @@ from huggingface_hub import HfApi
 from torch import Tensor
 
 from ..curvature import Block, Curvature
-from ..errors import PriorError
-from ..hub_errors import HUB_FAILURES, reason_of
+from ..errors import HubError, PriorError
+from ..hub import Snapshot, Source, hub_errors_as
 from .description import ANCHOR, parameters_of
-from .snapshot import PriorSource, Snapshot
 from .tensor_files import describe, read_tensors
 
 __all__ = ["read_reference", "refer_to_model"]
@@ -82,7 +81,7 @@ def read_reference(
         return {}, []
     try:
         model, files = _read(reference, token, cache_dir)
-    except PriorError as error:
+    except (HubError, PriorError) as error:
         return {}, [str(error)]
     wanted, found, damages = parameters_of(config), dict[str, Tensor](), list[str]()
     for name, expected in files.items():
@@ -90,7 +89,7 @@ def read_reference(
             continue
         try:
             found |= read_tensors(model.fetch(name, expected["bytes"]), expected, wanted)
-        except PriorError as error:
+        except (HubError, PriorError) as error:
             damages.append(f"{error} (the anchor, from {model})")
     damages += [
         f"parameter {name} of {model} is {value.dtype}, expected a floating-point type"
@@ -105,7 +104,7 @@ def _read(
 ) -> tuple[Snapshot, dict[str, Any]]:
     if not isinstance(reference, dict):
         raise PriorError(f"field anchor is {short(reference)}, expected an object")
-    source = PriorSource(reference.get("repo_id", ""), reference.get("revision", ""))
+    source = Source(reference.get("repo_id", ""), reference.get("revision", ""))
     files = reference.get("files")
     if not isinstance(files, dict) or not all(map(_is_description, files.values())):
         raise PriorError("field anchor lists no files")
@@ -127,12 +126,10 @@ def _is_description(value: Any) -> bool:
 def _weights(model: Snapshot) -> dict[str, int]:
     """List the model's files of weights with their sizes; one whole file goes before its parts."""
     source = model.source
-    try:
+    with hub_errors_as(f"{model} cannot be read: {{reason}}"):
         info = HfApi(token=model.token).model_info(
             source.repo_id, revision=source.sha, files_metadata=True
         )
-    except HUB_FAILURES as error:
-        raise PriorError(f"{model} cannot be read: {reason_of(error)}") from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     sizes = {name: size for name, size in sizes.items() if _WEIGHTS.fullmatch(name)}
     if not sizes:

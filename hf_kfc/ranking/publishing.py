@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,22 +14,20 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
 )
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import DataError
 from ..files import refuse_foreign, replace_directory
-from ..hub_errors import HUB_FAILURES, reason_of
+from ..hub import commit, hub_errors_as, open_repository
+from ..hub.commit import RepositoryInfo
 from .corpora.builder import COUNTS_FILE, CandidateRankingBuilder
 from .dataset_card import Terms, dataset_card
 from .licenses import License
 
 __all__ = ["push_to_hub", "save_dataset"]
 
-logger = logging.getLogger(__name__)
 
 _CARD = "README.md"
-_ATTEMPTS = 5
-_STALE = 412  # the status by which the Hub refuses a commit whose parent is not the last one
 
 
 def save_dataset(
@@ -95,8 +92,9 @@ def push_to_hub(
         The commit: ``commit_url``, and its hash as ``oid``.
 
     Raises:
-        DataError: A licence forbids it, the repository is there and not as private as asked, or
-            the Hub refused or could not be reached; nothing is half published then.
+        DataError: A licence forbids it, or the Hub refused or could not be reached; nothing is
+            half pushed then.
+        HubError: The repository is there and not as private as asked.
 
     Example:
         >>> builder = prepare_task("notes")  # doctest: +SKIP
@@ -108,19 +106,13 @@ def push_to_hub(
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_kfc")
     with TemporaryDirectory(prefix="hf_kfc-") as folder:
         _write_files(builder, Path(folder) / config_name)
-        try:
-            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-            if api.dataset_info(repo_id).private != private:
-                there = "public" if private else "private"
-                raise DataError(f"{repo_id} is there and {there}; pass private={not private}")
+        with hub_errors_as(
+            f"{repo_id}: not pushed, or without an answer ({{reason}}); try again, what was "
+            "uploaded is not sent twice",
+            DataError,
+        ):
+            open_repository(api, repo_id, repo_type="dataset", private=private)
             return _commit(api, repo_id, builder, config_name, terms, Path(folder))
-        except DataError:
-            raise
-        except HUB_FAILURES as error:
-            raise DataError(
-                f"{repo_id}: not published, or without an answer ({reason_of(error)}); try again, "
-                "what was uploaded is not sent twice"
-            ) from error
 
 
 def _check_name(config_name: str) -> None:
@@ -147,37 +139,26 @@ def _commit(
     folder: Path,
 ) -> CommitInfo:
     """Commit on top of what is there, as often as others are faster."""
-    attempt = 0
-    while True:
-        attempt += 1
-        head = api.dataset_info(repo_id).sha
-        assert head is not None  # only listings of repositories leave it out
-        existing = _read_card(api, repo_id, head)
-        card = dataset_card(builder, config_name, terms, repo_id, existing)
-        operations = [
-            *_changes(api, repo_id, head, config_name, folder),
+
+    def changes(head: RepositoryInfo) -> list[CommitOperation]:
+        sha = str(head.sha)
+        card = dataset_card(builder, config_name, terms, repo_id, _read_card(api, repo_id, sha))
+        there = [file.rfilename for file in head.siblings or []]
+        return [
+            *_changes(there, config_name, folder),
             CommitOperationAdd(_CARD, card.encode()),
         ]
-        try:
-            return api.create_commit(
-                repo_id,
-                operations,
-                commit_message=f"Publish {config_name}",
-                repo_type="dataset",
-                parent_commit=head,
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code != _STALE or attempt == _ATTEMPTS:
-                raise
-            logger.warning("%s changed meanwhile; publishing on top of it", repo_id)
+
+    message = f"Publish {config_name}"
+    made = commit(api, repo_id, changes, message=message, repo_type="dataset").made
+    assert made is not None  # the card alone is a change
+    return made
 
 
-def _changes(
-    api: HfApi, repo_id: str, head: str, config_name: str, folder: Path
-) -> Iterator[CommitOperation]:
+def _changes(there: Sequence[str], config_name: str, folder: Path) -> Iterator[CommitOperation]:
     """Replace what the repository has under the configuration's name."""
     new = {f"{config_name}/{path.name}": path for path in sorted((folder / config_name).iterdir())}
-    for old in api.list_repo_files(repo_id, repo_type="dataset", revision=head):
+    for old in there:
         if old.startswith(f"{config_name}/") and old not in new:
             yield CommitOperationDelete(old)
     for name, path in new.items():

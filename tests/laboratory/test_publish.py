@@ -14,9 +14,9 @@ from hub_repository import Repository
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from hf_kfc.chain import Tier, find_prior, walk_tiers
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import HfKfcError
+from hf_kfc.hub import Tier, find_prior, walk_tiers
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import CnnForMultipleChoice
 from laboratory import (
@@ -197,7 +197,9 @@ def test_killed_at_any_stage_and_run_again(stage, hub, tier, tmp_path):
 def test_a_failure_is_one_line_and_run_again_it_is_whole(stage, hub, tier):
     # An upload is tried several times by the client.
     at_stage(hub, stage, lambda *request: hub.fail(*request, status=500, times=30))
-    with pytest.raises(HfKfcError, match=r"not published|cannot be|is not the prior's") as error:
+    with pytest.raises(
+        HfKfcError, match=r"not pushed|not replaced|cannot be|is not the prior's"
+    ) as error:
         publish(tier, ARGUMENTS, TARGET)
     assert "\n" not in str(error.value)
     hub._faults.clear()
@@ -238,7 +240,7 @@ def test_a_repository_of_a_prior_gets_no_model(hub, tier):
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, tier):
     put(TARGET.model, "notes.txt", private=False)
-    with pytest.raises(HfKfcError, match="is there and public; give --no_hub_private_repo or"):
+    with pytest.raises(HfKfcError, match="is there and public; pass private=False"):
         publish(tier, ARGUMENTS, TARGET)
     assert titles(hub, TARGET.model) == ["initial commit", "put"]
     publish(tier, replace(ARGUMENTS, hub_private_repo=False), TARGET)

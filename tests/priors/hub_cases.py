@@ -6,7 +6,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_kfc.priors import ConsolidationPrior, PublishedPrior
+from hf_kfc.priors import ConsolidationPrior, PushedPrior
 from hf_kfc.priors.privacy import without_rare_inputs
 
 from .samples import assert_equal_priors, prior
@@ -17,7 +17,7 @@ MODEL = "org/model"
 
 def push(
     pushed: ConsolidationPrior | None = None, repo_id: str = NAME, **options: object
-) -> PublishedPrior:
+) -> PushedPrior:
     """Publish the sample prior, whose embeddings have no counts of examples."""
     return (pushed or prior()).push_to_hub(repo_id, **{"min_examples": 0, **options})
 
@@ -63,7 +63,7 @@ def put_model(*shards: dict[str, Tensor], repo_id: str = MODEL) -> str:
     return put({name: save(part) for name, part in zip(names, shards, strict=True)}, repo_id)
 
 
-def assert_published(published: PublishedPrior, expected: ConsolidationPrior) -> None:
+def assert_published(published: PushedPrior, expected: ConsolidationPrior) -> None:
     """Load by the commit and by the tag, and compare bit by bit."""
     for revision in (published.commit, published.tag):
         loaded = ConsolidationPrior.from_pretrained(published.repo_id, revision=revision)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_kfc.curvature import Block, Curvature, Identity, Kronecker, Layout
-from hf_kfc.errors import PriorError
+from hf_kfc.errors import HfKfcError, PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
 
 from .forging import read_config, write_config
@@ -130,7 +130,7 @@ def test_a_model_that_is_not_the_anchor(hub: HubServer, tmp_path: Path) -> None:
     del values["norm.bias"]
     values["key.bias"] = values["key.bias"].reshape(1, 3)
     anchor = f"{MODEL}@{put_model(values)}"
-    with pytest.raises(PriorError) as error:
+    with pytest.raises(HfKfcError) as error:
         push(anchor=anchor)
     assert str(error.value) == (
         f"{anchor} is not the prior's anchor: it has another query.weight, key.bias, norm.bias or "
@@ -168,7 +168,7 @@ def test_zero_with_another_sign_is_another_anchor(hub: HubServer, tmp_path: Path
 def test_a_model_that_is_not_there(
     anchor: str, reason: str, hub: HubServer, tmp_path: Path
 ) -> None:
-    with pytest.raises(PriorError) as error:
+    with pytest.raises(HfKfcError) as error:
         prior().save_pretrained(tmp_path / "prior", anchor=anchor)
     assert str(error.value) == reason
     assert not (tmp_path / "prior").exists()

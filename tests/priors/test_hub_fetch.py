@@ -8,7 +8,8 @@ import torch
 from hub_server import HubServer
 
 from hf_kfc.errors import PriorError
-from hf_kfc.priors import ConsolidationPrior, PriorSource
+from hf_kfc.hub import Source
+from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 
 from .hub_cases import NAME, public, push, put, repository
@@ -39,7 +40,7 @@ def test_branch_tag_and_hash(hub: HubServer) -> None:
     ]:
         loaded = load(name, revision=revision)
         assert_equal_priors(loaded, public(seed))
-        assert loaded.source == PriorSource(NAME, published.commit)
+        assert loaded.source == Source(NAME, published.commit)
         assert str(loaded.source) == f"{NAME}@{published.commit}"
 
 

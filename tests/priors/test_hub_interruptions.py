@@ -12,7 +12,7 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from hf_kfc.errors import PriorError
+from hf_kfc.errors import HubError
 from hf_kfc.priors import ConsolidationPrior
 
 from .hub_cases import NAME, assert_published, public, push, repository, tags, titles
@@ -80,7 +80,7 @@ def test_the_connection_is_cut_in_each_request(begin: Begin, at: str, hub: HubSe
         hub.cut("*", "", at=at, skip=n)  # type: ignore[arg-type]
         try:
             push()
-        except PriorError as error:
+        except HubError as error:
             refused += 1
             assert re.match(f"{NAME}.*try again|config.json of {NAME}", str(error))
             assert "\n" not in str(error)
@@ -96,7 +96,7 @@ def test_the_hub_fails_from_one_request_on(status: int, hub: HubServer) -> None:
     count = requests_of_a_push(hub, nothing)
     for n in range(count):
         hub.fail("*", "", status=status, times=100, skip=n)
-        with pytest.raises(PriorError):
+        with pytest.raises(HubError):
             push()
         hub.forget_faults()
         assert_no_half(hub)

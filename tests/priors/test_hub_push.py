@@ -5,14 +5,16 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import HfApi
 
-from hf_kfc.errors import PriorError
+from hf_kfc.errors import HfKfcError, HubError, PriorError
 from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors import push as push_module
 
 from .hub_cases import (
     NAME,
@@ -35,7 +37,7 @@ def of_task(task: str, seed: int = 0) -> ConsolidationPrior:
 
 
 def refusal(**options: object) -> str:
-    with pytest.raises(PriorError) as error:
+    with pytest.raises(HfKfcError) as error:
         push(**options)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -80,11 +82,11 @@ def test_who_may_read_it(hub: HubServer, tmp_path: Path) -> None:
     assert load(NAME, token=READ_TOKEN).source is not None
     with pytest.raises(PriorError, match="the Hub answers 401, Invalid credentials"):
         load(NAME, token="wrong", cache_dir=tmp_path)
-    with pytest.raises(PriorError, match="org/prior is there and private; pass private=True"):
+    with pytest.raises(HubError, match="org/prior is there and private; pass private=True"):
         push(private=False)
     assert push(repo_id="org/open", private=False).commit != published.commit
     assert not repository(hub, "org/open").private
-    with pytest.raises(PriorError, match="org/open is there and public; pass private=False"):
+    with pytest.raises(HubError, match="org/open is there and public; pass private=False"):
         push(repo_id="org/open")
 
 
@@ -117,9 +119,7 @@ def test_rare_tokens_are_left_out_and_it_is_said(
     local = ConsolidationPrior(anchor, curvature, PROVENANCE)
     with caplog.at_level(logging.WARNING, "hf_kfc"):
         local.push_to_hub(NAME)
-    assert caplog.messages == [
-        "published without 3 tokens of words that fewer than 10 examples have"
-    ]
+    assert caplog.messages == ["pushed without 3 tokens of words that fewer than 10 examples have"]
     loaded = ConsolidationPrior.from_pretrained(NAME)
     (words,) = (b for b in loaded.curvature.blocks if b.name == "words")
     assert words.inputs is not None
@@ -175,7 +175,37 @@ def test_a_taken_tag_is_refused_before_anything_is_committed(
     assert "is not this prior" in refusal(pushed=told_otherwise, tag="v1")
     assert len(titles(hub)) == 2
     assert push(tag="v1") == first
-    assert caplog.messages == [f"{first.url} holds the prior already: nothing is published"]
+    assert caplog.messages == [f"{first.url} holds the prior already: nothing is pushed"]
+
+
+@pytest.mark.parametrize("where", ["main", "tag"])
+def test_a_damaged_copy_of_the_same_size_is_mended(where: str, hub: HubServer) -> None:
+    """Sums are compared: an equal size alone is not the prior."""
+    first = push()
+    content = repository(hub).resolve("main").files["prior.safetensors"].content
+    damaged = put({"prior.safetensors": content[:-8] + bytes(8)}, NAME)
+    if where == "tag":
+        HfApi().delete_tag(NAME, tag=str(first.tag))
+        HfApi().create_tag(NAME, tag=str(first.tag), revision=damaged)
+    with pytest.raises(PriorError, match="is damaged"):
+        ConsolidationPrior.from_pretrained(NAME)
+    mended = push()
+    assert mended.tag == first.tag
+    assert repository(hub).resolve("main").sha == mended.commit != damaged
+    assert_published(replace(mended, tag="main"), public())
+    assert ConsolidationPrior.from_pretrained(NAME, revision=first.tag).fingerprint
+    assert push().commit == (first.commit if where == "main" else mended.commit)
+    assert len(titles(hub)) == 4
+
+
+def test_a_fault_of_the_program_is_not_told_as_one_of_the_hub(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault in (ValueError("max() arg is an empty sequence"), RuntimeError("no"), KeyError("x")):
+        monkeypatch.setattr(push_module._Repository, "_changes", Mock(side_effect=fault))
+        with pytest.raises(type(fault)) as raised:
+            push()
+        assert raised.value is fault
 
 
 def test_a_second_tag_or_card_makes_no_second_commit(hub: HubServer) -> None:
@@ -219,7 +249,7 @@ def test_a_repository_with_a_card_only_is_written(hub: HubServer) -> None:
 
 
 def test_names_that_the_hub_or_we_do_not_take(hub: HubServer) -> None:
-    assert refusal(repo_id="a/b/c").startswith("a/b/c: the prior of 'old' is not published")
+    assert refusal(repo_id="a/b/c").startswith("a/b/c: the prior of 'old' is not pushed")
     assert "is no name of a picture" in refusal(pictures={"../x.png": b""})
     assert "Invalid metadata" in refusal(card="---\ntags: 3\n---\n")
     assert "this takes a token that may write" in refusal(token=READ_TOKEN, repo_id="org/x")
@@ -249,11 +279,9 @@ def test_the_same_prior_published_meanwhile(hub: HubServer) -> None:
 
 def test_a_repository_in_which_too_much_happens(hub: HubServer) -> None:
     push()
-    hub.fail("POST", "/commit/", status=412, times=3)
+    hub.fail("POST", "/commit/", status=412, times=5)
     message = refusal(pushed=prior(seed=1))
-    assert message.startswith(
-        f"{NAME}: the prior of 'old' is not published, or without an answer ("
-    )
+    assert message.startswith(f"{NAME}: the prior of 'old' is not pushed, or without an answer (")
     assert len(titles(hub)) == 2
     assert_published(push(prior(seed=1)), public(seed=1))
 

@@ -9,8 +9,7 @@ from hub_server import READ_TOKEN
 from huggingface_hub import CommitOperationAdd, HfApi
 from tiny_corpus import SIZES, TinyCorpus
 
-from hf_kfc.errors import DataError, HfKfcError
-from hf_kfc.ranking import publishing
+from hf_kfc.errors import DataError, HfKfcError, HubError
 from hf_kfc.ranking.publishing import push_to_hub, save_dataset
 
 NAME = "org/ranking"
@@ -138,10 +137,10 @@ def test_somebody_commits_at_the_same_time(hub, api, push):
     assert {path.split("/")[0] for path in files(hub)} >= {"articles", "patients"}
     assert card(hub).count("<!-- begin") == 2
     assert "so that the card differs" in card(hub)
-    hub.fail("POST", "/commit/", status=412, times=publishing._ATTEMPTS)
-    with pytest.raises(DataError, match=r"org/ranking: not published, .*412"):
+    hub.fail("POST", "/commit/", status=412, times=5)
+    with pytest.raises(DataError, match=r"org/ranking: not pushed, .*412"):
         push("articles")
-    assert len(hub.asked("POST", "/commit/")) == 4 + publishing._ATTEMPTS
+    assert len(hub.asked("POST", "/commit/")) == 4 + 5
 
 
 def test_a_failure_half_way_publishes_nothing_and_is_made_good(hub, api, push):
@@ -150,7 +149,7 @@ def test_a_failure_half_way_publishes_nothing_and_is_made_good(hub, api, push):
     with pytest.raises(DataError, match="try again"):
         push()
     hub.fail("POST", "/commit/", status=500)
-    with pytest.raises(DataError, match=r"org/ranking: not published, .*500"):
+    with pytest.raises(DataError, match=r"org/ranking: not pushed, .*500"):
         push()
     hub.cut("POST", "/commit/", at="request")
     with pytest.raises(DataError, match="without an answer"):
@@ -168,14 +167,14 @@ def test_a_failure_half_way_publishes_nothing_and_is_made_good(hub, api, push):
 
 def test_a_repository_is_as_private_as_was_asked_for(hub, api, push):
     api.create_repo(NAME, repo_type="dataset", private=False)
-    with pytest.raises(DataError, match=r"^org/ranking is there and public; pass private=False$"):
+    with pytest.raises(HubError, match=r"^org/ranking is there and public; pass private=False$"):
         push()
     assert titles(api) == ["initial commit"]
     push(private=False)
     push("articles", "org/open", private=False)
     assert not hub.repositories["dataset", "org/open"].private
     api.create_repo("org/closed", repo_type="dataset", private=True)
-    with pytest.raises(DataError, match=r"^org/closed is there and private; pass private=True$"):
+    with pytest.raises(HubError, match=r"^org/closed is there and private; pass private=True$"):
         push(repo_id="org/closed", private=False)
 
 
@@ -184,7 +183,7 @@ def test_a_repository_is_as_private_as_was_asked_for(hub, api, push):
     [
         ({"token": READ_TOKEN}, "403"),
         ({"token": "wrong"}, "401"),
-        ({"repo_id": "not a name"}, "not a name: not published"),
+        ({"repo_id": "not a name"}, "not a name: not pushed"),
         ({"endpoint": "http://127.0.0.1:9"}, "try again"),
     ],
 )

@@ -9,7 +9,7 @@ from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi
 from recipe_runs import TINY, Recipes, Result
 
-from hf_kfc.chain import walk_tiers
+from hf_kfc.hub import walk_tiers
 
 # All tokens are kept, so that the published priors are the same as those in folders.
 ALIKE = (*TINY, "--min_examples", "0")

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub import ModelCard
-
-from .errors import PriorError
-from .priors.files import CONFIG_LIMIT, CONFIG_NAME
-from .priors.snapshot import PriorSource, Snapshot
+from ..cards import metadata_of
+from ..errors import HfKfcError, HubError
+from ..text import printable
+from .snapshot import Snapshot, Source
 
 __all__ = ["Tier", "find_prior", "pin", "split_revision", "walk_tiers"]
 
 _CARD = "README.md"
 _CARD_LIMIT = 2**20  # bytes
+_CONFIG = "config.json"  # every model and every prior has it
+_CONFIG_LIMIT = 64 * 2**20
+_MOST_TIERS = 100
+_NOTHING: tuple[object, ...] = ("", "~", "null", [])
 _SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
@@ -41,7 +43,7 @@ def find_prior(model: str, revision: str | None = None, *, token: str | None = N
         The prior's repository and commit, ``"org/name@sha"``.
 
     Raises:
-        PriorError: The model's card cannot be read, or names no prior.
+        HubError: The model's card cannot be read, or names no prior.
 
     Example:
         >>> name, sha = find_prior("org/tier1").split("@")  # doctest: +SKIP
@@ -67,16 +69,20 @@ def walk_tiers(
         Model and prior of each tier.
 
     Raises:
-        PriorError: A card cannot be read, lacks a link or leads back to where the walk has been.
+        HubError: A card cannot be read, lacks a link or leads back to where the walk has been, or
+            there are more than 100 tiers.
     """
     seen: set[str] = set()
     next_model: str | None = model
     while next_model is not None:
+        if len(seen) == _MOST_TIERS:
+            raise HubError(
+                f"the cards lead back from {model} over more than {_MOST_TIERS} tiers; use the "
+                "priors by their own names"
+            )
         pinned, data = _read_card(next_model, revision, token)
         if pinned in seen:
-            raise PriorError(
-                f"the tiers of {model} go round in a circle at {pinned}; mend its card"
-            )
+            raise HubError(f"the tiers of {model} go round in a circle at {pinned}; mend its card")
         seen.add(pinned)
         prior = _prior_of(pinned, data)
         _check_back_link(prior, pinned, token)
@@ -96,13 +102,13 @@ def pin(name: str, *, token: str | None = None) -> str:
         repository stays as it is.
 
     Raises:
-        PriorError: There is no such repository or revision, or it is out of reach.
+        HubError: There is no such repository or revision, or it is out of reach.
     """
     repo_id, revision = split_revision(name)
     is_pinned = revision is not None and _SHA.fullmatch(revision)
     if is_pinned or Path(name).exists() or not _REPOSITORY.fullmatch(repo_id):
         return name
-    return str(Snapshot.find(repo_id, revision, CONFIG_NAME, CONFIG_LIMIT, token=token).source)
+    return str(Snapshot.find(repo_id, revision, _CONFIG, _CONFIG_LIMIT, token=token).source)
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -124,17 +130,9 @@ def _read_card(name: str, revision: str | None, token: str | None) -> tuple[str,
     snapshot = Snapshot.find(repo_id, revision, _CARD, _CARD_LIMIT, token=token)
     text = snapshot.fetch(_CARD, _CARD_LIMIT).read_text(encoding="utf-8", errors="replace")
     try:
-        return str(snapshot), vars(ModelCard(text, ignore_metadata_errors=True).data)
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise PriorError(f"the card of {snapshot} is damaged ({reason}); mend it") from error
+        return str(snapshot), metadata_of(text)
+    except HfKfcError as error:
+        raise HubError(f"the card of {snapshot} is damaged ({error}); mend it") from error
 
 
 def _prior_of(pinned: str, data: dict[str, Any]) -> str:
@@ -147,8 +145,8 @@ def _prior_of(pinned: str, data: dict[str, Any]) -> str:
 
 
 def _previous(pinned: str, data: dict[str, Any]) -> str | None:
-    previous = data.get("previous_model")
-    if previous is None and not data.get("consolidated_against"):
+    previous = data.get("previous_model", "")
+    if previous in _NOTHING and data.get("consolidated_against", "") in _NOTHING:
         return None
     return _link(
         pinned,
@@ -160,16 +158,16 @@ def _previous(pinned: str, data: dict[str, Any]) -> str | None:
 
 def _link(pinned: str, link: object, otherwise: str) -> str:
     try:
-        return str(PriorSource.parse(str(link)))
-    except PriorError:
-        raise PriorError(f"the card of {pinned} {otherwise}") from None
+        return str(Source.parse(str(link)))
+    except HubError:
+        raise HubError(f"the card of {pinned} {otherwise}") from None
 
 
 def _check_back_link(prior: str, model: str, token: str | None) -> None:
     _, data = _read_card(prior, None, token)
     base, (repo_id, _) = data.get("base_model"), split_revision(model)
     if base != repo_id:
-        raise PriorError(
-            f"the card of {model} names the prior {prior}, whose own names the model {base}; use "
-            "the priors by their own names"
+        raise HubError(
+            f"the card of {model} names the prior {prior}, whose own names the model "
+            f"{printable(base, 100)}; use the priors by their own names"
         )

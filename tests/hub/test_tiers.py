@@ -1,12 +1,14 @@
 import itertools
+import time
+from itertools import pairwise
 
 import pytest
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from hf_kfc import chain as chain_module
-from hf_kfc.chain import Tier, find_prior, pin, split_revision, walk_tiers
-from hf_kfc.errors import PriorError
+from hf_kfc.errors import HubError
+from hf_kfc.hub import Tier, find_prior, pin, split_revision, walk_tiers
+from hf_kfc.hub import tiers as tiers_module
 
 NUMBERS = itertools.count()  # no two cards are alike: a commit that changes nothing is none
 ELSEWHERE = "org/elsewhere@" + "0" * 40
@@ -80,10 +82,24 @@ BAD = {
         "README.md of org/elsewhere@0{40} cannot be fetched: there is no such repository",
     ),
     "no metadata": ("# A card", "names no prior"),
+    "a prior that would clear the screen": (
+        card(consolidation_prior='"\\e[2J(verified)"'),
+        "names no prior",
+    ),
+    "a list of bytes that become gigabytes": (
+        card(
+            a="&a [x, x, x, x, x, x, x, x, x]",
+            **{new: f"&{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in pairwise("abcdefgh")},
+        ),
+        "is damaged .its metadata have aliases",
+    ),
+    "metadata that hold themselves": (card(a="&a [*a]"), "is damaged .its metadata have aliases"),
+    "a number that takes minutes": (card(a="1" + ":1" * 100_000), "names no prior"),
+    "metadata that are too long": (card(a="x" * 2**18), "is damaged .its metadata have more than"),
     "metadata that is a list": ("---\n- a\n---\n", "is damaged"),
     "metadata that is not YAML": ("---\na: [\n---\n", "is damaged"),
     "metadata too deep": ("---\na: " + "[" * 3000 + "\n---\n", "is damaged"),
-    "metadata with a Python object": ("---\na: !!python/object:os.x {}\n---\n", "is damaged"),
+    "metadata with a Python object": ("---\na: !!python/object:os.x {}\n---\n", "names no prior"),
 }
 
 
@@ -91,31 +107,60 @@ BAD = {
 def test_bad_cards_are_refused_in_one_line(name, hub):
     text, message = BAD[name]
     pinned = put("org/a", text)
-    with pytest.raises(PriorError, match=message) as error:
+    began = time.process_time()
+    with pytest.raises(HubError, match=message) as error:
         list(walk_tiers("org/a"))
+    assert time.process_time() - began < 2
+    assert str(error.value).isprintable()
     assert "\n" not in str(error.value)
     assert pinned in str(error.value) or "elsewhere" in name or "not there" in name
 
 
 def test_a_huge_card_is_not_downloaded(hub):
     put("org/a", card(note="x" * 2**20))
-    with pytest.raises(PriorError, match="expected at most 1048576"):
+    with pytest.raises(HubError, match="expected at most 1048576"):
         find_prior("org/a")
     assert not hub.asked("GET", "/resolve/")
 
 
 def test_a_prior_of_another_model_is_refused(hub):
     tier = put_tier("org/a", base="org/b")
-    with pytest.raises(PriorError, match="whose own names the model org/b"):
+    with pytest.raises(HubError, match="whose own names the model org/b"):
         list(walk_tiers("org/a"))
     assert find_prior("org/a") == tier.prior  # whoever asks for it alone is told what it says
+
+
+def test_a_chain_without_an_end_is_refused(hub, monkeypatch):
+    """Whoever serves the cards may make up one tier after another."""
+    shas = (f"{n:040x}" for n in itertools.count())
+    monkeypatch.setattr(
+        tiers_module,
+        "_read_card",
+        lambda name, *_: (
+            f"{name.split('@')[0]}@{next(shas)}",
+            {
+                "consolidation_prior": "org/a-kfc@" + "0" * 40,
+                "previous_model": f"org/a@{next(shas)}",
+                "base_model": "org/a",
+            },
+        ),
+    )
+    walk = walk_tiers("org/a")
+    assert len([next(walk) for _ in range(100)]) == 100
+    with pytest.raises(HubError, match="lead back from org/a over more than 100 tiers"):
+        next(walk)
+
+
+def test_what_a_card_says_of_nothing_is_nothing(hub):
+    tier = put_tier("org/a", previous_model="null", consolidated_against="[]")
+    assert list(walk_tiers("org/a")) == [tier]
 
 
 def test_a_lost_link_is_refused_not_taken_for_the_first_tier(hub):
     last = put_tier("org/a", consolidated_against=[ELSEWHERE])
     walk = walk_tiers("org/a")
     assert next(walk) == last
-    with pytest.raises(PriorError, match="tells of earlier tiers but not which model"):
+    with pytest.raises(HubError, match="tells of earlier tiers but not which model"):
         next(walk)
 
 
@@ -124,13 +169,13 @@ def test_a_circle_is_refused(hub, monkeypatch):
     put_tier("org/b", previous_model=ELSEWHERE)
     put_tier("org/a", previous_model=pin("org/b"))
     forged = {ELSEWHERE: "org/a"}
-    original = chain_module._read_card
+    original = tiers_module._read_card
     monkeypatch.setattr(
-        chain_module, "_read_card", lambda name, *rest: original(forged.get(name, name), *rest)
+        tiers_module, "_read_card", lambda name, *rest: original(forged.get(name, name), *rest)
     )
     walk = walk_tiers("org/a")
     assert [next(walk).model.split("@")[0] for _ in range(2)] == ["org/a", "org/b"]
-    with pytest.raises(PriorError, match="go round in a circle at org/a@"):
+    with pytest.raises(HubError, match="go round in a circle at org/a@"):
         next(walk)
 
 
@@ -143,7 +188,7 @@ def test_a_circle_is_refused(hub, monkeypatch):
     ],
 )
 def test_what_is_not_there_is_named(name, revision, message, chain):
-    with pytest.raises(PriorError, match=message):
+    with pytest.raises(HubError, match=message):
         find_prior(name, revision)
 
 
@@ -156,7 +201,7 @@ def test_names_are_pinned_and_all_else_stays_as_it_is(chain, hub, tmp_path, monk
     for name in ("org/tier3", "/no/such/folder", "runs/tier1/prior", "..", "cnn"):
         assert pin(name) == name
     assert len(hub.requests) == asked
-    with pytest.raises(PriorError, match="org/none@main cannot be fetched"):
+    with pytest.raises(HubError, match="org/none@main cannot be fetched"):
         pin("org/none")
 
 

@@ -10,18 +10,18 @@ from typing import Self
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from ..errors import PriorError
-from ..hub_errors import HUB_FAILURES, reason_of
+from ..errors import HubError
+from .failures import HUB_FAILURES, reason_of
 
-__all__ = ["PriorSource", "Snapshot"]
+__all__ = ["Snapshot", "Source"]
 
 _SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class PriorSource:
-    """A commit of a repository on the Hub: where a prior or its anchor was read from.
+class Source:
+    """A commit of a repository on the Hub: where something was read from.
 
     Args:
         repo_id: ``"organisation/name"``.
@@ -33,9 +33,9 @@ class PriorSource:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.repo_id, str) and _REPOSITORY.fullmatch(self.repo_id)):
-            raise PriorError(f"{self.repo_id!r:.80} is no repository; give 'organisation/name'")
+            raise HubError(f"{self.repo_id!r:.80} is no repository; give 'organisation/name'")
         if not (isinstance(self.sha, str) and _SHA.fullmatch(self.sha)):
-            raise PriorError(
+            raise HubError(
                 f"{self.repo_id} is not pinned by {self.sha!r:.80}; give a commit's full hash"
             )
 
@@ -47,7 +47,7 @@ class PriorSource:
         """Undo ``str(source)``.
 
         Raises:
-            PriorError: The text is not ``"organisation/name@<full hash>"``.
+            HubError: The text is not ``"organisation/name@<full hash>"``.
         """
         repo_id, _, sha = text.partition("@")
         return cls(repo_id, sha)
@@ -63,7 +63,7 @@ class Snapshot:
     """
 
     def __init__(
-        self, source: PriorSource, token: str | None = None, cache_dir: str | Path | None = None
+        self, source: Source, token: str | None = None, cache_dir: str | Path | None = None
     ) -> None:
         self.source = source
         self.token = token
@@ -94,10 +94,10 @@ class Snapshot:
             cache_dir: See the class.
 
         Raises:
-            PriorError: It is not there, too large, or cannot be fetched.
+            HubError: It is not there, too large, or cannot be fetched.
         """
         path = _download(repo_id, name, revision or "main", limit, token, cache_dir)
-        return cls(PriorSource(repo_id, path.parent.name), token, cache_dir)  # snapshots/<sha>/name
+        return cls(Source(repo_id, path.parent.name), token, cache_dir)  # snapshots/<sha>/name
 
     def fetch(self, name: str, limit: int) -> Path:
         """Return where a file is on this machine; what is cached is not asked for again.
@@ -107,7 +107,7 @@ class Snapshot:
             limit: The most bytes that it may have.
 
         Raises:
-            PriorError: It is not there, too large, or cannot be fetched.
+            HubError: It is not there, too large, or cannot be fetched.
         """
         source = self.source
         return _download(source.repo_id, name, source.sha, limit, self.token, self.cache_dir)
@@ -129,14 +129,12 @@ def _download(
             repo_id, name, revision=revision, cache_dir=cache_dir, dry_run=True
         )
         if found.file_size is not None and found.file_size > limit:
-            raise PriorError(
+            raise HubError(
                 f"{name} of {where} has {found.file_size} bytes, expected at most {limit}"
             )
         return Path(api.hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir))
-    except PriorError:
-        raise
     except HUB_FAILURES as error:
         missing = isinstance(error, EntryNotFoundError)
         if missing and not isinstance(error, LocalEntryNotFoundError):
-            raise PriorError(f"{where} has no {name}") from error
-        raise PriorError(f"{name} of {where} cannot be fetched: {reason_of(error)}") from error
+            raise HubError(f"{where} has no {name}") from error
+        raise HubError(f"{name} of {where} cannot be fetched: {reason_of(error)}") from error

@@ -1,0 +1,86 @@
+"""Saving priors and loading them, from folders and from the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import PriorError
+from ..hub import Snapshot, Source
+from .base import BasePrior, PriorT
+from .content import fingerprint_of, from_content, to_content
+from .description import ANCHOR
+from .files import CONFIG_NAME, find_prior_files, read_prior_files, write_prior_files
+from .references import read_reference, refer_to_model
+
+__all__ = ["load", "save"]
+
+
+def save(
+    prior: BasePrior,
+    directory: Path,
+    max_shard_size: int | str,
+    *,
+    anchor: str | None,
+    token: str | None,
+) -> None:
+    """Save a prior; see :meth:`~hf_kfc.ConsolidationPrior.save_pretrained`.
+
+    Args:
+        prior: The prior.
+        directory: The folder.
+        max_shard_size: Size above which the tensors are split into several files.
+        anchor: A model on the Hub to point at, ``"org/model@<full hash>"``.
+        token: Access token for that model.
+
+    Raises:
+        PriorError: The folder holds something else, or the model is not the anchor.
+        HubError: That model cannot be read.
+    """
+    config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance)
+    config["fingerprint"] = fingerprint_of(config, tensors)
+    if anchor is not None:
+        model = Snapshot(Source.parse(anchor), token)
+        config["anchor"] = refer_to_model(model, prior.curvature, tensors)
+        tensors = {name: t for name, t in tensors.items() if not name.startswith(ANCHOR)}
+    write_prior_files(directory, config, tensors, max_shard_size)
+
+
+def load(
+    kind: type[PriorT],
+    name_or_path: str | Path,
+    revision: str | None,
+    layers: Sequence[str] | None,
+    token: str | None,
+    cache_dir: str | Path | None,
+) -> tuple[PriorT, Source | None]:
+    """Load a prior; see :meth:`~hf_kfc.ConsolidationPrior.from_pretrained`.
+
+    Args:
+        kind: What to make of the parts.
+        name_or_path: Folder or repository.
+        revision: Branch, tag or hash.
+        layers: Patterns of block names.
+        token: Access token.
+        cache_dir: Where downloads are kept.
+
+    Returns:
+        The prior, and the commit that it was read from.
+
+    Raises:
+        PriorError: Files are missing, damaged or out of reach, or the content is no valid prior.
+    """
+    place = find_prior_files(name_or_path, revision, token, cache_dir)
+    config, tensors, damages = read_prior_files(place, layers)
+    try:
+        model, more = read_reference(config, token, cache_dir)
+        prior = kind(*from_content(config, tensors, [*damages, *more], model=model))
+    except PriorError as error:
+        raise PriorError(f"prior at {place} cannot be loaded: {error}") from None
+    # Of a part, the sums of its files must do.
+    if layers is None and prior.fingerprint != config.get("fingerprint"):
+        raise PriorError(
+            f"prior at {place} cannot be loaded: its content is not what was saved "
+            f"({CONFIG_NAME} has another fingerprint)"
+        )
+    return prior, place.source if isinstance(place, Snapshot) else None
