@@ -1,0 +1,340 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from hf_kfc import ConsolidationPrior, CurvatureArguments
+from hf_kfc.commands import plugins
+from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
+from hf_kfc.ranking import train_tokenizer
+
+TEXTS = ["the good film", "bad and long", "yes", "maybe the film was good after all"]
+WORDS = [text.split() for text in TEXTS]
+SENTIMENT = {"negative": 0, "positive": 1}
+TAGS = {"O": 0, "B-THING": 1, "I-THING": 2}
+
+
+def bert(
+    kind: Any, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int]
+) -> PreTrainedModel:
+    names = {number: name for name, number in label2id.items()}
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=12, label2id=label2id, id2label=names,
+    )  # fmt: skip
+    model: PreTrainedModel = kind(config)
+    return model
+
+
+def gpt2(tokenizer: PreTrainedTokenizerBase, _: Any = None) -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=12)
+    )
+
+
+def llama(tokenizer: PreTrainedTokenizerBase, _: Any = None) -> PreTrainedModel:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, num_labels=2,
+    )  # fmt: skip
+    return LlamaForSequenceClassification(config)
+
+
+def tokenizer_of(*, padding: bool = True) -> PreTrainedTokenizerBase:
+    tokenizer = train_tokenizer(TEXTS, vocab_size=100)
+    if padding:
+        return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, unk_token="[UNK]", eos_token="[SEP]"
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a model that has its tokenizer."""
+
+    def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    torch.manual_seed(0)
+    return save
+
+
+def lines(path: Path, **columns: list[Any]) -> Path:
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def fingerprint(model: Path, kind: Any, examples: list[dict[str, Any]], collator: Any) -> str:
+    """Return that of the prior that one's own code would make."""
+    loaded = kind.from_pretrained(model)
+    loaded.config.pad_token_id = collator.tokenizer.pad_token_id
+    prior = ConsolidationPrior.estimate(
+        loaded, examples, collator, CurvatureArguments(), task="task"
+    )
+    return prior.fingerprint
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 1, 1], ["positive", "Negative", "positive", "POSITIVE"]])
+def test_a_classifier_from_lines_of_json(saved, run, tmp_path, labels):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    data = lines(tmp_path / "reviews.jsonl", number=[1, 2, 3, 4], text=TEXTS, label=labels)
+    output = tmp_path / "prior"
+    result = run("estimate", "--model", model, "--dataset", data, "--output", output, "--json")
+    assert result.status == 0, result.err
+    examples = [
+        {**tokenizer(text), "labels": label}
+        for text, label in zip(TEXTS, [1, 0, 1, 1], strict=True)
+    ]
+    expected = fingerprint(
+        model, BertForSequenceClassification, examples, DataCollatorWithPadding(tokenizer)
+    )
+    assert result.values["fingerprint"] == expected
+    prior = ConsolidationPrior.from_pretrained(output)
+    assert (prior.fingerprint, prior.task) == (expected, "reviews")
+    assert prior.provenance.base_model == str(model)
+    loaded = BertForSequenceClassification.from_pretrained(model)
+    assert sum(result.values["coverage"].values()) == loaded.num_parameters()
+    assert result.values["coverage"]["free to move"] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "prior", "reviews.jsonl"}
+
+
+def test_pairs_options_of_the_curvature_and_what_is_free_to_move(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    rows = zip(TEXTS, reversed(TEXTS), [1, 0, 1, 1], strict=True)
+    text = "premise,hypothesis,gold\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    (tmp_path / "pairs.csv").write_text(text)
+    words = ("--model", model, "--dataset", tmp_path / "pairs.csv", "--label_column", "gold")
+    words += ("--curvature", "diagonal", "--ignore", "LayerNorm", "--task", "pairs")
+    result = run("estimate", *words, "--output", tmp_path / "prior")
+    assert result.status == 0, result.err
+    examples = [
+        {**tokenizer(a, b, truncation=True, max_length=12), "labels": c}
+        for a, b, c in zip(TEXTS, reversed(TEXTS), [1, 0, 1, 1], strict=True)
+    ]
+    expected = ConsolidationPrior.estimate(
+        BertForSequenceClassification.from_pretrained(model),
+        examples,
+        DataCollatorWithPadding(tokenizer),
+        CurvatureArguments(curvature="diagonal", ignore=["LayerNorm"]),
+        task="pairs",
+    )
+    assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == (
+        expected.fingerprint
+    )
+    table = {line.split("  ")[0]: line.split() for line in result.out.splitlines()}
+    assert table["free to move"][-2:] == ["48", f"{48 / loaded_size(model):.1%}"]
+    assert "task 'pairs', 4 examples" in result.out
+
+
+def loaded_size(model: Path) -> int:
+    return int(BertForSequenceClassification.from_pretrained(model).num_parameters())
+
+
+def test_a_tagger_whose_tags_the_data_counts_otherwise(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForTokenClassification, tokenizer, TAGS), tokenizer)
+    names = ["I-THING", "O", "B-THING"]
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=names)),
+        }
+    )
+    tags = [["O", "B-THING", "I-THING", "O", "O", "O", "O"][: len(words)] for words in WORDS]
+    numbered = [[names.index(tag) for tag in row] for row in tags]
+    made = datasets.Dataset.from_dict({"tokens": WORDS, "ner_tags": numbered}, features=features)
+    datasets.DatasetDict(train=made, test=made.select([0])).save_to_disk(tmp_path / "data")
+    words = ("--model", model, "--dataset", tmp_path / "data", "--output", tmp_path / "prior")
+    result = run("estimate", *words)
+    assert result.status == 0, result.err
+    examples = []
+    for words_of, tags_of in zip(WORDS, tags, strict=True):
+        encoded = tokenizer(words_of, is_split_into_words=True)
+        numbers, before = [], None
+        for word in encoded.word_ids():
+            first = word is not None and word != before
+            numbers.append(TAGS[tags_of[word]] if first else -100)
+            before = word
+        examples.append({**encoded, "labels": numbers})
+    expected = fingerprint(
+        model, BertForTokenClassification, examples, DataCollatorForTokenClassification(tokenizer)
+    )
+    assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == expected
+
+
+def test_a_causal_model_whose_tokenizer_has_no_padding(saved, run, tmp_path):
+    tokenizer = tokenizer_of(padding=False)
+    model = saved(gpt2(tokenizer), tokenizer)
+    (tmp_path / "books.txt").write_text("\n".join(TEXTS))
+    words = ("--model", model, "--dataset", tmp_path / "books.txt", "--output", tmp_path / "prior")
+    result = run("estimate", *words)
+    assert result.status == 0, result.err
+    tokenizer.pad_token = tokenizer.eos_token
+    examples = [{**tokenizer(t), "labels": tokenizer(t)["input_ids"]} for t in TEXTS]
+    expected = fingerprint(
+        model, GPT2LMHeadModel, examples, DataCollatorForTokenClassification(tokenizer)
+    )
+    assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == expected
+
+
+def test_a_causal_classifier_is_run_in_batches_though_it_knows_no_padding(saved, run, tmp_path):
+    tokenizer = tokenizer_of(padding=False)
+    model = saved(llama(tokenizer), tokenizer)
+    data = lines(tmp_path / "reviews.jsonl", text=TEXTS, label=[1, 0, 1, 1])
+    alone, together = (tmp_path / name for name in ("alone", "together"))
+    for output, size in ((alone, 1), (together, 4)):
+        words = ("--model", model, "--dataset", data, "--curvature_batch_size", size)
+        result = run("estimate", *words, "--output", output)
+        assert result.status == 0, result.err
+    one, other = map(ConsolidationPrior.from_pretrained, (alone, together))
+    for block, same in zip(one.curvature.blocks, other.curvature.blocks, strict=True):
+        for name, tensor in block.operator.state().items():
+            torch.testing.assert_close(tensor, same.operator.state()[name])
+
+
+def test_a_ranker_through_its_plugin(tier, run, tmp_path):
+    words = ("--model", tier.model, "--dataset", tier.members, "--max_length", 64)
+    result = run("estimate", *words, "--output", tmp_path / "prior", "--json")
+    assert result.status == 0, result.err
+    assert (
+        result.values["fingerprint"] == ConsolidationPrior.from_pretrained(tier.prior).fingerprint
+    )
+
+
+def test_encoded_examples_are_taken_as_they_are(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    examples = [{**tokenizer(text), "labels": 1} for text in TEXTS]
+    datasets.Dataset.from_list(examples).save_to_disk(tmp_path / "encoded")
+    words = ("--dataset", tmp_path / "encoded", "--output", tmp_path / "prior", "--json")
+    result = run("estimate", "--model", model, *words)
+    expected = fingerprint(
+        model, BertForSequenceClassification, examples, DataCollatorWithPadding(tokenizer)
+    )
+    assert result.values["fingerprint"] == expected
+
+
+def test_what_was_killed_goes_on(tier, run, tmp_path, monkeypatch):
+    kept = CurvatureCheckpoint.keep
+
+    def keep_and_die(self, *args: Any, **kwargs: Any) -> None:
+        kept(self, *args, **(kwargs | {"last": True}))
+        raise KeyboardInterrupt
+
+    words = ("--model", tier.model, "--dataset", tier.members, "--max_length", 64)
+    words += ("--curvature_batch_size", 8, "--output", tmp_path / "prior")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CurvatureCheckpoint, "keep", keep_and_die)
+        run("estimate", *words)
+    assert [path.name for path in tmp_path.iterdir()] == [".prior.checkpoint"]
+    seen = []
+    restore = CurvatureCheckpoint.restore
+    monkeypatch.setattr(
+        CurvatureCheckpoint, "restore", lambda *args: seen.append(restore(*args)) or seen[-1]
+    )
+    assert run("estimate", *words).status == 0
+    assert seen == [8]
+    assert [path.name for path in tmp_path.iterdir()] == ["prior"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "said"),
+    [
+        ({"text": TEXTS}, (), "no column label or labels; give --label_column one of text"),
+        ({"a": TEXTS, "b": TEXTS, "label": [0] * 4}, (), "give --text_columns one of a, b"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--text_columns", "body"), "no column body"),
+        ({"text": ["a", None, "b", "c"], "label": [0] * 4}, (), "column text holds None"),
+        ({"text": TEXTS, "label": list("abcd")}, (), "label 'a', which the model does not know"),
+        ({"text": TEXTS, "label": [0, 1, 2, 0]}, (), "label 2 is out of range for 2 classes"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--split", "dev"), "has no split 'dev'"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--curvature_batch_size", 0), "a positive number"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--device", "abacus"), "device 'abacus' is unknown"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--ignore", "nothing*"), "'nothing*' matches no"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_estimated_is_one_line(saved, run, tmp_path, columns, words, said):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    data, output = lines(tmp_path / "data.jsonl", **columns), tmp_path / "prior"
+    result = run("estimate", "--model", model, "--dataset", data, "--output", output, *words)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.splitlines()[-1].startswith("error: ")
+    assert said in result.err.splitlines()[-1]
+    assert not output.exists()
+
+
+def test_a_model_of_no_known_format_is_told_what_there_is(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForMaskedLM, tokenizer, {}), tokenizer)
+    data = lines(tmp_path / "data.jsonl", text=TEXTS)
+    result = run("estimate", "--model", model, "--dataset", data, "--output", tmp_path / "prior")
+    assert result.status == 1
+    said = result.err.splitlines()[-1]
+    assert "BertForMaskedLM with columns text is of no format that is known" in said
+    assert "text classification: a sequence classifier" in said
+    assert "candidate ranking" in said
+
+
+def test_a_plugin_whose_requirements_are_missing_is_told(tier, run, tmp_path, monkeypatch):
+    class Broken:
+        name = "abacus"
+
+        def load(self) -> None:
+            raise ModuleNotFoundError("hf_abacus needs beads; pip install hf_abacus[beads]")
+
+    plugins.load_plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Broken()])
+    (tmp_path / "model").mkdir()
+    config = {"model_type": "bert", "architectures": ["AbacusModel"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    words = ("--dataset", tier.members, "--output", tmp_path / "prior")
+    result = run("estimate", "--model", tmp_path / "model", *words)
+    plugins.load_plugins.cache_clear()
+    assert result.status == 1
+    assert "plugin 'abacus' is left out: hf_abacus needs beads" in result.err
+
+
+def test_where_it_is_to_be_written_must_be_said_and_free(run, tmp_path):
+    words = ("estimate", "--model", "m", "--dataset", "d")
+    assert run(*words).status == 2
+    (tmp_path / "thesis.tex").write_text("all of it")
+    result = run(*words, "--output", tmp_path)
+    assert result.status == 1
+    assert "holds thesis.tex, which saving would delete" in result.err
+
+
+def test_a_prior_is_published_and_kept(tier, run, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", tier.model, "--dataset", tier.members, "--max_length", 64)
+    result = run("estimate", *words, "--push_to_hub", "org/tier-kfc", "--json")
+    assert result.status == 0, result.err
+    kept = ConsolidationPrior.from_pretrained(tmp_path / "tier-kfc")
+    assert kept.fingerprint == result.values["fingerprint"]
+    there = ConsolidationPrior.from_pretrained("org/tier-kfc")
+    assert result.values["published"] == str(there.source)
+    assert there.provenance.min_examples is not None
