@@ -5,6 +5,7 @@ from .blocks import Block, Curvature, Layout
 from .compressor import Compressed, Compressor
 from .discovery import PAPER_IGNORE, find_layers, identity_curvature
 from .estimator import estimate_curvature
+from .layers import LayerRule, register_rule
 from .nearest_sum import Merged, merge, merge_sharing
 from .objective import Outputs, default_forward, default_position_mask
 from .operators import (
@@ -36,6 +37,7 @@ __all__ = [
     "KroneckerEigen",
     "KroneckerSum",
     "Labels",
+    "LayerRule",
     "Layout",
     "LowRankKronecker",
     "Merged",
@@ -53,5 +55,6 @@ __all__ = [
     "merge_sharing",
     "per_example_gradients",
     "register_operator",
+    "register_rule",
     "relative_difference",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
@@ -13,13 +14,24 @@ from torch import Tensor, nn
 from ..errors import CurvatureError
 from ..precision import wide_dtype
 from .blocks import Block, Curvature, Layout, matrix_shape
-from .layers import LayerRule, find_rule
+from .layers import BIAS, LayerRule, LinearRule, find_rule, rule_of
 from .operators import Identity, Operator
 
-__all__ = ["PAPER_IGNORE", "Layer", "find_layers", "identity_curvature"]
+__all__ = [
+    "PAPER_IGNORE",
+    "Layer",
+    "Survey",
+    "find_layers",
+    "identity_curvature",
+    "refuse",
+    "survey",
+    "unwrapped",
+]
 
 PAPER_IGNORE = ("LayerNorm",)
 """The choice of McInerney et al. 2021: the normalisation layers move freely."""
+
+_NAMED = 3  # parameters that a refusal names of each kind
 
 
 @dataclass(frozen=True)
@@ -27,26 +39,23 @@ class Layer:
     """One parameter block and the modules that use it (several, if their weights are tied).
 
     Args:
-        name: Name of the first module.
+        name: Name of the first module; of a bias alone, of the parameter.
         rule: How its tensors become curvature.
         shapes: Parameter names and shapes, the weight first.
         modules: The modules, by name.
+        parameters: The parameters, by name.
     """
 
     name: str
     rule: LayerRule
     shapes: dict[str, tuple[int, ...]]
     modules: dict[str, nn.Module] = field(repr=False)
+    parameters: dict[str, nn.Parameter] = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Shape (q, p) of the block's matrix."""
         return matrix_shape(self.rule.layout, self.shapes)
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters, by name."""
-        return dict(zip(self.shapes, next(iter(self.modules.values())).parameters(), strict=True))
 
     def block(self, operator: Operator, input_examples: Tensor | None = None) -> Block:
         """Give the layer a curvature."""
@@ -56,25 +65,36 @@ class Layer:
 
     def zeros(self, *shape: int) -> Tensor:
         """Make a tensor to sum in: on the layer's device, in at least float32."""
-        weight = next(next(iter(self.modules.values())).parameters(recurse=False))
-        dtype = wide_dtype(weight.dtype)
-        return torch.zeros(shape, dtype=dtype, device=weight.device)
+        weight = next(iter(self.parameters.values()))
+        return torch.zeros(shape, dtype=wide_dtype(weight.dtype), device=weight.device)
 
 
-def find_layers(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:
+@dataclass(frozen=True)
+class Survey:
+    """What a model is made of, as the estimator sees it.
+
+    Args:
+        layers: With a rule, in the model's order.
+        ignored: Names of the ignored parameters.
+        without_rule: Trainable parameters that no rule covers, and why.
+    """
+
+    layers: list[Layer]
+    ignored: list[str]
+    without_rule: dict[str, str]
+
+
+def survey(model: nn.Module, ignore: Sequence[str] = ()) -> Survey:
     """Find the rule of every trainable parameter.
 
     Args:
         model: The model; frozen parameters are left out, they cannot move.
-        ignore: What to leave out on purpose: glob patterns of parameter names
-            (``"*.pooler.*"``) or class names of modules (``"LayerNorm"``).
-
-    Returns:
-        The layers in the model's order, and the names of the ignored parameters.
+        ignore: What to leave out on purpose: glob patterns of names of parameters
+            (``"*.pooler.*"``) or modules (``"encoder.layer.0"``), or class names of modules
+            (``"LayerNorm"``).
 
     Raises:
-        CurvatureError: Parameters without a rule (all are named), tied parameters that no single
-            rule covers, or an ``ignore`` entry that matches nothing.
+        CurvatureError: An ``ignore`` entry matches nothing.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     ignored = _ignored(model, ignore, names)
@@ -83,23 +103,92 @@ def find_layers(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Laye
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)][module_name] = module
 
-    layers, problems, done = [], [], set[int]()
+    layers, without_rule, done = list[Layer](), dict[str, str](), set[int]()
     for name, parameter in model.named_parameters():
-        if name in ignored or not parameter.requires_grad or id(parameter) in done:
+        if not _is_free(parameter, names, ignored) or id(parameter) in done:
             continue
-        modules = owners[id(parameter)]
-        found = _layer(modules, names, ignored)
+        found = _layer(parameter, owners, names, ignored)
         if isinstance(found, str):
-            problems.append(f"{name} ({found})")
+            without_rule[name] = found
             continue
         layers.append(found)
-        done |= {id(p) for m in modules.values() for p in m.parameters(recurse=False)}
-    if problems:
+        done |= {id(p) for p in found.parameters.values()}
+    return Survey(layers, sorted(ignored), without_rule)
+
+
+def find_layers(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:
+    """Find the rule of every trainable parameter; refuse a model with one that has none.
+
+    Args:
+        model: As in :func:`survey`.
+        ignore: As in :func:`survey`.
+
+    Returns:
+        The layers in the model's order, and the names of the ignored parameters.
+
+    Raises:
+        CurvatureError: Parameters without a rule, tied parameters that no single rule covers, or
+            an ``ignore`` entry that matches nothing.
+    """
+    found = survey(model, ignore)
+    if found.without_rule:
+        refuse(found.without_rule)
+    return found.layers, found.ignored
+
+
+def refuse(without_rule: Mapping[str, str]) -> None:
+    """Refuse parameters that have no rule, grouped by what stands in the way.
+
+    Args:
+        without_rule: Their names, and why.
+
+    Raises:
+        CurvatureError: In any case.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, reason in without_rule.items():
+        groups[reason].append(name)
+    told, left = list[str](), 0
+    for reason, members in groups.items():
+        shown = ", ".join(f"{name}" for name in members[:_NAMED])
+        more = f" and {len(members) - _NAMED} more" if len(members) > _NAMED else ""
+        phrase = f"{shown}{more} ({reason})"
+        if sum(map(len, told)) + len(phrase) > 650:
+            left += len(members)
+        else:
+            told.append(phrase)
+    rest = f", and {left} other parameters" if left else ""
+    raise CurvatureError(
+        f"no curvature rule for {', '.join(told)}{rest}; leave fallback='diagonal' to have their "
+        "exact diagonal, register a rule for the class, or list them in `ignore=[...]` to let "
+        "them move freely"
+    )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model that ``torch.compile`` or data parallelism has wrapped, with its own names.
+
+    Args:
+        model: Wrapped or not.
+
+    Raises:
+        CurvatureError: It is sharded, or a part of it is compiled on its own.
+    """
+    while type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+    sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
+    if sharded or type(model).__name__ == "FullyShardedDataParallel":
         raise CurvatureError(
-            f"no curvature rule for {', '.join(problems)}; "
-            "list them in `ignore=[...]` to let them move freely"
+            f"the model is sharded ({type(model).__name__}); estimate on the whole model, for "
+            "example after save_pretrained and from_pretrained"
         )
-    return layers, sorted(ignored)
+    for name, module in model.named_modules():
+        if type(module).__name__ == "OptimizedModule":
+            raise CurvatureError(
+                f"the module '{name}' is wrapped by torch.compile, so its parameters have other "
+                "names than in a plain model; call its compile() method instead of torch.compile"
+            )
+    return model
 
 
 def identity_curvature(model: nn.Module, ignore: Sequence[str] = ()) -> Curvature:
@@ -123,41 +212,84 @@ def _ignored(model: nn.Module, ignore: Sequence[str], names: dict[int, str]) -> 
     ignored = set[str]()
     for pattern in ignore:
         matched = {name for name in names.values() if fnmatchcase(name, pattern)}
-        for module in model.modules():
-            if type(module).__name__ == pattern:
+        for module_name, module in model.named_modules():
+            if type(module).__name__ == pattern or (
+                module_name and fnmatchcase(module_name, pattern)
+            ):
                 matched |= {names[id(p)] for p in module.parameters()}
         if not matched:
+            known = {type(module).__name__ for module in model.modules()}
+            known |= {name for name, _ in model.named_modules()} | set(names.values())
+            near = get_close_matches(pattern, sorted(known - {""}), n=1)
+            hint = f" (the nearest is '{near[0]}')" if near else ""
             raise CurvatureError(
-                f"ignore entry '{pattern}' matches no parameter name and no module class of "
-                f"{type(model).__name__}; correct or remove it"
+                f"ignore entry '{pattern}' matches no parameter name, module name or module class "
+                f"of {type(model).__name__}{hint}; correct or remove it"
             )
         ignored |= matched
     return ignored
 
 
-def _layer(modules: dict[str, nn.Module], names: dict[int, str], ignored: set[str]) -> Layer | str:
+def _layer(
+    parameter: nn.Parameter,
+    owners: Mapping[int, dict[str, nn.Module]],
+    names: Mapping[int, str],
+    ignored: set[str],
+) -> Layer | str:
     """Make the layer of one (possibly tied) parameter, or say why there is none."""
-    kinds = list(dict.fromkeys(type(m).__name__ for m in modules.values()))
+    linear = {
+        name: module
+        for name, module in owners[id(parameter)].items()
+        if isinstance(rule_of(module), LinearRule) and module.bias is parameter
+    }
+    if linear:
+        weight = next(iter(linear.values())).weight
+        # Made anew by its module, not to be moved, or tied to an embedding.
+        alone = not isinstance(weight, nn.Parameter) or not _is_free(weight, names, ignored)
+        if alone or not isinstance(find_rule(owners[id(weight)].values()), LinearRule):
+            return _block(names[id(parameter)], BIAS, linear, {names[id(parameter)]: parameter})
+        assert isinstance(weight, nn.Parameter)
+        parameter = weight
+    modules = owners[id(parameter)]
     rule = find_rule(modules.values())
+    kinds = list(dict.fromkeys(type(m).__name__ for m in modules.values()))
     if rule is None:
         return kinds[0] if len(modules) == 1 else _tied(modules, "which no rule covers")
-    owned = {tuple(names[id(p)] for p in m.parameters(recurse=False)): m for m in modules.values()}
-    if len(owned) > 1:
-        return _tied(modules, "which do not share all parameters")
-    (parameter_names,) = owned
-    module = next(iter(modules.values()))
-    extra = sorted(
-        {name for name, _ in module.named_parameters(recurse=False)} - {"weight", "bias"}
-    )
-    refusals = [rule.refusal(m) for m in modules.values()]
-    if extra:
-        refusals.insert(0, f"parameters {', '.join(extra)} added to it")
+    owned = {name: dict(m.named_parameters(recurse=False)) for name, m in modules.items()}
+    refusals = (_refusal(rule, module, owned[name]) for name, module in modules.items())
     if refusal := next(filter(None, refusals), None):
-        return f"{' and '.join(kinds)} with {refusal}"
-    if len({p.requires_grad for p in module.parameters()}) > 1 or ignored & set(parameter_names):
+        return f"{' and '.join(kinds)} {refusal}"
+    blocks = [{n: own[n] for n in rule.names if n in own} for own in owned.values()]
+    if len({tuple(map(id, block.values())) for block in blocks}) > 1:
+        return _tied(modules, "which do not share all parameters")
+    parameters = {names[id(p)]: p for p in blocks[0].values()}
+    if len({p.requires_grad for p in parameters.values()}) > 1 or ignored & parameters.keys():
         return "only a part of its layer's parameters is trainable and not ignored"
-    shapes = {names[id(p)]: tuple(p.shape) for p in module.parameters()}
-    return Layer(next(iter(modules)), rule, shapes, dict(modules))
+    return _block(next(iter(modules)), rule, modules, parameters)
+
+
+def _is_free(p: nn.Parameter, names: Mapping[int, str], ignored: set[str]) -> bool:
+    return p.requires_grad and names[id(p)] not in ignored
+
+
+def _block(
+    name: str,
+    rule: LayerRule,
+    modules: Mapping[str, nn.Module],
+    parameters: dict[str, nn.Parameter],
+) -> Layer:
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    return Layer(name, rule, shapes, dict(modules), parameters)
+
+
+def _refusal(rule: LayerRule, module: nn.Module, own: Mapping[str, nn.Parameter]) -> str | None:
+    """Say why the rule of a module's class is none for this module."""
+    if added := sorted(own.keys() - {*rule.names, *rule.beside}):
+        return f"with parameters {', '.join(added)} added to it"
+    if rule.names[0] not in own:
+        return f"that owns no {rule.names[0]}"
+    refusal = rule.refusal(module)
+    return None if refusal is None else f"with {refusal}"
 
 
 def _tied(modules: Mapping[str, nn.Module], trouble: str) -> str:

@@ -30,7 +30,7 @@ class FrozenLinear(TorchFunctionMode):
     """Inside this context, linear layers of frozen weights take the short way.
 
     Results are those of the plain layers, up to the order of summation. Layers with a trainable
-    weight, or under autocast, are left alone.
+    weight or bias, or under autocast, are left alone.
 
     Args:
         half: Multiply feed-forward layers in bfloat16, whose sums oneDNN and cuBLAS keep in
@@ -53,11 +53,11 @@ class FrozenLinear(TorchFunctionMode):
         kwargs = kwargs or {}
         if not kwargs and func is functional.linear and len(args) in (2, 3):
             x, weight, bias = args if len(args) == 3 else (*args, None)
-            if _applies(x, weight):
+            if _applies(x, weight, bias):
                 return _Linear.apply(x, weight, bias, self._half)  # type: ignore[no-untyped-call]
         if not kwargs and func is torch.addmm and len(args) == 3:
             bias, x, weight = args
-            if bias.ndim == 1 and _applies(x, weight):
+            if bias.ndim == 1 and _applies(x, weight, bias):
                 return _Linear.apply(x, weight.T, bias, self._half)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
@@ -78,7 +78,7 @@ class _Linear(torch.autograd.Function):
         product = (rows.to(ctx.dtype) @ weight.to(ctx.dtype)).to(gradient.dtype)
         if used is not None:
             product = product.new_zeros(len(flat), product.shape[-1]).index_copy_(0, used, product)
-        return product.reshape(*gradient.shape[:-1], -1), None, None, None
+        return product.reshape(*gradient.shape[:-1], weight.shape[1]), None, None, None
 
 
 def _is_feed_forward(weight: Tensor) -> bool:
@@ -86,11 +86,12 @@ def _is_feed_forward(weight: Tensor) -> bool:
     return small >= _NARROW and large >= _WIDENING * small
 
 
-def _applies(x: Any, weight: Any) -> bool:
+def _applies(x: Any, weight: Any, bias: Any) -> bool:
     return (
         isinstance(x, Tensor)
         and type(weight) in (Tensor, torch.nn.Parameter)
         and not weight.requires_grad
+        and not (isinstance(bias, Tensor) and bias.requires_grad)
         and x.dtype == weight.dtype
         and x.is_floating_point()
         and not torch.is_autocast_enabled(x.device.type)

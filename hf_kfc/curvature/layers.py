@@ -7,8 +7,8 @@ q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from typing import ClassVar
+from collections.abc import Callable, Collection
+from typing import ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,43 @@ from transformers.pytorch_utils import Conv1D
 from typing_extensions import override
 
 from ..curvature_arguments import Products
+from ..errors import CurvatureError
 from .blocks import Layout
 from .moments import add_second_moment
 
-__all__ = ["RULES", "LayerRule", "find_rule"]
+__all__ = ["RULES", "LayerRule", "find_rule", "register_rule", "rule_of"]
 
 _CHUNK = 2**25  # elements of per-example gradients held at once: 128 MiB in float32
 
 
 class LayerRule(ABC):
-    """What the estimator asks of one kind of layer."""
+    """What the estimator asks of one kind of layer.
+
+    A rule for a module class of one's own says how the weight is laid out and how an input becomes
+    rows; :func:`register_rule` makes it known. On a first batch the estimator compares the gradient
+    that the rule makes of inputs and output gradients with autograd's, and refuses another one.
+
+    Example:
+        >>> class Doubling(nn.Module):  # z = 2 x W, the weight stored [in, out]
+        ...     def __init__(self, inputs, outputs):
+        ...         super().__init__()
+        ...         self.kernel = nn.Parameter(torch.randn(inputs, outputs))
+        ...     def forward(self, x):
+        ...         return 2 * x @ self.kernel
+        >>> @register_rule(Doubling)
+        ... class DoublingRule(LayerRule):
+        ...     layout = Layout.IN_OUT
+        ...     names = ("kernel", "bias")
+        ...     def features(self, module, x, examples):
+        ...         return 2 * x.reshape(examples, -1, x.shape[-1])
+    """
 
     layout: ClassVar[Layout]
+    names: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    """What the module calls its weight and, if it may have one, the bias that is added to the
+    output; no other parameter is covered."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Parameters that the module may own too, and that are a block of their own."""
     has_factors: ClassVar[bool] = True
     """Whether the layer has Kronecker factors; without, its curvature is always diagonal."""
     diagonal_inputs: ClassVar[bool] = False
@@ -41,7 +66,11 @@ class LayerRule(ABC):
 
     def reading(self, module: nn.Module) -> tuple[object, ...]:
         """Return the settings that :meth:`inputs` depends on, to tell who shares an A."""
-        return (getattr(module, "bias", None) is not None,)
+        return (self.has_bias(module),)
+
+    def has_bias(self, module: nn.Module) -> bool:
+        """Say whether the bias of a module is a part of its block."""
+        return any(getattr(module, name, None) is not None for name in self.names[1:])
 
     @abstractmethod
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
@@ -50,7 +79,7 @@ class LayerRule(ABC):
     def inputs(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring a layer's input to [N, R, p], the constant 1 of the bias last."""
         features = self.features(module, x, examples)
-        if getattr(module, "bias", None) is None:
+        if not self.has_bias(module):
             return features
         return torch.cat([features, features.new_ones(*features.shape[:-1], 1)], dim=-1)
 
@@ -266,6 +295,8 @@ class GainRule(LayerNormRule):
     class is of this form is seen from its name alone, so the estimator makes sure of the gradient.
     """
 
+    names = ("weight",)
+
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Return the normalised input n(x), one column of each gain: [N, R, q, 1]."""
         ones, zeros = torch.ones_like(_weight(module)), torch.zeros_like(_weight(module))
@@ -287,10 +318,13 @@ class TiedEmbeddingRule(EmbeddingRule):
 
     One example's gradient is that of the embedding plus that of the head, Σ_r onehot(id_r) g_rᵀ +
     Σ_r ∂z_r h_rᵀ with h the inputs of the head and ∂z the gradients of its scores. No Kronecker
-    product describes the sum, so the curvature is always diagonal.
+    product describes the sum, so the curvature is always diagonal. A bias of the head alone is a
+    block of its own.
     """
 
     has_factors = False
+    names = ("weight",)
+    beside = ("bias",)
 
     @override
     def refusal(self, module: nn.Module) -> str | None:
@@ -324,6 +358,26 @@ class TiedEmbeddingRule(EmbeddingRule):
             total += gradient.square_().sum(0).T
 
 
+class BiasRule(LayerRule):
+    """The bias of a linear layer whose weight is another layer's, a tied head's: g is its gradient.
+
+    The bias of a vocabulary has as many entries as it has tokens, so the curvature is diagonal.
+    """
+
+    layout = Layout.ELEMENTWISE
+    has_factors = False
+    names = ("bias",)
+
+    @override
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        rows = x.reshape(examples, -1, x.shape[-1])
+        return rows.new_ones(*rows.shape[:-1], 1)
+
+    @override
+    def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
+        total += g.sum(1).square().sum(0)[:, None]
+
+
 RULES: dict[type[nn.Module], LayerRule] = {
     nn.Linear: LinearRule(),
     Conv1D: Gpt2Conv1dRule(),
@@ -332,9 +386,50 @@ RULES: dict[type[nn.Module], LayerRule] = {
     nn.Embedding: EmbeddingRule(),
     nn.LayerNorm: LayerNormRule(),
 }
-"""Rules by exact class: a subclass may compute something else, so it needs a rule of its own."""
+"""Rules by class; a subclass that computes the same has the rule of its parent."""
+BIAS = BiasRule()
 _GAIN = GainRule()
 _TIED = TiedEmbeddingRule()
+
+
+@overload
+def register_rule(module_class: type[nn.Module], rule: LayerRule) -> LayerRule: ...
+
+
+@overload
+def register_rule(
+    module_class: type[nn.Module],
+) -> Callable[[type[LayerRule]], type[LayerRule]]: ...
+
+
+def register_rule(
+    module_class: type[nn.Module], rule: LayerRule | None = None
+) -> LayerRule | Callable[[type[LayerRule]], type[LayerRule]]:
+    """Give a module class a rule; without one it decorates the rule's class.
+
+    A rule that was there is replaced. Subclasses that do not override ``forward`` have it too.
+
+    Args:
+        module_class: The class of the modules.
+        rule: How their tensors become curvature.
+
+    Returns:
+        The rule, or what decorates its class.
+
+    Raises:
+        CurvatureError: The class is none of modules.
+    """
+    if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
+        raise CurvatureError(f"{module_class!r} is no class of torch modules; give one")
+    if rule is not None:
+        RULES[module_class] = rule
+        return rule
+
+    def register(rule_class: type[LayerRule]) -> type[LayerRule]:
+        RULES[module_class] = rule_class()
+        return rule_class
+
+    return register
 
 
 def find_rule(modules: Collection[nn.Module]) -> LayerRule | None:
@@ -343,13 +438,25 @@ def find_rule(modules: Collection[nn.Module]) -> LayerRule | None:
     Args:
         modules: All that own the weight.
     """
-    kinds = {type(module) for module in modules}
-    if kinds == {nn.Embedding, nn.Linear}:
+    rules = {rule_of(module) for module in modules}
+    if rules == {RULES[nn.Embedding], RULES[nn.Linear]}:
         return _TIED
-    (kind, *others) = kinds
-    if others or kind in RULES:
-        return None if others else RULES[kind]
-    owned = {name for m in modules for name, _ in m.named_parameters()}
+    return None if len(rules) > 1 or len({type(m) for m in modules}) > 1 else rules.pop()
+
+
+def rule_of(module: nn.Module) -> LayerRule | None:
+    """Return the rule of a module's class, or of the parent from which it has its ``forward``.
+
+    Args:
+        module: The module.
+    """
+    kind = type(module)
+    for parent in kind.__mro__:
+        if parent in RULES:
+            return RULES[parent]
+        if "forward" in vars(parent):  # it computes something else than what is below
+            break
+    owned = {name for name, _ in module.named_parameters()}
     return _GAIN if kind.__name__.endswith("Norm") and owned == {"weight"} else None
 
 

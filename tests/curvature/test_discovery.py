@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
 from hf_kfc.curvature import PAPER_IGNORE, find_layers
@@ -22,6 +22,15 @@ class Holder(nn.Module):
 
 
 class OtherLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).tanh()
+
+
+class SameLinear(nn.Linear):
+    """Another name, and nothing else."""
+
+
+class SameEmbedding(nn.Embedding):
     pass
 
 
@@ -66,13 +75,16 @@ def masked_lm() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "unknown": (lambda: Holder(x=nn.Bilinear(2, 2, 2)), r"x\.weight \(Bilinear\), x\.bias"),
-    "subclass": (lambda: Holder(x=OtherLinear(2, 2)), r"x\.weight \(OtherLinear\)"),
+    "unknown": (lambda: Holder(x=nn.Bilinear(2, 2, 2)), r"x\.weight, x\.bias \(Bilinear\)"),
+    "subclass": (lambda: Holder(x=OtherLinear(2, 2)), r"x\.weight, x\.bias \(OtherLinear\)"),
     "parameter": (lambda: Holder(x=nn.Parameter(torch.ones(2))), r"x \(Holder\)"),
-    "added": (linear_with_a_scale, r"a\.weight \(Linear with parameters scale added"),
+    "added": (
+        linear_with_a_scale,
+        r"a\.weight, a\.bias, a\.scale \(Linear with parameters scale added",
+    ),
     "grouped": (
         lambda: Holder(x=nn.Conv1d(2, 2, 1, groups=2)),
-        r"x\.weight \(Conv1d with groups=2",
+        r"x\.weight, x\.bias \(Conv1d with groups=2",
     ),
     "max_norm": (lambda: Holder(x=nn.Embedding(5, 2, max_norm=1.0)), r"x\.weight .*max_norm=1"),
     "by_frequency": (
@@ -87,14 +99,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: tied_embedding(max_norm=1.0),
         r"decoder\.weight \(Linear and Embedding with max_norm=1",
     ),
-    "tied_masked_lm": (masked_lm, r"word_embeddings\.weight \(tied between .*Embedding.*Linear"),
     "tied_weight": (
         tied_weight_only,
-        r"a\.weight \(tied between a: Linear and b: Linear, which do not share all parameters",
+        r"a\.weight, .*\(tied between a: Linear and b: Linear, which do not share all parameters",
     ),
-    "norm": (lambda: Holder(x=GatedNorm(2)), r"x\.weight \(GatedNorm\), x\.gate \(GatedNorm"),
+    "norm": (lambda: Holder(x=GatedNorm(2)), r"x\.weight, x\.gate \(GatedNorm"),
     "half_frozen": (half_frozen, r"a\.weight \(only a part"),
-    "batch_norm": (lambda: Holder(x=nn.BatchNorm1d(2)), r"x\.weight \(BatchNorm1d\)"),
+    "batch_norm": (lambda: Holder(x=nn.BatchNorm1d(2)), r"x\.weight, x\.bias \(BatchNorm1d\)"),
 }
 
 
@@ -109,7 +120,7 @@ def test_all_problems_are_named_at_once() -> None:
     model = Holder(x=nn.Bilinear(2, 2, 2), y=nn.Parameter(torch.ones(2)))
     with pytest.raises(CurvatureError) as caught:
         find_layers(model)
-    assert all(f"{name} (" in str(caught.value) for name in ("x.weight", "x.bias", "y"))
+    assert all(name in str(caught.value) for name in ("x.weight", "x.bias", "y (Holder)"))
     assert "head" not in str(caught.value)
 
 
@@ -121,9 +132,49 @@ def test_ignoring_lifts_the_refusal(name: str) -> None:
     assert ignored and all(i.startswith("x") for i in ignored)
 
 
+def test_a_refusal_of_many_is_short() -> None:
+    kinds = [type(f"Kind{number}" + "x" * 30, (OtherLinear,), {}) for number in range(40)]
+    model = Holder(**{f"x{number}": kind(2, 2) for number, kind in enumerate(kinds * 3)})
+    with pytest.raises(
+        CurvatureError, match=r"x0\.weight, x0\.bias, .* and 3 more \(Kind0x"
+    ) as caught:
+        find_layers(model)
+    assert len(str(caught.value)) < 1000
+    assert "other parameters" in str(caught.value)
+
+
+def test_a_module_is_ignored_by_its_path() -> None:
+    model = bert()
+    _, ignored = find_layers(model, ["bert.encoder.layer.0.attention"])
+    assert ignored == sorted(n for n, _ in model.named_parameters() if "layer.0.attention." in n)
+
+
+def test_a_subclass_that_computes_the_same_has_the_rule_of_its_parent() -> None:
+    layers, _ = find_layers(Holder(x=SameLinear(2, 2), y=SameEmbedding(3, 2)))
+    assert [type(layer.rule).__name__ for layer in layers[1:]] == ["LinearRule", "EmbeddingRule"]
+
+
+def test_a_weight_made_anew_by_its_module_has_no_rule() -> None:
+    model = Holder(x=nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    with pytest.raises(CurvatureError, match=r"original0, .*ParametrizationList"):
+        find_layers(model)
+
+
+def test_the_bias_of_a_tied_head_is_a_block_of_its_own() -> None:
+    layers, _ = find_layers(masked_lm())
+    found = {layer.name: type(layer.rule).__name__ for layer in layers}
+    assert found["bert.embeddings.word_embeddings"] == "TiedEmbeddingRule"
+    assert found["cls.predictions.bias"] == "BiasRule"
+
+
 def test_half_ignored_layer_is_refused() -> None:
     with pytest.raises(CurvatureError, match=r"head\.weight \(only a part"):
         find_layers(Holder(), ["*.bias"])
+
+
+def test_the_nearest_name_is_a_hint() -> None:
+    with pytest.raises(CurvatureError, match=r"\(the nearest is 'LayerNorm'\)"):
+        find_layers(bert(), ["LayerNrom"])
 
 
 @pytest.mark.parametrize("pattern", ["LayerNrom", "heads.*", "Head", "bias"])

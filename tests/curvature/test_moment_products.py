@@ -148,6 +148,25 @@ def test_trainable_layers_and_autocast_are_left_alone() -> None:
             assert layer(torch.randn(2, 33, dtype=torch.float32)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("build", LINEARS, ids=["linear", "no bias", "Conv1D"])
+def test_a_layer_without_rows_has_gradients_without_rows(build: Callable[[], nn.Module]) -> None:
+    """An expert that no token is sent to."""
+    layer = build().requires_grad_(False)
+    with FrozenLinear(half=False):
+        for shape in ((0, 33), (0, 2, 33), (2, 0, 33)):
+            output, gradient = _run(layer, torch.randn(shape), torch.randn(*shape[:-1], 70))
+            assert output.shape == (*shape[:-1], 70) and gradient.shape == shape
+
+
+def test_a_bias_that_learns_alone_has_its_gradient() -> None:
+    layer = nn.Linear(33, 70)
+    layer.weight.requires_grad_(False)
+    with FrozenLinear(half=False):
+        layer(torch.randn(2, 33)).sum().backward()
+    assert layer.bias.grad is not None
+    torch.testing.assert_close(layer.bias.grad, torch.full((70,), 2.0))
+
+
 def test_unknown_products_are_refused() -> None:
     with pytest.raises(Exception, match="unknown products 'double'; choose one of"):
         estimate(_wide_bert(8), choices(1), pad_choices(), products="double")

@@ -17,7 +17,7 @@ from hf_kfc.curvature import (
     Operator,
     merge,
     merge_sharing,
-    merging,
+    nearest_sum,
 )
 from hf_kfc.errors import CurvatureError
 
@@ -96,9 +96,9 @@ def test_the_search_finds_what_many_random_starts_find(seed: int) -> None:
     for factors in ([o.A for o in operators], [o.G for o in operators]):
         gram = torch.tensor([[float((f * h).sum()) for h in factors] for f in factors]).numpy()
         sizes = np.sqrt(gram.diagonal())
-        roots.append(merging._root(gram / np.outer(sizes, sizes)))
+        roots.append(nearest_sum._root(gram / np.outer(sizes, sizes)))
         norms = norms * sizes
-    search = merging._Search(*roots, weights * norms)
+    search = nearest_sum._Search(*roots, weights * norms)
     draw = np.random.default_rng(seed)
     best = min(
         search._error(*search.refined(*draw.random((2, rank, count)))) for _ in range(10)
@@ -222,7 +222,7 @@ def test_layers_that_share_inputs_still_do() -> None:
 def test_gram_matrices_do_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     operators, weights = products(5), draw_weights(5)
     whole = merge(operators, weights, rank=2)
-    monkeypatch.setattr(merging, "_CHUNK", 7)
+    monkeypatch.setattr(nearest_sum, "_CHUNK", 7)
     cut = merge(operators, weights, rank=2)
     assert cut.error == pytest.approx(whole.error)
 
@@ -235,7 +235,7 @@ def test_a_degenerate_step_ends_the_search_with_what_it_has(
 
     operators, weights = products(6), draw_weights(6)
     searched = merge(operators, weights, rank=2).error
-    monkeypatch.setattr(merging, "nnls", fail)
+    monkeypatch.setattr("scipy.optimize.nnls", fail)
     merged = merge(operators, weights, rank=2)
     expected = total(operators, weights)
     assert merged.error == pytest.approx(relative(merged.operator, expected), abs=1e-7)
