@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.training.arguments import PENALTY_DTYPES
+from hf_kfc.training.config import PENALTY_DTYPES
 
 __all__ = [
     "DataArguments",

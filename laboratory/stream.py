@@ -22,7 +22,7 @@ from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import CandidateCollator
-from hf_kfc.training.penalty import bayesian_strength
+from hf_kfc.training import bayesian_strength
 
 from .arguments import (
     DataArguments,

@@ -1,11 +1,14 @@
 """Training with the penalty."""
 
 from .arguments import ConsolidationArguments
-from .penalty import ConsolidationPenalty, bayesian_strength
+from .config import ConsolidationConfig
+from .penalty import ConsolidationPenalty
+from .strengths import bayesian_strength
 from .trainer import ConsolidationMixin, ConsolidationTrainer
 
 __all__ = [
     "ConsolidationArguments",
+    "ConsolidationConfig",
     "ConsolidationMixin",
     "ConsolidationPenalty",
     "ConsolidationTrainer",

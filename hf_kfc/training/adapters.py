@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
-from .terms import LowRank
 
-__all__ = ["Naming", "check_prior", "names_for"]
+__all__ = ["COMPILED", "LowRank", "Naming", "names_for", "plain_name"]
+
+COMPILED = "_orig_mod."
+"""What ``torch.compile`` puts into names."""
+_WRAPPERS = re.compile(
+    r"^base_model\.model\.|(?<![^.])(_orig_mod|base_layer|modules_to_save\.[^.]+)\."
+)
+
+
+class LowRank(NamedTuple):
+    """An adapter that adds s·B·A to a weight (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        down: The model's name of A, shape [r, p].
+        up: The model's name of B, shape [q, r].
+        scale: s.
+        inputs_are_rows: Whether the weight is [p, q], so that (B·A)ᵀ is added.
+    """
+
+    down: str
+    up: str
+    scale: float
+    inputs_are_rows: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,8 @@ def names_for(model: nn.Module, prior: ConsolidationPrior) -> Naming:
     Raises:
         ConsolidationError: It has adapters that do not add a plain B·A to a linear layer's weight.
     """
-    own = {name: name for name, _ in model.named_parameters()}
+    own = {name.replace(COMPILED, ""): name for name, _ in model.named_parameters()}
+    _refuse_prompts(model)
     layers = _peft_layers(model)
     if not layers:
         return Naming(own, {})
@@ -55,29 +77,13 @@ def names_for(model: nn.Module, prior: ConsolidationPrior) -> Naming:
     return Naming(plain, _adapters(model, layers))
 
 
-def check_prior(prior: ConsolidationPrior, model: nn.Module) -> None:
-    """Make sure that a prior can consolidate a model, which may have adapters.
+def plain_name(name: str) -> str:
+    """Return the name of a parameter, a buffer or a module without what wraps it.
 
     Args:
-        prior: Made of the model, with or without adapters.
-        model: The model to be trained.
-
-    Raises:
-        PriorError: See :meth:`ConsolidationPrior.check`; a weight that an adapter changes counts as
-            trained.
-        ConsolidationError: See :func:`names_for`.
+        name: With the parts that ``torch.compile`` and PEFT put into it, or without.
     """
-    naming = names_for(model, prior)
-    parameters = dict(model.named_parameters())
-    seen: dict[str, Tensor] = {name: parameters[own] for name, own in naming.own.items()}
-    for name, adapter in naming.adapters.items():
-        up, down = parameters[adapter.up], parameters[adapter.down]
-        trained = up.requires_grad or down.requires_grad
-        if trained:  # also where the weight itself is frozen, or another module's
-            size = (len(up), down.shape[1])
-            shape = seen[name].shape if name in seen else torch.Size(size)
-            seen[name] = torch.empty(shape, device="meta").requires_grad_()
-    prior.check_parameters(seen, type(model).__name__)
+    return _WRAPPERS.sub("", name)
 
 
 def _peft_layers(model: nn.Module) -> dict[str, Any]:
@@ -89,6 +95,16 @@ def _peft_layers(model: nn.Module) -> dict[str, Any]:
 
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def _refuse_prompts(model: nn.Module) -> None:
+    config: Any = getattr(model, "active_peft_config", None)
+    if getattr(config, "is_prompt_learning", False):
+        raise ConsolidationError(
+            f"{config.peft_type.value.replace('_', ' ').lower()} trains vectors beside the input "
+            "and no weight that a prior knows, so the penalty cannot hold the old task; use LoRA, "
+            "or train without priors and keep the old task's prompt"
+        )
 
 
 def _prefix(model: nn.Module) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,36 +11,14 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
-from ..errors import ConsolidationError
 from ..precision import wide_dtype
 from ..priors import ConsolidationPrior
-from .adapters import names_for
-from .products import Placement
-from .sharing import can_share, deal, shard_like, whole
+from .damped import Placement
+from .fitting import fit
+from .sharing import assign, can_share, shard_like, whole
 from .terms import BlockTerm, Change, LowRankTerm
 
-__all__ = ["ConsolidationPenalty", "bayesian_strength"]
-
-
-def bayesian_strength(prior: ConsolidationPrior, num_new_examples: int) -> float:
-    """Return λ = N_old / (2·N_new), at which penalty and loss are one posterior.
-
-    The log-posterior is N_new·(mean new loss) + ½·N_old·ΔᵀFΔ; dividing by N_new gives λ
-    (Kirkpatrick et al. 2017, Eq. 3, in this library's convention).
-
-    Args:
-        prior: Of the old task.
-        num_new_examples: Training examples of the new task.
-
-    Raises:
-        ConsolidationError: The prior was made without data, or there are no new examples.
-    """
-    if not prior.provenance.num_examples or not num_new_examples:
-        raise ConsolidationError(
-            f"prior of task '{prior.task}' has {prior.provenance.num_examples} examples and the "
-            f"new task {num_new_examples}, so there is no Bayesian strength; set `strengths`"
-        )
-    return prior.provenance.num_examples / (2 * num_new_examples)
+__all__ = ["ConsolidationPenalty"]
 
 
 class ConsolidationPenalty:
@@ -54,16 +32,18 @@ class ConsolidationPenalty:
     Args:
         model: The model to be trained; unwrapped names, parameters may be FSDP2's DTensors. It
             may have LoRA adapters on the weights that the priors know.
-        priors: Each fits the model (see :func:`~hf_kfc.training.adapters.check_prior`).
+        priors: Each fits the model (see :func:`~hf_kfc.training.fitting.fit`).
         strengths: λ of each prior.
         damping: Relative damping of every operator.
         dtype: A dtype of few bits to multiply matrices in; None is that of the parameters, at
             least float32. Sums, values and gradients are in that one in any case.
-        distribute: Deal the blocks to the processes of ``torch.distributed``; each then multiplies
-            and moves to its device only its own. Values are this process's part times the number
-            of processes, so that their mean is the exact total, and so are gradients of whole
-            parameters, for DDP to average; FSDP2's are exact.
+        distribute: Assign the blocks to the processes of ``torch.distributed``; each then
+            multiplies and moves to its device only its own. Values are this process's part times
+            the number of processes, so that their mean is the exact total, and so are gradients of
+            whole parameters, for DDP to average; FSDP2's are exact.
         moved_rows_only: Multiply of an embedding only the rows that differ from the anchor.
+        ignore: What is not held, see :class:`~hf_kfc.training.ConsolidationConfig`.
+        added_rows: What has got more rows than the priors know, see there.
 
     Attributes:
         num_blocks: Blocks of all priors.
@@ -80,16 +60,26 @@ class ConsolidationPenalty:
         dtype: torch.dtype | None = None,
         distribute: bool = False,
         moved_rows_only: bool = True,
+        ignore: Iterable[str] | None = None,
+        added_rows: Iterable[str] | None = None,
     ) -> None:
         self._parameters = dict(model.named_parameters())
         self._strengths = list(strengths)
-        terms = _make_terms(model, priors, damping, Placement(dtype))
+        terms, placement = list[BlockTerm](), Placement(dtype)
+        for number, prior in enumerate(priors):
+            for fitted in fit(prior, model, ignore, added_rows):
+                given = (number, fitted, prior.anchor, damping, placement)
+                if fitted.adapter is None:
+                    terms.append(BlockTerm(*given))
+                else:
+                    rank = self._parameters[fitted.adapter.up].shape[1]
+                    terms.append(LowRankTerm(*given, rank))
         covered = [self._parameters[name] for term in terms for name in term.names]
         self._device = covered[0].device
         self._dtype = wide_dtype(covered[0].dtype)
         processes = dist.get_world_size() if distribute and dist.is_initialized() else 1
         self._processes = processes if can_share(covered, processes) else 1
-        owners = deal([term.cost for term in terms], self._processes)
+        owners = assign([term.cost for term in terms], self._processes)
         rank = dist.get_rank() if self._processes > 1 else 0
         for term, owner in zip(terms, owners, strict=True):
             term.is_own, term.moved_rows_only = owner == rank, moved_rows_only
@@ -253,27 +243,6 @@ class _LayerPenalty(torch.autograd.Function):
 
 def _is_embedding(layer: _Layer) -> bool:
     return layer[0].is_embedding
-
-
-def _make_terms(
-    model: nn.Module,
-    priors: Sequence[ConsolidationPrior],
-    damping: float,
-    placement: Placement,
-) -> list[BlockTerm]:
-    parameters = dict(model.named_parameters())
-    terms: list[BlockTerm] = []
-    for number, prior in enumerate(priors):
-        naming = names_for(model, prior)
-        for block in prior.curvature.blocks:
-            names = tuple(naming.own[name] for name in block.shapes)
-            given = (number, block, prior.anchor, names, damping, placement)
-            adapter = naming.adapters.get(next(iter(block.shapes)))
-            if adapter is None:
-                terms.append(BlockTerm(*given))
-            else:
-                terms.append(LowRankTerm(*given, adapter, parameters[adapter.up].shape[1]))
-    return terms
 
 
 def _add_parts(total: Tensor, parts: _Parts) -> Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
-__all__ = ["can_share", "deal", "shard_like", "whole"]
+__all__ = ["assign", "can_share", "shard_like", "whole"]
 
 
-def deal(costs: Sequence[int], processes: int) -> list[int]:
-    """Deal blocks to processes, the dearest first, each to the one that has least to do.
+def assign(costs: Sequence[int], processes: int) -> list[int]:
+    """Assign blocks to processes, the dearest first, each to the one that has least to do.
 
     Longest processing time first (Graham 1969): at most 4/3 of the best that is possible.
 

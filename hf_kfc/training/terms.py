@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ..curvature import Block, Layout
-from ..curvature.operators import Kronecker, KroneckerSum
+from ..curvature import Layout
 from ..precision import wide
-from .products import Placement, Product, by_inputs, cost_of
+from .damped import Placement, Product
+from .fitting import FittedBlock
 
-__all__ = ["BlockTerm", "Change", "LowRank", "LowRankTerm"]
+__all__ = ["BlockTerm", "Change", "LowRankTerm"]
 
 _ROWS = 4096
 """Rows of an embedding looked at together: on a CPU they stay in its cache."""
@@ -42,9 +43,8 @@ class BlockTerm:
 
     Args:
         prior: Number of its prior.
-        block: The prior's block.
+        fitted: The prior's block, and where it is in the model.
         anchor: θ* of the block's parameters, by the prior's names.
-        names: The model's names of them, the weight first.
         damping: ε of the curvature.
         placement: Shared by all blocks.
     """
@@ -52,22 +52,23 @@ class BlockTerm:
     def __init__(
         self,
         prior: int,
-        block: Block,
+        fitted: FittedBlock,
         anchor: Mapping[str, Tensor],
-        names: tuple[str, ...],
         damping: float,
         placement: Placement,
     ) -> None:
+        block = fitted.block
         self.prior = prior
-        self.names = names
+        self.names = fitted.names
         self.is_own = True
         """Whether this process multiplies it."""
         self.moved_rows_only = True
         """Whether it leaves out the rows of an embedding that do not differ from the anchor."""
-        self.cost = cost_of(block.operator, block.shape)
+        self.cost = block.operator.cost(block.shape)
         self.stays: bool | None = None
         """Whether the parameters are at the anchor and frozen; None if it is not known."""
         self._block = block
+        self._rows = fitted.rows
         self._anchors = [anchor[name] for name in block.shapes]
         self._damping = damping
         self._placement = placement
@@ -116,21 +117,20 @@ class BlockTerm:
         rows, delta = self._moved_rows(weight)
         product = self._product(delta, rows)
         if rows is None:
-            rows = self._block.inputs
-        elif self._block.inputs is not None:
-            rows = self._block.inputs.to(rows.device)[rows]
+            rows = self._rows
+        elif self._rows is not None:
+            rows = self._rows.to(rows.device)[rows]
         return _dot(delta, product), {self.names[0]: Change(product, rows)}
 
     @cached_property
     def _by_inputs(self) -> bool:
-        if not (self.moved_rows_only and self.is_embedding):
-            return False
-        return by_inputs(self._block.operator)
+        return self.moved_rows_only and self.is_embedding and self._block.operator.stands_by_input
 
     def _make_product(self, weight: Tensor) -> Product:
         self._anchors = [self._placement.tensor(anchor, weight.device) for anchor in self._anchors]
         return Product(
             self._block.operator,
+            self._block.shape,
             self._damping,
             self._block.layout is Layout.IN_OUT,
             self._placement,
@@ -138,8 +138,8 @@ class BlockTerm:
         )
 
     def _covered(self, weight: Tensor) -> Tensor:
-        inputs = self._block.inputs
-        return weight if inputs is None else weight.index_select(0, inputs.to(weight.device))
+        rows = self._rows
+        return weight if rows is None else weight.index_select(0, rows.to(weight.device))
 
     def _moved_rows(self, weight: Tensor) -> tuple[Tensor | None, Tensor]:
         """Δ of the rows that F·Δ is not 0 in, and which of the covered ones they are."""
@@ -191,27 +191,10 @@ class BlockTerm:
             parts = [matrix[:-1], matrix[-1]]
         else:
             parts = [matrix[:, :-1], matrix[:, -1]]
-        rows = self._block.inputs
         return {
-            name: Change(part.reshape(shape), rows)
+            name: Change(part.reshape(shape), self._rows)
             for name, part, shape in zip(self.names, parts, shapes, strict=True)
         }
-
-
-class LowRank(NamedTuple):
-    """An adapter that adds s·B·A to a weight (LoRA, Hu et al. 2021, arXiv:2106.09685).
-
-    Args:
-        down: The model's name of A, shape [r, p].
-        up: The model's name of B, shape [q, r].
-        scale: s.
-        inputs_are_rows: Whether the weight is [p, q], so that (B·A)ᵀ is added.
-    """
-
-    down: str
-    up: str
-    scale: float
-    inputs_are_rows: bool
 
 
 class LowRankTerm(BlockTerm):
@@ -223,48 +206,41 @@ class LowRankTerm(BlockTerm):
 
     Args:
         prior: Number of its prior.
-        block: The prior's block.
+        fitted: The prior's block, and where it is in the model.
         anchor: θ* of the block's parameters, by the prior's names.
-        names: The model's names of them, the weight first.
         damping: ε of the curvature.
         placement: Shared by all blocks.
-        adapter: Of the weight.
-        rank: r.
+        rank: r of its adapter.
     """
 
     def __init__(
         self,
         prior: int,
-        block: Block,
+        fitted: FittedBlock,
         anchor: Mapping[str, Tensor],
-        names: tuple[str, ...],
         damping: float,
         placement: Placement,
-        adapter: LowRank,
         rank: int,
     ) -> None:
-        super().__init__(prior, block, anchor, names, damping, placement)
-        self.adapter = adapter
-        q, p = block.shape
-        is_product = isinstance(block.operator, Kronecker | KroneckerSum)
-        self._forms = not is_product or rank * (q * q + p * p) >= q * p * (q + p)
+        super().__init__(prior, fitted, anchor, damping, placement)
+        assert fitted.adapter is not None
+        self.adapter = fitted.adapter
+        q, p = fitted.block.shape
+        holds_factors = fitted.block.operator.holds_factors
+        self._forms = not holds_factors or rank * (q * q + p * p) >= q * p * (q + p)
 
     @property
+    @override
     def all_names(self) -> tuple[str, ...]:
-        """See :attr:`BlockTerm.all_names`."""
         return (*self.names, self.adapter.up, self.adapter.down)
 
     @property
+    @override
     def needed(self) -> tuple[str, ...]:
-        """See :attr:`BlockTerm.needed`."""
         return self.all_names if self._forms or not self.stays else self.all_names[-2:]
 
+    @override
     def __call__(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Change]]:
-        """See :meth:`BlockTerm.__call__`.
-
-        Args:
-            values: The parameters by the model's names, whole.
-        """
         up, down = (wide(values[name]) for name in (self.adapter.up, self.adapter.down))
         if self._product is None:
             self._product = self._make_product(up)

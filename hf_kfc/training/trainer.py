@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
-from .adapters import check_prior
-from .arguments import PENALTY_DTYPES, ConsolidationArguments
-from .penalty import ConsolidationPenalty, bayesian_strength
+from .arguments import ConsolidationArguments
+from .buffers import BufferWatch
+from .config import PENALTY_DTYPES, ConsolidationConfig
+from .fitting import Patterns, fit
+from .penalty import ConsolidationPenalty
+from .strengths import bayesian_strength, count_labels, strengths_for
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
 
@@ -37,72 +44,88 @@ PLAIN: dict[str, Any] = {
     "priors": [],
     "damping": None,
     "penalty_every": 1,
+    "penalty_dtype": "float32",
+    "ignore": [],
+    "added_rows": [],
 }
 """The identity of a run that is plain fine-tuning."""
 
 
 class ConsolidationMixin(_Base):
-    """Adds the consolidation penalty to the ``compute_loss`` of any Trainer subclass.
+    """Adds the consolidation penalty to the training loss of any Trainer subclass.
 
     Put it before the Trainer: ``class MyTrainer(ConsolidationMixin, Seq2SeqTrainer)``. The total
     loss of an optimizer step is ``mean task loss + Σ_i λ_i Δᵀ F_i Δ`` (McInerney et al. 2021,
     Eq. 4): the penalty enters once per optimizer step, whatever the gradient accumulation and
     the number of processes, and never in evaluation. It is logged as ``penalty`` and
-    ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``.
+    ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``. Without priors it is the
+    plain Trainer.
 
-    The model may have LoRA adapters of PEFT on the weights that a prior of the plain model knows.
+    The penalty is added to what ``compute_loss`` returns, so a subclass overrides that as in any
+    Trainer. The model may have LoRA adapters of PEFT on the weights that a prior of the plain
+    model knows. Running statistics, as BatchNorm's, stay at the model's present ones.
 
     DDP refuses a gradient of a parameter that the forward pass does not use: if a prior covers
     one, set ``ddp_find_unused_parameters=False``.
 
     Args:
         args: Positional arguments of the Trainer.
-        priors: One for each earlier task; none gives plain fine-tuning.
-        kwargs: Keyword arguments of the Trainer; ``args`` must be ConsolidationArguments.
+        priors: One for each earlier task, or where it is: a folder, or ``"org/name"`` on the Hub.
+            None gives plain fine-tuning.
+        consolidation: Beside any other ``args`` than ConsolidationArguments, which have their own.
+        kwargs: Keyword arguments of the Trainer.
 
     Raises:
         PriorError: A prior does not fit the model.
         ConsolidationError: Strengths that do not match the priors, or a set-up under which the
-            penalty would be wrong (DeepSpeed, FSDP1, ``compute_loss_func``).
+            penalty would be wrong (DeepSpeed, FSDP1).
     """
 
-    # The task loss is a mean over the micro-batch, which the Trainer divides by the number of
-    # accumulated ones; it would guess wrongly for heads whose forward takes **kwargs.
-    loss_is_scaled_for_ga = False
-    args: ConsolidationArguments
     plain_identity = PLAIN
 
     def __init__(
         self,
         *args: Any,
-        priors: Sequence[ConsolidationPrior] = (),
+        priors: Sequence[ConsolidationPrior | str | Path] | ConsolidationPrior | str | Path = (),
+        consolidation: ConsolidationConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        self._consolidation = consolidation
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
-        self.priors = list(priors)
-        if not isinstance(self.args, ConsolidationArguments):
+        if consolidation is not None and isinstance(self.args, ConsolidationArguments):
             raise ConsolidationError(
-                f"args is {type(self.args).__name__}; give ConsolidationArguments"
+                "ConsolidationArguments have settings of their own; give TrainingArguments beside "
+                "`consolidation`"
             )
-        self._refuse_unsupported()
-        for prior in self.priors:
-            check_prior(prior, cast(nn.Module, self.model))
-            merged_for = prior.provenance.merge_damping
-            if merged_for not in (None, self.args.damping):
-                logger.warning(
-                    "Prior '%s' was merged for damping %g and is used with %g: its anchor is off; "
-                    "merge with the damping of the training.",
-                    prior.task,
-                    merged_for,
-                    self.args.damping,
-                )
-        self.strengths = self._resolve_strengths()
-        if self._identity() != self.plain_identity:
-            self.add_callback(_ConsolidationState(self._identity()))
+        self.priors = _as_priors(priors)
+        self._labels_of: tuple[Any, float] | None = None
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
+        self._settings = self.consolidation
+        self._refuse_unsupported()
+        if self.priors:
+            self._check_priors()
+            self.add_callback(_ConsolidationSteps(self))
+        if self.priors or self._identity() != self.plain_identity:
+            self.add_callback(_ConsolidationState({} if self.priors else self._identity()))
+
+    @property
+    def consolidation(self) -> ConsolidationConfig:
+        """The settings; a change of them, or of ``args``, counts from the next training on."""
+        if isinstance(self.args, ConsolidationArguments):
+            return self.args.consolidation
+        if self._consolidation is None:
+            self._consolidation = ConsolidationConfig()
+        return self._consolidation
+
+    @property
+    def strengths(self) -> list[float]:
+        """λ of each prior by the present settings; by default the Bayesian ones."""
+        given = self.consolidation.strengths
+        if given is not None:
+            return strengths_for(given, self.priors)
+        return [bayesian_strength(prior, self._num_labels()) for prior in self.priors]
 
     def train(
         self,
@@ -118,8 +141,8 @@ class ConsolidationMixin(_Base):
             ignore_keys_for_eval: As in the Trainer.
 
         Raises:
-            ConsolidationError: The checkpoint was started with other priors or strengths, another
-                damping or another ``penalty_every``.
+            ConsolidationError: The checkpoint was started with other priors or settings, or the
+                training goes past the penalty.
         """
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -128,44 +151,26 @@ class ConsolidationMixin(_Base):
             self._refuse_other_priors(Path(checkpoint) / TRAINER_STATE_NAME)
         if self.accelerator.num_processes > 1:
             self._undo_evaluation()
-        self._penalty = None  # wrapping may give the model new parameters
-        self._penalty_sum, self._penalty_steps = None, 0
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Return the task loss, plus the penalty in the last micro-batch of an optimizer step.
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Do the Trainer's step with the penalty in the loss, if an optimizer step is complete.
 
         Args:
-            model: The (wrapped) model.
-            inputs: The batch.
-            return_outputs: Whether to return the model's outputs too.
-            num_items_in_batch: As in the Trainer.
+            args: As in the Trainer.
+            kwargs: As in the Trainer.
         """
-        training = self.is_in_train and model.training  # it also evaluates while it trains
-        completes = bool(self.priors) and training and self.accelerator.sync_gradients
-        self._penalty_steps += completes
-        every = self.args.penalty_every
-        if not completes or (self.state.global_step + 1) % every:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self._penalty is None:
-            # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
-            self._penalty = self._make_penalty()
-        embeddings = self._penalty.of_embeddings()
-        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, outputs = result if return_outputs else (result, None)
-        penalty, per_prior = self._penalty(embeddings)
-        # Summed on the device: reading a value here would wait for it in every step.
-        previous = 0.0 if self._penalty_sum is None else self._penalty_sum
-        self._penalty_sum = previous + every * per_prior
-        # training_step divides what it gets by the number of accumulated micro-batches.
-        loss = loss + every * penalty.to(loss.device) * self.current_gradient_accumulation_steps
-        return (loss, outputs) if return_outputs else loss
+        if not self.priors:
+            return super().training_step(*args, **kwargs)
+        self._completes = self.accelerator.sync_gradients
+        # Around compute_loss, whoever overrides it; not in its place: it is evaluated too.
+        own, compute_loss = vars(self).get("compute_loss"), self.compute_loss
+        vars(self)["compute_loss"] = partial(self._consolidated_loss, compute_loss)
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            vars(self).pop("compute_loss")
+            vars(self).update({} if own is None else {"compute_loss": own})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the penalty's values to the training log.
@@ -181,6 +186,190 @@ class ConsolidationMixin(_Base):
             logs |= {f"penalty_{task}": v for task, v in zip(self._names(), means, strict=True)}
             self._penalty_sum, self._penalty_steps = None, 0
         super().log(logs, start_time)
+
+    def _begin(self) -> None:
+        """Read the settings: a search has changed them, a retry begins with another batch size."""
+        self._settings = replace(self.consolidation, strengths=self.strengths)
+        self._check_priors()
+        self._penalty = None  # wrapping may give the model new parameters
+        self._penalty_sum, self._penalty_steps, self._completes = None, 0, False
+        self._ignores_items: bool | None = None
+        self._buffers = BufferWatch(self._plain_model(), self._settings.ignore)
+        if self._buffers.modules:
+            logger.warning(
+                "%s stay in evaluation mode, with the running statistics that they have: other "
+                "ones would change what is said of the old task's inputs. List them in `ignore` to "
+                "let them move.",
+                self._buffers,
+            )
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, _ConsolidationState):
+                callback.identity = self._identity()
+
+    def _look_at_first_step(self) -> None:
+        """Refuse a training that goes past the penalty, or moves what no penalty holds."""
+        if not self._penalty_steps:
+            owner = next(c.__name__ for c in type(self).__mro__ if "training_step" in vars(c))
+            raise ConsolidationError(
+                f"the first optimizer step had no penalty: {owner}.training_step goes past the "
+                "Trainer's; let it call super().training_step(...), or override compute_loss"
+            )
+        self._buffers.check(self._plain_model())
+
+    def _consolidated_loss(
+        self,
+        compute_loss: Callable[..., Any],
+        model: nn.Module,
+        inputs: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the loss, plus the penalty in the last micro-batch of an optimizer step."""
+        self._buffers.hold()
+        parts, every = self.current_gradient_accumulation_steps, self._settings.penalty_every
+        is_scaled = self._is_scaled(kwargs.get("num_items_in_batch"))
+        is_mean = is_scaled and self._is_mean(compute_loss, model, inputs, *args, **kwargs)
+        if is_mean:
+            kwargs["num_items_in_batch"] = None
+        # A training step of one's own may compute more than one loss.
+        completes, self._completes = self._completes, False
+        self._penalty_steps += completes
+        due = completes and (self.state.global_step + 1) % every == 0
+        if due and self._penalty is None:
+            # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
+            self._penalty = self._make_penalty()
+        embeddings = self._penalty.of_embeddings() if due and self._penalty is not None else None
+        result = compute_loss(model, inputs, *args, **kwargs)
+        loss, *outputs = result if isinstance(result, tuple) else (result,)
+        if is_mean:
+            loss = loss / parts
+        if embeddings is not None and self._penalty is not None:
+            penalty, per_prior = self._penalty(embeddings)
+            # Summed on the device: reading a value here would wait for it in every step.
+            previous = 0.0 if self._penalty_sum is None else self._penalty_sum
+            self._penalty_sum = previous + every * per_prior
+            # training_step divides what is not scaled by the number of accumulated micro-batches.
+            loss = loss + every * (1 if is_scaled else parts) * penalty.to(loss.device)
+        return (loss, *outputs) if isinstance(result, tuple) else loss
+
+    def _is_scaled(self, num_items: Tensor | int | None) -> bool:
+        """Whether the Trainer takes the loss as it is, and does not divide it any more."""
+        declared: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
+        if declared is not None:
+            return declared
+        by_model = self.model_accepts_loss_kwargs and num_items is not None
+        return by_model or self.compute_loss_func is not None
+
+    def _is_mean(
+        self,
+        compute_loss: Callable[..., Any],
+        model: nn.Module,
+        inputs: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> bool:
+        """Whether the loss is a mean over the micro-batch, though the Trainer takes it for scaled.
+
+        It asks whether ``forward`` takes ``num_items_in_batch`` and not whether that is used, so it
+        multiplies the loss of most heads by the micro-batches and processes
+        (transformers#47688). Whether the loss depends on it is tried out once.
+        """
+        items = kwargs.get("num_items_in_batch")
+        accumulates = self.args.gradient_accumulation_steps * self.accelerator.num_processes > 1
+        declared = getattr(self, "loss_is_scaled_for_ga", None) is not None
+        if items is None or not accumulates or declared or self.compute_loss_func is not None:
+            return False
+        if self._ignores_items is None:
+            model.eval()
+            with torch.no_grad():
+                one, two = (
+                    compute_loss(model, dict(inputs), *args, **kwargs | {"num_items_in_batch": n})
+                    for n in (items, 2 * items)
+                )
+            model.train()
+            self._buffers.hold()
+            torch.clear_autocast_cache()  # it would keep weights cast without gradient
+            one, two = (x[0] if isinstance(x, tuple) else x for x in (one, two))
+            seen = torch.stack([(one != two).any(), (one == two).all() & (one != 0).any()]).float()
+            if self.accelerator.num_processes > 1:
+                seen = self.accelerator.reduce(seen)  # all must go on in the same way
+            depends, does_not = seen.tolist()
+            if not (depends or does_not):
+                return False  # a micro-batch without labels tells nothing
+            self._ignores_items = not depends
+            if self._ignores_items:
+                logger.warning(
+                    "The loss of %s is a mean over the micro-batch, which the Trainer would "
+                    "multiply by the number of micro-batches; it is divided by that here, since "
+                    "the penalty counts once.",
+                    type(self._plain_model()).__name__,
+                )
+        return self._ignores_items
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.priors:
+            self._settings.save_pretrained(output_dir or cast(str, self.args.output_dir))
+
+    def _num_labels(self) -> float:
+        """How many labels the new loss is a mean over; counted once for each data set."""
+        data = self.train_dataset
+        if not isinstance(data, Sized):
+            return 0
+        if self._labels_of is None or self._labels_of[0] is not data:
+            count = count_labels(
+                data,
+                self._get_collator_with_removed_columns(self.data_collator),
+                self.label_names,
+                shifted=self._shifts_labels(),
+                batch_size=self.args.per_device_train_batch_size,
+                seed=self.args.seed,
+            )
+            self._labels_of = data, count
+            logger.info(
+                "The new loss is a mean over %g labels of %d examples: strengths are by default "
+                "N_old / (2 * %g).",
+                count,
+                len(data),
+                count,
+            )
+        return self._labels_of[1]
+
+    def _shifts_labels(self) -> bool:
+        """Whether the loss compares a position with the next label, by what the Trainer knows."""
+        model: Any = self._plain_model()
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        by_class = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # GPT-2
+        return by_class or bool(getattr(self, "_loss_shifts_labels", False))
+
+    def _check_priors(self) -> None:
+        """Make sure that priors and settings fit the model and each other."""
+        config, model = self.consolidation, self._plain_model()
+        if config.strengths is not None:
+            strengths_for(config.strengths, self.priors)
+        else:  # what has none is to be said now, and labels are counted when they are asked for
+            data = self.train_dataset
+            for prior in self.priors:
+                bayesian_strength(prior, len(data) if isinstance(data, Sized) else 0)
+        for prior in self.priors:
+            fit(prior, model, config.ignore, config.added_rows)
+            merged_for = prior.provenance.merge_damping
+            if merged_for not in (None, config.damping):
+                logger.warning(
+                    "Prior '%s' was merged for damping %g and is used with %g: its anchor is off; "
+                    "merge with the damping of the training.",
+                    prior.task,
+                    merged_for,
+                    config.damping,
+                )
+        known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
+        known |= {name for prior in self.priors for name in prior.curvature.parameters}
+        for name, patterns in (("ignore", config.ignore), ("added_rows", config.added_rows)):
+            if idle := Patterns(model, patterns).without(known):
+                raise ConsolidationError(
+                    f"'{idle[0]}' in `{name}` means no parameter, buffer or module class of "
+                    f"{type(model).__name__} or of a prior; correct or remove it"
+                )
 
     def _plain_model(self) -> nn.Module:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -200,22 +389,24 @@ class ConsolidationMixin(_Base):
                 module.reshard()
 
     def _make_penalty(self) -> ConsolidationPenalty:
-        args = self.args
+        args, config = self.args, self._settings
         penalty = ConsolidationPenalty(
             self._plain_model(),
             self.priors,
-            self.strengths,
-            args.damping,
-            dtype=PENALTY_DTYPES[args.penalty_dtype],
-            distribute=args.distribute_penalty and self.accelerator.num_processes > 1,
-            moved_rows_only=args.moved_rows_only,
+            config.strengths or [],
+            config.damping,
+            dtype=PENALTY_DTYPES[config.penalty_dtype],
+            distribute=config.distribute_penalty and self.accelerator.num_processes > 1,
+            moved_rows_only=config.moved_rows_only,
+            ignore=config.ignore,
+            added_rows=config.added_rows,
         )
         logger.info(
             "Process %d multiplies %d of the priors' %d blocks, in %s.",
             args.process_index,
             penalty.num_own,
             penalty.num_blocks,
-            args.penalty_dtype,
+            config.penalty_dtype,
         )
         return penalty
 
@@ -236,27 +427,11 @@ class ConsolidationMixin(_Base):
             for i, prior in enumerate(self.priors)
         ]
 
-    def _resolve_strengths(self) -> list[float]:
-        given = self.args.strengths
-        if given is None:
-            new = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else 0
-            return [bayesian_strength(prior, new) for prior in self.priors]
-        if len(given) == 1:
-            return given * len(self.priors)
-        if len(given) != len(self.priors):
-            raise ConsolidationError(
-                f"{len(given)} strengths were given for {len(self.priors)} priors; give one for "
-                "all or one for each"
-            )
-        return given
-
     def _refuse_unsupported(self) -> None:
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if self.compute_loss_func is not None:
-            problem = "compute_loss_func scales the loss itself; override compute_loss instead"
-        elif not self.priors:
+        if not self.priors:
             return
-        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
         elif plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
             problem = "FSDP1 flattens the parameters; use fsdp_version=2"
@@ -266,6 +441,9 @@ class ConsolidationMixin(_Base):
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued, and whence the priors came."""
+        if not self.priors:
+            return dict(PLAIN)
+        config = self.consolidation
         return {
             "priors": [
                 {
@@ -276,8 +454,11 @@ class ConsolidationMixin(_Base):
                 }
                 for prior, strength in zip(self.priors, self.strengths, strict=True)
             ],
-            "damping": self.args.damping if self.priors else None,
-            "penalty_every": self.args.penalty_every if self.priors else 1,
+            "damping": config.damping,
+            "penalty_every": config.penalty_every,
+            "penalty_dtype": config.penalty_dtype,
+            "ignore": config.ignore or [],
+            "added_rows": config.added_rows or [],
         }
 
     def _refuse_other_priors(self, state_file: Path) -> None:
@@ -285,14 +466,32 @@ class ConsolidationMixin(_Base):
             return  # the Trainer says what is wrong with the checkpoint
         state = json.loads(state_file.read_text(encoding="utf-8"))
         saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
-        identity = self.plain_identity | saved.get("attributes", {}).get("identity", {})
-        if _without_sources(identity) != _without_sources(self._identity()):
-            was = [prior["task"] for prior in identity["priors"]]
+        was = self.plain_identity | saved.get("attributes", {}).get("identity", {})
+        now = self._identity()
+        without = _without_sources(was), _without_sources(now)
+        if other := [name for name in now if without[0].get(name) != without[1][name]]:
+            tasks = [prior["task"] for prior in was["priors"]]
             raise ConsolidationError(
-                f"{state_file.parent} was started with other priors, strengths, damping or "
-                f"penalty_every (priors of: {', '.join(was) or 'none'}); resume with the same ones "
-                "or start anew"
+                f"{state_file.parent} was started with other {', '.join(other)} (priors of: "
+                f"{', '.join(tasks) or 'none'}); resume with the same ones or start anew"
             )
+
+
+def _as_priors(given: Any) -> list[ConsolidationPrior]:
+    """Take one prior for a list, and read those that are given by their place."""
+    is_one = isinstance(given, ConsolidationPrior | str | Path)
+    priors = []
+    for prior in [given] if is_one else given:
+        if isinstance(prior, str | Path):
+            priors.append(ConsolidationPrior.from_pretrained(prior))
+        elif isinstance(prior, ConsolidationPrior):
+            priors.append(prior)
+        else:
+            raise ConsolidationError(
+                f"`priors` holds a {type(prior).__name__}; give ConsolidationPrior objects, or the "
+                "folders or repositories that they are in"
+            )
+    return priors
 
 
 def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:
@@ -309,6 +508,23 @@ class _ConsolidationState(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
+
+
+class _ConsolidationSteps(TrainerCallback):
+    """Tells the trainer when a training begins, and looks whether its steps have the penalty."""
+
+    def __init__(self, trainer: ConsolidationMixin) -> None:
+        self._trainer = trainer
+        self._has_looked = False
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._has_looked = False
+        self._trainer._begin()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        if not self._has_looked:
+            self._trainer._look_at_first_step()
+            self._has_looked = True
 
 
 class ConsolidationTrainer(ConsolidationMixin, Trainer):

@@ -23,7 +23,7 @@ from hf_kfc.curvature import (
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
 from hf_kfc.priors.privacy import without_rare_inputs
-from hf_kfc.training.penalty import bayesian_strength
+from hf_kfc.training import bayesian_strength
 
 from .samples import assert_equal_priors
 

@@ -26,7 +26,8 @@ from hf_kfc.curvature import Layout
 from hf_kfc.errors import ConsolidationError, PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import ConsolidationPenalty
-from hf_kfc.training.adapters import check_prior, names_for
+from hf_kfc.training.adapters import names_for
+from hf_kfc.training.fitting import fit
 from hf_kfc.training.terms import LowRankTerm
 
 peft = pytest.importorskip("peft")
@@ -126,7 +127,7 @@ def test_value_and_gradient(
     plain = make()
     prior = make_prior(plain, kind, distance=distance, ignore=ignored(plain))
     model = adapted(plain, TARGETS[make], rank).double()
-    check_prior(prior, model)
+    fit(prior, model)
     gradients = assert_equals_autograd(model, prior, damping)
     assert all("lora_" in name for name in gradients)
     assert all(bool((gradient != 0).all()) for gradient in gradients.values())
@@ -164,7 +165,7 @@ def test_modules_to_save_and_trained_biases() -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1)
-    check_prior(prior, model)
+    fit(prior, model)
     gradients = assert_equals_autograd(model, prior, 0.1)
     assert sum("modules_to_save" in name for name in gradients) == 2
     assert sum("base_layer.bias" in name for name in gradients) == 2
@@ -177,14 +178,14 @@ def test_adapters_in_a_model_that_is_not_wrapped() -> None:
     for name, parameter in plain.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter)
-    check_prior(prior, plain)
+    fit(prior, plain)
     assert_equals_autograd(plain.double(), prior, 0.1)
 
 
 def test_a_prior_of_the_adapters_themselves() -> None:
     model = adapted(bert(), ["query"])
     prior = ConsolidationPrior.l2(model, task="old")
-    check_prior(prior, model)
+    fit(prior, model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
@@ -214,10 +215,10 @@ def test_two_priors_and_a_frozen_rest() -> None:
 def test_what_an_adapter_trains_must_be_known() -> None:
     plain = bert()
     prior = make_prior(plain, ignore=["bert.pooler.*"])
-    check_prior(prior, adapted(bert(), ["query", "pooler.dense"]))  # ignored is known of
+    fit(prior, adapted(bert(), ["query", "pooler.dense"]))  # ignored is known of
     only = make_prior(plain.bert.encoder.layer[0])
     with pytest.raises(PriorError, match=r"the prior knows nothing of .*query\.weight"):
-        check_prior(only, adapted(bert(), ["query"]))
+        fit(only, adapted(bert(), ["query"]))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_refused(make: Callable[[], Any], problem: str) -> None:
     makers = {BertForMultipleChoice: bert, GPT2LMHeadModel: gpt2}
     prior = make_prior(makers.get(type(plain), MODELS["cnn"])())
     with pytest.raises(ConsolidationError, match=rf"the adapter of .* {problem}.*; use one plain"):
-        check_prior(prior, model)
+        fit(prior, model)
 
 
 def test_several_merged_and_disabled_are_refused() -> None:

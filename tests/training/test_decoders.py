@@ -72,21 +72,23 @@ def test_a_step_is_that_of_loss_and_penalty(make: Any, curvature: str, tmp_path:
         batches.append(collate(rows))
         return batches[-1]
 
-    ConsolidatedTrainer(
+    trainer = ConsolidatedTrainer(
         model,
         args,
         priors=[prior],
         train_dataset=texts(2, 6),
         data_collator=remember,
         callbacks=[recorder],
-    ).train()
+    )
+    trainer.train()
     assert len(recorder.steps) == len(batches) == 4
     reference, penalize = make().double(), DensePenalty([prior], [2.0], 0.1)
     for batch, (parameters, gradients) in zip(batches, recorder.steps, strict=True):
         reference.load_state_dict(parameters, strict=False)
         reference.zero_grad()
         (penalty,) = penalize(dict(reference.named_parameters()))
-        loss = reference(**batch).loss
+        items = trainer._get_num_items_in_batch([batch], args.device)
+        loss = reference(**batch, num_items_in_batch=items).loss
         assert penalty > 0.01 * loss, "the penalty is too small to be seen"
         (loss + penalty).backward()
         for name, parameter in reference.named_parameters():

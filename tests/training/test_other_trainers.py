@@ -148,8 +148,13 @@ def test_language_models(make_model: Any, kind: Any, tmp_path: Path) -> None:
     ((start, gradients),) = recorder.steps
     reference = make_model().double().eval()
     reference.load_state_dict(start, strict=False)
-    losses = [reference(**{k: v[None] for k, v in row.items()}).loss for row in data]
-    torch.stack(losses).mean().backward()
+    batches = [{k: v[None] for k, v in row.items()} for row in data]
+    if make_model is gpt2:  # a mean over the tokens of all micro-batches
+        more = {"num_items_in_batch": sum(len(row["labels"]) for row in data)}
+        loss = torch.stack([reference(**batch, **more).loss for batch in batches]).sum()
+    else:  # of each
+        loss = torch.stack([reference(**batch).loss for batch in batches]).mean()
+    loss.backward()
     for name, parameter in reference.named_parameters():
         delta = start[name].double() - prior.anchor[name]
         assert_near(gradients[name], parameter.grad + 2 * 2.0 * delta, name)

@@ -16,7 +16,7 @@ from hf_kfc.curvature import Curvature
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior, Provenance
 from hf_kfc.training import ConsolidationPenalty, bayesian_strength, terms
-from hf_kfc.training.products import Product
+from hf_kfc.training.damped import Product
 
 
 class Zoo(nn.Module):

@@ -1,10 +1,10 @@
-"""Blocks are dealt out evenly, and the same on every process."""
+"""Blocks are assigned evenly, and the same on every process."""
 
 from __future__ import annotations
 
 import pytest
 
-from hf_kfc.training.sharing import deal
+from hf_kfc.training.sharing import assign
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ from hf_kfc.training.sharing import deal
 def test_the_dearest_first_to_the_least_busy(
     costs: list[int], processes: int, owners: list[int]
 ) -> None:
-    assert deal(costs, processes) == owners
+    assert assign(costs, processes) == owners
 
 
 def test_loads_of_a_bert_differ_little() -> None:
     layer = [384 * 384 * 769] * 4 + [1536 * 385 * 1921, 384 * 1537 * 1921]
     costs = [30522 * 384 * 384, *layer * 3]
-    owners = deal(costs, 2)
+    owners = assign(costs, 2)
     loads = [sum(c for c, o in zip(costs, owners, strict=True) if o == rank) for rank in (0, 1)]
     assert max(loads) < 1.05 * sum(costs) / 2

@@ -15,11 +15,9 @@ from tiny_models import bert, cnn, make_prior
 from tiny_trainer import DATA, make_trainer
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import TrainingArguments
 
 from hf_kfc.errors import ConsolidationError, PriorError
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.ranking import RankingConsolidationTrainer
 
 # Strengths
 
@@ -68,18 +66,6 @@ def test_no_bayesian_strength_of_a_prior_without_data(tmp_path: Path) -> None:
 # Refusals
 
 
-def test_plain_training_arguments(tmp_path: Path) -> None:
-    args = TrainingArguments(str(tmp_path), use_cpu=True)
-    with pytest.raises(ConsolidationError, match="TrainingArguments; give Consolidation"):
-        RankingConsolidationTrainer(cnn(), args, priors=[make_prior(cnn())])
-
-
-@pytest.mark.parametrize("priors", [[], [make_prior(cnn())]], ids=["no_priors", "priors"])
-def test_compute_loss_func(priors: list[ConsolidationPrior], tmp_path: Path) -> None:
-    with pytest.raises(ConsolidationError, match="override compute_loss"):
-        make_trainer(tmp_path, priors, compute_loss_func=lambda *_, **__: 0.0)
-
-
 def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Accelerator, "distributed_type", property(lambda _: DistributedType.DEEPSPEED)
@@ -106,7 +92,7 @@ def test_priors_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(PriorError) as refusal:
         make_trainer(tmp_path, [make_prior(bert())])
     assert "no parameter bert.embeddings.word_embeddings.weight" in str(refusal.value)
-    assert "knows nothing of convolution.weight" in str(refusal.value)
+    assert "knows nothing of embeddings.weight, convolution.weight" in str(refusal.value)
 
 
 def test_prior_of_another_shape(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_kfc.curvature import OPERATORS, Operator
 from hf_kfc.curvature.operators import KroneckerSum, LowRankKronecker
-from hf_kfc.training.products import Placement, Product, by_inputs, cost_of
+from hf_kfc.training.damped import Placement, Product
 
 Q, P = 5, 7
 SAMPLED = ("identity", "diagonal", "kronecker", "kronecker_eigen")
@@ -39,7 +39,7 @@ def make_product(
     inputs_are_rows: bool = False,
     low: torch.dtype | None = None,
 ) -> Product:
-    return Product(operator, damping, inputs_are_rows, Placement(low), torch.device("cpu"))
+    return Product(operator, (Q, P), damping, inputs_are_rows, Placement(low), torch.device("cpu"))
 
 
 def displacement(q: int = Q, p: int = P) -> Tensor:
@@ -64,7 +64,7 @@ def test_is_that_of_the_damped_operator(kind: str, damping: float) -> None:
 def test_of_some_inputs(kind: str, damping: float) -> None:
     rows, delta = torch.tensor([1, 4, 6]), torch.zeros(Q, P).double()
     delta[:, rows] = displacement()[:, rows]
-    standing_alone = [operator for operator in operators(kind) if by_inputs(operator)]
+    standing_alone = [operator for operator in operators(kind) if operator.stands_by_input]
     assert bool(standing_alone) != (kind == "identity")
     for operator in standing_alone:
         expected = operator.damped(damping).apply(delta)
@@ -145,13 +145,13 @@ def test_bfloat16(kind: str) -> None:
     [("identity", 0), ("diagonal", 0), ("kronecker", Q + P), ("kronecker_sum", 3 * (Q + P))],
 )
 def test_cost(kind: str, multiplications: int) -> None:
-    assert cost_of(operators(kind)[0], (Q, P)) == Q * P * (1 + multiplications)
+    assert operators(kind)[0].cost((Q, P)) == Q * P * (1 + multiplications)
 
 
 @pytest.mark.parametrize("kind", ["kronecker", "kronecker_sum", "low_rank_kronecker"])
 def test_only_tokens_seen_count_in_the_cost_of_an_embedding(kind: str) -> None:
-    operator = next(one for one in operators(kind) if by_inputs(one))
-    whole = cost_of(operator, (Q, P))
+    operator = next(one for one in operators(kind) if one.stands_by_input)
+    whole = operator.cost((Q, P))
     for name in operator.input_names:
         operator.state()[name][..., :3] = 0
-    assert cost_of(operator, (Q, P)) == whole * (P - 3) / P
+    assert operator.cost((Q, P)) == whole * (P - 3) / P

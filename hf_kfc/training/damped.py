@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
-from ..curvature import Diagonal, Operator
+from ..curvature import Operator
 from ..precision import wide_dtype
 
-__all__ = ["Factor", "Placement", "Product", "by_inputs", "cost_of"]
+__all__ = ["Factor", "Placement", "Product"]
 
 _ALIGNED = 16
 
@@ -103,6 +104,7 @@ class Product:
 
     Args:
         operator: A prior's, as stored: the damping is relative to its exact factors.
+        shape: (q, p).
         damping: ε.
         inputs_are_rows: Whether Δ is [p, q], as the weight of an embedding, and not [q, p].
         placement: Puts the operator where Δ will be.
@@ -112,14 +114,15 @@ class Product:
     def __init__(
         self,
         operator: Operator,
+        shape: tuple[int, int],
         damping: float,
         inputs_are_rows: bool,
         placement: Placement,
         device: torch.device,
     ) -> None:
         self._inputs_are_rows = inputs_are_rows
-        self._shift = 0.0
-        self._low = placement.low if _has_matrices(operator) else None
+        # A curvature of single entries multiplies no matrices, and keeps its digits.
+        self._low = placement.low if operator.cost(shape) > prod(shape) else None
         self.factors: list[tuple[Factor, Factor]] = []
         """G and A of each term of a sum of Kronecker products; empty of other curvatures."""
         if operator.holds_factors:
@@ -130,10 +133,9 @@ class Product:
                 self.factors.append((G, A))
             return
         shift = operator.shift(damping)
-        if shift is not None:
-            self._shift = shift
-        elif damping:
+        if shift is None and damping:
             operator = operator.damped(damping)
+        self._shift = shift or 0.0
         self.operator = placement.operator(operator, device)
 
     def __call__(self, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -141,8 +143,8 @@ class Product:
 
         Args:
             delta: Shape [q, p], or [p, q] where inputs are rows.
-            inputs: Which rows Δ holds, where inputs are rows that stand alone (:func:`by_inputs`),
-                shape [k]; None means all.
+            inputs: Which rows Δ holds, where inputs are rows and stand alone, shape [k]; None means
+                all.
         """
         if not self.factors:
             operator = self.operator if inputs is None else self.operator.of_inputs(inputs)
@@ -167,33 +169,6 @@ class Product:
         return torch.stack([A.values > 0 for _, A in self.factors]).any(0)
 
 
-def by_inputs(operator: Operator) -> bool:
-    """Say whether every input stands alone: where Δ is 0 in a column, F·Δ is 0 too.
-
-    Args:
-        operator: The curvature.
-    """
-    return operator.stands_by_input
-
-
-def cost_of(operator: Operator, shape: tuple[int, int]) -> int:
-    """Return about how many multiplications F·Δ takes: q²p + qp² of a Kronecker product.
-
-    Of an embedding, p counts the tokens that the old task has seen: about those will have moved.
-
-    Args:
-        operator: The curvature.
-        shape: (q, p) of Δ.
-    """
-    q, p = shape
-    return operator.cost((q, p))
-
-
-def _has_matrices(operator: Operator) -> bool:
-    """Say whether any matrix is multiplied; the [q, p] of a diagonal curvature is none."""
-    return not isinstance(operator, Diagonal) and any(t.ndim > 1 for t in operator.state().values())
-
-
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """Return the matrix product, with rows that start at multiples of 64 bytes (of float32).
 
@@ -207,9 +182,6 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _mean_eigenvalue(factor: Tensor) -> float:
-    return _mean(factor if factor.ndim == 1 else factor.diagonal())
-
-
-def _mean(values: Tensor) -> float:
-    """A mean of bfloat16 numbers is not to be rounded to one."""
+    """In the factor's own digits: a mean of bfloat16 numbers is not to be rounded to one."""
+    values = factor if factor.ndim == 1 else factor.diagonal()
     return float(values.mean(dtype=wide_dtype(values.dtype)))

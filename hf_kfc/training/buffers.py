@@ -1,0 +1,74 @@
+"""Buffers that training moves and no penalty holds, as the running statistics of BatchNorm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConsolidationError
+from .adapters import plain_name
+from .fitting import Patterns
+
+__all__ = ["BufferWatch"]
+
+
+class BufferWatch:
+    """Keeps running statistics at the anchor's, and refuses other buffers that move.
+
+    Left to themselves, the statistics of a new task change what the model says to the old one's
+    inputs though no parameter moves. Their modules therefore stay in evaluation mode, as is usual
+    in fine-tuning.
+
+    Args:
+        model: To be trained, unwrapped.
+        ignore: Patterns of what may move.
+
+    Attributes:
+        modules: Those that stay in evaluation mode, by name.
+    """
+
+    def __init__(self, model: nn.Module, ignore: Iterable[str] | None = None) -> None:
+        free = Patterns(model, ignore)
+        self.modules = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "running_mean", None), Tensor)
+            and plain_name(f"{name}.running_mean") not in free
+        }
+        kept = model.state_dict().keys()  # others, as tables of positions, are computed anew
+        self._before: dict[str, Tensor] | None = {
+            name: buffer.detach().clone()
+            for name, buffer in model.named_buffers()
+            if name in kept and buffer.is_floating_point() and plain_name(name) not in free
+        }
+
+    def __str__(self) -> str:
+        kinds = Counter(type(module).__name__ for module in self.modules.values())
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+    def hold(self) -> None:
+        """Put the modules with running statistics into evaluation mode, after ``model.train()``."""
+        for module in self.modules.values():
+            module.eval()
+
+    def check(self, model: nn.Module) -> None:
+        """Look once, after the first forward passes, whether other buffers have moved.
+
+        Args:
+            model: The same one.
+
+        Raises:
+            ConsolidationError: One has.
+        """
+        before, self._before = self._before, None
+        now = dict(model.named_buffers())
+        moved = [n for n, b in (before or {}).items() if not torch.equal(b.to(now[n]), now[n])]
+        if moved:
+            raise ConsolidationError(
+                f"{len(moved)} buffers of {type(model).__name__} move in training ({moved[0]}, "
+                "...), where no penalty holds them; keep their modules from it, or let them move "
+                "by listing them in `ignore` of the ConsolidationConfig"
+            )

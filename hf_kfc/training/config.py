@@ -1,0 +1,207 @@
+"""``ConsolidationConfig``: how strongly old tasks are held on to, beside any training arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import hf_hub_download
+
+from ..errors import ConsolidationError
+
+__all__ = ["CONFIG_NAME", "PENALTY_DTYPES", "ConsolidationConfig", "PenaltySettings"]
+
+CONFIG_NAME = "consolidation_config.json"
+PENALTY_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+"""What matrices are multiplied in; float32 means the parameters' own if that is wider."""
+
+
+class Strengths(list[float]):
+    """A list of strengths, made of a list or of one number.
+
+    A hyperparameter search casts what it suggests to the type of the former value.
+    """
+
+    def __init__(self, values: Iterable[float] | float = ()) -> None:
+        super().__init__(values if isinstance(values, Iterable) else [values])
+
+
+@dataclass
+class PenaltySettings:
+    """What ``ConsolidationConfig`` and ``ConsolidationArguments`` have in common."""
+
+    strengths: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Strength λ of the penalty, one number for all priors or one for each "
+            "(default: the Bayesian value N_old / (2 N_new))."
+        },
+    )
+    damping: float = field(
+        default=0.1,
+        metadata={
+            "help": "Relative damping of the curvature; 0 trusts it even in directions the old "
+            "data never used."
+        },
+    )
+    penalty_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Dtype of the products with the curvature: 'float32', or 'bfloat16', which is "
+            "faster and off by at most a hundredth of ‖F‖·‖Δ‖ in each layer.",
+            "choices": list(PENALTY_DTYPES),
+        },
+    )
+    penalty_every: int = field(
+        default=1,
+        metadata={
+            "help": "Put the penalty in every k-th optimizer step only, at k times its strength."
+        },
+    )
+    distribute_penalty: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether each of several processes multiplies only its share of the priors' "
+            "blocks; the penalty is the same."
+        },
+    )
+    moved_rows_only: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether of an embedding only the rows of tokens that have moved from the "
+            "anchor are multiplied; the penalty is the same."
+        },
+    )
+    added_rows: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Parameters of a head that has got more rows since the prior was made: the "
+            "first rows are held, the new ones are free."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.strengths is not None:
+            self.strengths = Strengths(self.strengths)
+        for name, is_right, wanted in (
+            ("damping", _is_size(self.damping), "a number ≥ 0"),
+            (
+                "penalty_dtype",
+                self.penalty_dtype in PENALTY_DTYPES,
+                "one of " + ", ".join(PENALTY_DTYPES),
+            ),
+            (
+                "penalty_every",
+                _is_size(self.penalty_every) and self.penalty_every >= 1,
+                "a number ≥ 1",
+            ),
+            ("added_rows", _are_patterns(self.added_rows), "a list of patterns"),
+        ):
+            if not is_right:
+                raise ConsolidationError(
+                    f"{name} {getattr(self, name)} is not {wanted}; correct `{name}`"
+                )
+        for strength in self.strengths or []:
+            if not _is_size(strength):
+                raise ConsolidationError(
+                    f"strength {strength} is not a number ≥ 0; correct `strengths`"
+                )
+
+
+@dataclass
+class ConsolidationConfig(PenaltySettings):
+    """How strongly old tasks are held on to, and what is left free; given beside any arguments.
+
+    Args:
+        strengths: λ of each prior in ``loss + Σ_i λ_i (θ−θ*_i)ᵀ F_i (θ−θ*_i)``; one number for
+            all priors or one for each. The default is the Bayesian value N_old / (2·N_new), N_new
+            being what the new loss is a mean over: examples, or labelled tokens.
+        damping: ε ≥ 0 of every operator: for Kronecker factors
+            (A + ε·tr(A)/p·I) ⊗ (G + ε·tr(G)/q·I), for the others ε times their mean diagonal.
+        penalty_dtype: What the products with the curvature are computed in. ``"bfloat16"`` rounds
+            factors and Δ to 8 binary digits and keeps float32 in sums, values and gradients: F·Δ
+            is off by at most about 1 % of ‖F‖·‖Δ‖. That is 0.2 to 0.5 % of F·Δ itself for a
+            random Δ, and more for one along directions of little curvature.
+        penalty_every: k: the penalty is in every k-th optimizer step, the k-th first, at k times
+            its strength. Its gradient then is the same in the mean, at 1/k of the cost; the at most
+            k − 1 steps after the last one have none.
+        distribute_penalty: In several processes, each multiplies, and moves to its device, only
+            its own share of the priors' blocks. The penalty is the same without.
+        moved_rows_only: Multiply of an embedding only the rows of tokens that have moved from the
+            anchor: the others add 0. The penalty is the same without.
+        added_rows: Parameters with more rows (of their first dimension) than a prior's, as glob
+            patterns or module paths: the first rows are held, the new ones are free. Embeddings
+            and output embeddings with added tokens need not be listed.
+        ignore: What the penalty does not hold, though a prior may know it, as a head of new
+            labels: glob patterns of parameter names, module paths, or class names of modules. It
+            also lets buffers move: a module's running statistics.
+
+    Raises:
+        ConsolidationError: A value out of its range.
+
+    Example:
+        >>> config = ConsolidationConfig(strengths=0.5, ignore=["classifier"])
+        >>> trainer = ConsolidationTrainer(  # doctest: +SKIP
+        ...     model, TrainingArguments("runs/new"), priors=[prior], consolidation=config, ...
+        ... )
+    """
+
+    ignore: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _are_patterns(self.ignore):
+            raise ConsolidationError(
+                f"ignore {self.ignore!r} is not a list of patterns; correct `ignore`"
+            )
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write ``consolidation_config.json`` to a folder, which is made where there is none.
+
+        Args:
+            directory: The folder.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Read what :meth:`save_pretrained` wrote to a folder, or to a repository on the Hub.
+
+        Args:
+            name_or_path: A folder, or a repository as ``"org/name"``.
+            kwargs: Of ``hf_hub_download``, as ``revision`` or ``token``.
+
+        Raises:
+            ConsolidationError: The file is missing in the folder, or is no such configuration.
+        """
+        file = Path(name_or_path) / CONFIG_NAME
+        if not Path(name_or_path).is_dir():
+            file = Path(hf_hub_download(str(name_or_path), CONFIG_NAME, **kwargs))
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConsolidationError(
+                f"{file} cannot be read ({error}); give a folder that save_pretrained made"
+            ) from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or not values.keys() <= known:
+            unknown = sorted(values.keys() - known) if isinstance(values, dict) else values
+            raise ConsolidationError(
+                f"{file} is no {cls.__name__}: unknown {unknown!r:.200}; remove it or update hf_kfc"
+            )
+        return cls(**values)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0
+
+
+def _are_patterns(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))

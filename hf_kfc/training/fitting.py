@@ -1,0 +1,270 @@
+"""How a prior fits a model: names, parameters left free, rows that were added since, adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..curvature import Block, Layout
+from ..errors import ConsolidationError, PriorError
+from ..priors import ConsolidationPrior
+from .adapters import COMPILED, LowRank, Naming, names_for, plain_name
+
+__all__ = ["FittedBlock", "Patterns", "fit"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 3
+
+
+class Patterns:
+    """What of a model is meant by patterns of names.
+
+    Args:
+        model: The model.
+        patterns: Glob patterns of names, module paths, or class names of modules.
+    """
+
+    def __init__(self, model: nn.Module, patterns: Iterable[str] | None) -> None:
+        self._patterns = list(patterns or ())
+        modules = model.named_modules() if self._patterns else ()
+        self._kinds = {plain_name(f"{name}."): type(module).__name__ for name, module in modules}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a parameter or a buffer is meant; the model need not have it."""
+        return any(self._means(pattern, name) for pattern in self._patterns)
+
+    def without(self, names: Collection[str]) -> list[str]:
+        """Return the patterns that mean none of some names."""
+        return [p for p in self._patterns if not any(self._means(p, name) for name in names)]
+
+    def _means(self, pattern: str, name: str) -> bool:
+        name = plain_name(name)
+        owners = accumulate(f"{part}." for part in name.split(".")[:-1])
+        return (
+            fnmatchcase(name, pattern)
+            or fnmatchcase(name, f"{pattern}.*")
+            or any(self._kinds.get(owner) == pattern for owner in owners)
+        )
+
+
+@dataclass(frozen=True)
+class FittedBlock:
+    """A block of a prior, and where its parameters are in the model.
+
+    Args:
+        block: The prior's.
+        names: The model's names of its parameters, the weight first.
+        rows: Which rows of them (of the first dimension) it covers, shape [k]; None means all.
+        adapter: What is added to its weight, if there is something.
+    """
+
+    block: Block
+    names: tuple[str, ...]
+    rows: Tensor | None = None
+    adapter: LowRank | None = None
+
+
+def fit(
+    prior: ConsolidationPrior,
+    model: nn.Module,
+    ignore: Iterable[str] | None = None,
+    added_rows: Iterable[str] | None = None,
+) -> list[FittedBlock]:
+    """Find where a prior's blocks are in a model, which may have adapters.
+
+    A prior of a base model fits the same model with a head, or in another wrapper, where one
+    prefix makes its names the model's. Of embeddings and output embeddings with added tokens, the
+    first rows are the prior's.
+
+    Args:
+        prior: Made of the model, with or without adapters.
+        model: The model to be trained, unwrapped.
+        ignore: What is not held, see :class:`~hf_kfc.training.ConsolidationConfig`.
+        added_rows: What else has got more rows, see there.
+
+    Raises:
+        PriorError: A covered parameter is missing or has another shape, a trainable one is neither
+            covered nor ignored, or nothing is left to be held. A weight that an adapter changes
+            counts as trained.
+        ConsolidationError: Adapters that the penalty cannot follow, or ``ignore`` means a part of
+            a layer.
+    """
+    naming, parameters = names_for(model, prior), dict(model.named_parameters())
+    prefix = _Prefix.between(prior.curvature.parameters, naming.own)
+    free, growing = Patterns(model, ignore), Patterns(model, added_rows)
+    tokens, problems, fitted = _of_tokens(model), _Problems(), list[FittedBlock]()
+    for block in prior.curvature.blocks:
+        names = [prefix.of_prior(name) for name in block.shapes]
+        if ignored := [name for name in names if name in free]:
+            if len(ignored) < len(names):
+                raise ConsolidationError(
+                    f"`ignore` means {ignored[0]} and not all of {', '.join(names)}, which have "
+                    "one curvature; let it mean all of them"
+                )
+            continue
+        if missing := [name for name in names if name not in naming.own]:
+            problems.missing += missing
+            continue
+        own = tuple(naming.own[name] for name in names)
+        found = [tuple(parameters[name].shape) for name in own]
+        adapter = naming.adapters.get(names[0])
+        may_grow = (own[0] in tokens or names[0] in growing) and adapter is None
+        if found == list(block.shapes.values()):
+            fitted.append(FittedBlock(block, own, block.inputs, adapter))
+        elif may_grow and _have_grown(block, found):
+            rows = torch.arange(next(iter(block.shapes.values()))[0])
+            rows = rows if block.inputs is None else block.inputs
+            fitted.append(FittedBlock(block, own, rows))
+            logger.info("%s has new rows since task '%s': they are free.", names[0], prior.task)
+        else:
+            problems.add_shapes(names, found, list(block.shapes.values()))
+    known = {prefix.of_prior(n) for n in (*prior.curvature.parameters, *prior.curvature.ignored)}
+    trained = {name for name, own in naming.own.items() if parameters[own].requires_grad}
+    trained |= {
+        name
+        for name, (down, up, *_) in naming.adapters.items()
+        if parameters[down].requires_grad or parameters[up].requires_grad
+    }
+    problems.unknown = [n for n in _ordered(trained, naming) if n not in known and n not in free]
+    problems.refuse(prior, model, prefix)
+    if not fitted:
+        raise PriorError(f"`ignore` leaves nothing of the prior of task '{prior.task}' to be held")
+    if prefix != _Prefix():
+        logger.info("The prior of task '%s' %s.", prior.task, prefix)
+    return fitted
+
+
+def _ordered(names: set[str], naming: Naming) -> list[str]:
+    """In the model's order; a weight may be known by its adapter alone."""
+    return [name for name in dict.fromkeys((*naming.own, *naming.adapters)) if name in names]
+
+
+def _of_tokens(model: nn.Module) -> set[str]:
+    """Names of the parameters whose rows are tokens: of embeddings, and of the output embedding."""
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if module is output or isinstance(module, nn.Embedding)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
+def _have_grown(block: Block, found: Sequence[tuple[int, ...]]) -> bool:
+    """Whether all parameters of a block have equally many rows more than the prior's."""
+    shapes = list(block.shapes.values())
+    more = {len(f) and f[0] - s[0] for f, s in zip(found, shapes, strict=True)}
+    same = all(f[1:] == s[1:] for f, s in zip(found, shapes, strict=True))
+    by_rows = block.layout is not Layout.IN_OUT or block.is_embedding
+    return by_rows and same and len(more) == 1 and min(more) > 0
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """What is to be removed from a prior's names, or added, to have the model's.
+
+    Args:
+        removed: From the beginning of the prior's.
+        added: There.
+        others: Further prefixes that would do as well, so that none is taken.
+    """
+
+    removed: str = ""
+    added: str = ""
+    others: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.others:
+            return f"would fit with any of the prefixes {', '.join(self.others)}"
+        side, prefix = ("the prior", self.removed) if self.removed else ("the model", self.added)
+        return f"fits by the names that {side} has after '{prefix}'"
+
+    def of_prior(self, name: str) -> str:
+        """Return the model's name of a prior's parameter."""
+        return self.added + name.replace(COMPILED, "").removeprefix(self.removed)
+
+    @classmethod
+    def between(cls, priors: Iterable[str], models: Collection[str]) -> _Prefix:
+        """Find the one prefix that makes most of a prior's names the model's.
+
+        Args:
+            priors: The prior's names.
+            models: The model's.
+        """
+        names = [name.replace(COMPILED, "") for name in priors]
+        fitting = Counter({cls(): sum(name in models for name in names)})
+        if fitting[cls()] == len(names):
+            return cls()
+        by_end = {end: list[str]() for name in models for _, end in _splits(name)}
+        for name in models:
+            for start, end in _splits(name):
+                by_end[end].append(start)
+        for name in names:
+            fitting.update(cls(added=start) for start in by_end.get(name, ()))
+            fitting.update(cls(removed=s) for s, end in _splits(name) if end in models)
+        most = max(fitting.values())
+        best = [prefix for prefix, count in fitting.items() if count == most]
+        if len(best) == 1 or cls() in best:
+            return cls() if cls() in best else best[0]
+        return cls(others=tuple(f"'{prefix.added or prefix.removed}'" for prefix in best))
+
+
+def _splits(name: str) -> list[tuple[str, str]]:
+    """All ways to cut a name into a prefix, with its dot, and the rest."""
+    parts = name.split(".")
+    return [(".".join(parts[:n]) + ".", ".".join(parts[n:])) for n in range(1, len(parts))]
+
+
+@dataclass
+class _Problems:
+    """Why a prior does not fit, each kind with the parameters that have it."""
+
+    missing: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def add_shapes(
+        self, names: Sequence[str], found: Sequence[tuple[int, ...]], wanted: Sequence[Any]
+    ) -> None:
+        self.shapes += [
+            f"{name} has shape {list(ours)}, the prior's has {list(theirs)}"
+            for name, ours, theirs in zip(names, found, wanted, strict=True)
+            if ours != theirs
+        ]
+
+    def refuse(self, prior: ConsolidationPrior, model: nn.Module, prefix: _Prefix) -> None:
+        """Raise if there is any.
+
+        Raises:
+            PriorError: With some parameters of each kind, and what can be done.
+        """
+        kinds = {
+            "the model has no parameter ": self.missing,
+            "": self.shapes,
+            "the prior knows nothing of ": self.unknown,
+        }
+        said = [f"{what}{_some(names)}" for what, names in kinds.items() if names]
+        if not said:
+            return
+        said += [f"it {prefix}"] * (prefix != _Prefix())
+        grown = ", or list them in `added_rows` if their first rows are the old ones"
+        raise PriorError(
+            f"prior of task '{prior.task}' does not fit {type(model).__name__}: {'; '.join(said)}; "
+            "if that is meant, leave them out of the penalty by `ignore` of the ConsolidationConfig"
+            + grown
+            * bool(self.shapes)
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

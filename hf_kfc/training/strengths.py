@@ -1,0 +1,121 @@
+"""The Bayesian strength of a prior, and what the new task's loss is a mean over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConsolidationError
+from ..priors import ConsolidationPrior
+
+__all__ = ["bayesian_strength", "count_labels", "strengths_for"]
+
+_MOST_COUNTED = 1024
+"""Examples whose labels are counted; of a larger data set these stand for all."""
+
+
+def bayesian_strength(prior: ConsolidationPrior, num_new: float) -> float:
+    """Return λ = N_old / (2·N_new), at which penalty and loss are one posterior.
+
+    The log-posterior is N_new·(mean new loss) + ½·N_old·ΔᵀFΔ; dividing by N_new gives λ
+    (Kirkpatrick et al. 2017, Eq. 3, in this library's convention).
+
+    Args:
+        prior: Of the old task.
+        num_new: What the new loss is a mean over: training examples of the new task, or their
+            labelled tokens (see :func:`count_labels`).
+
+    Raises:
+        ConsolidationError: The prior was made without data, or there are no new examples.
+    """
+    if not prior.provenance.num_examples or not num_new:
+        raise ConsolidationError(
+            f"prior of task '{prior.task}' has {prior.provenance.num_examples} examples and the "
+            f"new task {num_new:g}, so there is no Bayesian strength; set `strengths`"
+        )
+    return prior.provenance.num_examples / (2 * num_new)
+
+
+def strengths_for(given: Sequence[float], priors: Sequence[ConsolidationPrior]) -> list[float]:
+    """Return one strength for each prior.
+
+    Args:
+        given: One for all or one for each.
+        priors: Of the old tasks.
+
+    Raises:
+        ConsolidationError: Another number of strengths.
+    """
+    if len(given) not in (1, len(priors)):
+        raise ConsolidationError(
+            f"{len(given)} strengths were given for {len(priors)} priors; give one for all or one "
+            "for each"
+        )
+    return list(given) * (len(priors) if len(given) == 1 else 1)
+
+
+def count_labels(
+    dataset: Any,
+    data_collator: Callable[[list[Any]], Mapping[str, Any]],
+    label_names: Sequence[str],
+    *,
+    shifted: bool = False,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> float:
+    """Return how many labels a data set has: a mean loss is one over these.
+
+    A causal language model's loss is a mean over labelled tokens, a classifier's over examples.
+    Of a data set of more than 1,024 examples, as many at equal distances are counted. Random
+    numbers that the collator draws do not change those of the training.
+
+    Args:
+        dataset: With a length and examples by number.
+        data_collator: Makes a batch of a list of examples.
+        label_names: Of the batch's labels; −100 is none. Examples without any count once.
+        shifted: Whether the loss compares a position with the next label, so that first ones
+            count for nothing.
+        batch_size: Examples that are collated together.
+        seed: Of what the collator draws at random.
+    """
+    total = len(dataset)
+    size = min(total, _MOST_COUNTED)
+    chosen = [index * total // size for index in range(size)]
+    count = 0
+    with _random_numbers_kept(seed):
+        for start in range(0, size, batch_size):
+            rows = [dataset[index] for index in chosen[start : start + batch_size]]
+            found = _labels(data_collator(rows), label_names, shifted)
+            if all(labels.ndim < 2 for labels in found):
+                return total * max(1, len(found))  # one label per example and name
+            count += sum(int(labels.ne(-100).sum()) for labels in found)
+    return count * total / max(1, size)
+
+
+def _labels(batch: Mapping[str, Any], names: Sequence[str], shifted: bool) -> list[Tensor]:
+    """As the Trainer counts them for its ``num_items_in_batch``."""
+    if isinstance(batch.get("shift_labels"), Tensor):
+        return [batch["shift_labels"]]
+    found = [batch[name] for name in names if isinstance(batch.get(name), Tensor)]
+    return [labels[..., 1:] if shifted and labels.ndim > 1 else labels for labels in found]
+
+
+@contextmanager
+def _random_numbers_kept(seed: int) -> Iterator[None]:
+    """Draw the same random numbers in every process, and go on afterwards as if none were drawn."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):  # collators work on the CPU
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
