@@ -29,10 +29,10 @@ import numpy as np
 from invented import invented_concepts, invented_queries
 from rank_bm25 import BM25Okapi
 
+from hf_kfc.ranking.concepts import surface_forms, widened
 from hf_kfc.ranking.corpora.config import stable_fraction
 from hf_kfc.ranking.formats.lines import read_lines
 from hf_kfc.ranking.ontologies import Ontology, read_ontology
-from hf_kfc.ranking.ontologies.concepts import surface_forms, widened
 from hf_kfc.ranking.retrieval import RETRIEVERS, Bm25Retriever, Hit, get_retriever
 from hf_kfc.ranking.schema import Mention
 
@@ -109,7 +109,7 @@ def medmentions(data: Path) -> dict[str, Any]:
         ("names of train and development", [*train_names, *development]),
     ):
         concepts = read_ontology([data / "ontologies" / "cui_names_strict.tsv.gz"])
-        ontology = Ontology(widened(concepts, surface_forms(naming)))
+        ontology = Ontology(widened(Ontology(concepts), surface_forms(naming)))
         for name, kind in RETRIEVERS.items():
             start = time.perf_counter()
             retriever = kind(ontology)

@@ -1,14 +1,18 @@
-"""Malformed records: refuse the first one, or count them by reason."""
+"""Malformed records: refuse the first one, or count them by reason; and texts for lists."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import TypeVar
 
 from ..errors import DataError
 
-__all__ = ["ON_ERROR", "Problems"]
+__all__ = ["ON_ERROR", "Problems", "refuse_text"]
 
 logger = logging.getLogger(__name__)
+
+_Texts = TypeVar("_Texts", bound=Iterable[str] | None)
 
 ON_ERROR = ("raise", "count")
 """What can be done about a malformed record."""
@@ -55,3 +59,21 @@ class Problems:
         if reason not in self.counts:
             logger.warning("%s: %s; it and others like it are left out", where, message)
         self.counts[reason] = self.counts.get(reason, 0) + 1
+
+
+def refuse_text(what: str, texts: _Texts) -> _Texts:
+    """Refuse a text in the place of a list of texts: it would be taken for a list of letters.
+
+    Args:
+        what: What it is, for the message.
+        texts: The list, or anything else that may be gone through.
+
+    Returns:
+        What was given.
+
+    Raises:
+        DataError: It is a text.
+    """
+    if isinstance(texts, str | bytes):
+        raise DataError(f"{what} is the text {texts[:80]!r}; give a list, [{texts[:80]!r}]")
+    return texts

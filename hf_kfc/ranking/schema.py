@@ -40,12 +40,14 @@ class Concept:
         name: The preferred name, the one a ranker is shown.
         synonyms: Other names; retrieval searches them, a ranker is not shown them.
         types: Semantic types, for example ``("Disease or Syndrome",)``.
+        alternatives: Other identifiers that lead to it, retired ones too.
     """
 
     id: str
     name: str
     synonyms: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ class Bc5cdr(Pubtator):
     """
 
     LICENSE = License(
-        name="public domain (NCBI)",
-        url="https://www.ncbi.nlm.nih.gov/home/about/policies/",
+        "public domain (NCBI)",
+        "https://www.ncbi.nlm.nih.gov/home/about/policies/",
         redistributable=True,
         citation="Li et al. (2016), Database, baw068",
     )

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +18,9 @@ import datasets
 from tqdm.auto import tqdm
 
 from ...errors import DataError
+from ..concepts import is_nil, surface_forms, widened
 from ..licenses import License
 from ..ontologies import Ontology, read_ontology
-from ..ontologies.concepts import surface_forms, widened
 from ..problems import Problems
 from ..retrieval import Retriever, get_retriever
 from ..schema import FEATURES, Concept, Mention
@@ -41,10 +42,12 @@ _CHUNK = 5000  # mentions that are retrieved together, and that processes share 
 class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[misc]  # untyped
     """Base class of the corpora.
 
-    A subclass says which files it reads (``FILES``) and implements :meth:`_mentions`; one whose
-    concepts do not come from a file ``ontology`` also implements :meth:`_concepts`. Both find the
+    A subclass says which files it reads (``FILES``) and implements :meth:`_mentions` (for
+    documents with spans see :class:`~hf_kfc.ranking.corpora.documents.DocumentCorpus`); one whose
+    concepts do not come from a file ``ontology`` also implements :meth:`_concepts`. All find the
     local paths by :meth:`_file` and :meth:`_paths`. The base class cuts the context, retrieves
-    candidates, puts the gold concept in, checks and counts.
+    candidates, puts the gold concept in, checks and counts. Identifiers are compared as
+    :meth:`Ontology.position` does: in any spelling, and alternative ones lead to the main one.
 
     The gold concept takes the last candidate's place where retrieval missed it, and the
     candidates are then shuffled by a seed made of the example's id, so that neither the label nor
@@ -91,7 +94,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         """
 
     def _concepts(self, problems: Problems) -> Iterable[Concept]:
-        """Give the concepts, each once, without what mentions call them; by default the ontology's.
+        """Give the concepts, each once, in their own words; by default those of the ontology.
 
         Args:
             problems: Told of malformed records.
@@ -102,6 +105,14 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         return read_ontology(
             paths, self.config.ontology_format, self.config.ontology_options, problems
         )
+
+    def _names(self, problems: Problems) -> Mapping[str, Sequence[str]]:
+        """Give what the corpus itself calls concepts, the preferred name first; by default nothing.
+
+        Args:
+            problems: Told of malformed records.
+        """
+        return {}
 
     def _file(self, key: str) -> str:
         """Return the local path of a file that is one."""
@@ -162,20 +173,14 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         mentions = {split: self._read(split, counts) for split, counts in splits.items()}
         _check_documents(mentions)
         problems = Problems(self.config.on_error)
-        lenders = [m for split in self.config.names_from for _, m in mentions[split]]
-        own = _Tally(self._concepts(problems))
-        ontology = Ontology(widened(own, surface_forms(lenders)))
-        if len(ontology) < 2:
-            raise DataError(
-                f"{self.dataset_name}: the ontology has 1 concept; ranking needs at least 2"
-            )
+        own, ontology = self._ontology(mentions, problems)
         indexes = Path(self._cache_dir_root) / "hf_kfc_indexes"
         retriever = get_retriever(self.config.retrieval, ontology, indexes)
         self._counts = Counts(
             concepts=len(ontology),
             names=retriever.num_names,
             num_candidates=self.config.num_candidates,
-            named_by_mentions=len(ontology) - own.count,
+            named_by_mentions=len(ontology) - own,
             ontology_malformed=problems.counts,
             splits=splits,
         )
@@ -191,6 +196,26 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             }
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
+
+    def _ontology(
+        self, mentions: Mapping[str, Sequence[tuple[str, Mention]]], problems: Problems
+    ) -> tuple[int, Ontology]:
+        """Make the ontology; also give how many of its concepts not only mentions name."""
+        strict = self.config.on_unknown_concept == "raise"
+        lenders = [m for split in self.config.names_from for _, m in mentions[split]]
+        own: Ontology | None = None
+        concepts: Iterable[Concept] = self._concepts(problems)
+        for names in (self._names(problems), surface_forms(lenders)):
+            # Held compactly, of which there may be millions, and found by any of their identifiers.
+            first = next(concepts := iter(concepts), None)
+            own = Ontology(chain([first], concepts)) if first else None
+            concepts = widened(own, names, only_known=strict and own is not None)
+        ontology = Ontology(concepts)
+        if len(ontology) < 2:
+            raise DataError(
+                f"{self.dataset_name}: the ontology has 1 concept; ranking needs at least 2"
+            )
+        return len(own or ()), ontology
 
     def _read(self, split: str, counts: SplitCounts) -> list[tuple[str, Mention]]:
         """Read a split's linked mentions with their example ids, the context cut."""
@@ -210,6 +235,8 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             if id_ in mentions:
                 message = f"mention {id_!r} comes twice; remove the repeated record"
                 problems("mention comes twice", where, message)
+            elif is_nil(mention.concept):
+                counts.drop("no concept")
             elif not mention.text.strip():
                 message = f"empty mention {id_!r}; remove the annotation or correct its span"
                 problems("empty mention", where, message)
@@ -298,18 +325,6 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         if not (self.config.show_types and concept.types):
             return concept.name
         return f"{concept.name} [{', '.join(concept.types)}]"
-
-
-class _Tally:
-    """Counts the concepts that pass, of which there may be millions."""
-
-    def __init__(self, concepts: Iterable[Concept]) -> None:
-        self._concepts, self.count = concepts, 0
-
-    def __iter__(self) -> Iterator[Concept]:
-        for concept in self._concepts:
-            self.count += 1
-            yield concept
 
 
 def _as_patterns(paths: Any) -> list[str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
+from ..concepts import is_nil
 from ..formats.brat import brat_documents
+from ..formats.documents import Document
 from ..licenses import License
 from ..problems import Problems
-from .annotated import AnnotatedCorpus, Annotation
+from .documents import DocumentCorpus
 
 __all__ = ["Cadec", "read_label"]
 
-_NO_CONCEPT = "CONCEPT_LESS"
 # "A | a | + B | b |" (both), "A | a | or B | b |" (either), "A/B": several codes and their names.
 _BETWEEN = re.compile(r"\s*(?:\+|/|\|?\s*\bor\b)\s*(?=\d{6})")
 _CONCEPT = re.compile(r"(?P<code>\d{6,18})(?!\d)\s*(?P<name>.*)")
@@ -35,7 +37,7 @@ def read_label(label: str) -> tuple[tuple[str, str], ...] | None:
         >>> read_label("102498003 | Agony| or 76948002|Severe pain|")
         (('102498003', 'Agony'), ('76948002', 'Severe pain'))
     """
-    if label.strip("| ").upper() == _NO_CONCEPT:
+    if is_nil(label.strip("| ")):
         return ()
     concepts = []
     for part in _BETWEEN.split(label):
@@ -47,7 +49,7 @@ def read_label(label: str) -> tuple[tuple[str, str], ...] | None:
     return tuple(concepts)
 
 
-class Cadec(AnnotatedCorpus):
+class Cadec(DocumentCorpus):
     """CADEC (Karimi et al. 2015), split by post.
 
     The release (doi:10.4225/08/570FB102BDAD2, version 2) has four folders of files of one name:
@@ -64,28 +66,25 @@ class Cadec(AnnotatedCorpus):
     """
 
     LICENSE = License(
-        name="CSIRO Data Licence",
-        url="https://doi.org/10.4225/08/570FB102BDAD2",
+        "CSIRO Data Licence",
+        "https://doi.org/10.4225/08/570FB102BDAD2",
         redistributable=False,
         citation="Karimi et al. (2015), Journal of Biomedical Informatics 55",
     )
     FILES = ("text", "annotations")
 
-    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+    def _all_documents(self, problems: Problems) -> Iterator[Document]:
         paths = (*self._paths("text"), *self._paths("annotations"))
         for document in brat_documents(paths, problems):
-            for span in document.spans:
-                concepts = read_label(span.label)
+            marked, document.spans = document.spans, []
+            for span in marked:
+                (label,) = span.types
+                concepts = read_label(label)
                 if concepts is None:
-                    message = f"{span.label[:80]!r} is no code; correct or remove the line"
+                    message = f"{label[:80]!r} is no code; correct or remove the line"
                     problems("label is no code", span.where, message)
                     continue
-                yield Annotation(
-                    document=document.id,
-                    mention=span.text,
-                    text=document.text,
-                    pieces=span.pieces,
-                    concepts=concepts,
-                    key=span.key,
-                    where=span.where,
-                )
+                codes = tuple(code for code, _ in concepts)
+                names = tuple(name for _, name in concepts)
+                document.spans.append(replace(span, concepts=codes, names=names))
+            yield document

@@ -5,30 +5,31 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from typing_extensions import override
+
 from ...errors import DataError
+from ..formats.documents import Document, Pieces, pieces_text, same_words
 from ..formats.lines import read_lines
-from ..formats.notes import CodedSpan, Note
-from ..formats.spans import Pieces, pieces_text, same_words, span_text
+from ..formats.notes import NoteTable
 from ..licenses import License
 from ..problems import Problems
-from ..schema import Mention
-from .builder import CandidateRankingBuilder
-from .clinical_notes import note_mentions
-from .config import SPLITS, RankingConfig
-from .counts import SplitCounts
+from .clinical_notes import CodedNotes
+from .config import SPLITS, RankingConfig, one_of
 
 __all__ = ["LABELS", "CodiEsp", "CodiEspConfig", "read_codiesp", "read_codiesp_texts"]
 
 LABELS = ("DIAGNOSTICO", "PROCEDIMIENTO")
 """What is coded: diagnoses in ICD-10-CM, procedures in ICD-10-PCS."""
 
-_FIELDS = 5
 _PIECE = r"[0-9]{1,9} [0-9]{1,9}"
-_PIECES = re.compile(rf"{_PIECE}(?:;{_PIECE})*")
+_ROW = re.compile(
+    rf"(?P<note>[^\t]*)\t(?P<label>{'|'.join(LABELS)})\t(?P<code>[^\t]*\S[^\t]*)\t"
+    rf"(?P<evidence>[^\t]*)\t(?P<pieces>{_PIECE}(?:;{_PIECE})*)"
+)
 
 
 @dataclass
@@ -45,24 +46,18 @@ class CodiEspConfig(RankingConfig):
     ontology_format: str = "icd10cm"
     label: str = "DIAGNOSTICO"
 
+    @override
     def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            DataError: A value is out of its range.
-        """
         super().check()
-        if self.label not in LABELS:
-            raise DataError(f"label is {self.label!r}; give {' or '.join(map(repr, LABELS))}")
+        one_of("label", self.label, LABELS)
 
 
-class CodiEsp(CandidateRankingBuilder):
+class CodiEsp(CodedNotes):
     """CodiEsp v4 (Miranda-Escalada et al. 2020), with the official splits.
 
     The notes are Spanish and the ontology's names are English: it is the evidence in the train
-    notes, added to the names, by which most codes are found. A span with several codes has no
-    single right candidate: it is dropped and counted. See :func:`read_codiesp` for what is put
-    right in the release.
+    notes, added to the names, by which most codes are found. See :func:`read_codiesp` for what is
+    put right in the release.
 
     ``data_files``: ``train``, ``validation``, ``test`` (the files ``trainX.tsv``, ``devX.tsv`` and
     ``testX.tsv``), ``texts`` (the archive of the texts) and, optionally, ``ontology`` (see
@@ -70,11 +65,10 @@ class CodiEsp(CandidateRankingBuilder):
     """
 
     FILES = (*SPLITS, "texts")
-    OPTIONAL_FILES = ("ontology",)
     BUILDER_CONFIG_CLASS = CodiEspConfig
     LICENSE = License(
-        name="Creative Commons Attribution 4.0",
-        url="https://creativecommons.org/licenses/by/4.0/",
+        "Creative Commons Attribution 4.0",
+        "https://creativecommons.org/licenses/by/4.0/",
         redistributable=True,
         citation="Miranda-Escalada et al. (2020), CLEF eHealth, doi:10.5281/zenodo.3837305",
         id="cc-by-4.0",
@@ -82,12 +76,11 @@ class CodiEsp(CandidateRankingBuilder):
 
     config: CodiEspConfig
 
-    def _mentions(self, split: str, counts: SplitCounts, problems: Problems) -> Iterator[Mention]:
+    def _documents(self, split: str, problems: Problems) -> Iterable[Document]:
         # The texts of all splits are read for each of them, and reported on once.
         common = problems if split == SPLITS[0] else Problems("count")
         texts = read_codiesp_texts(self._file("texts"), common)
-        for note in read_codiesp(self._file(split), texts, self.config.label, problems):
-            yield from note_mentions(note, counts)
+        return read_codiesp(self._file(split), texts, self.config.label, problems)
 
 
 def read_codiesp(
@@ -95,7 +88,7 @@ def read_codiesp(
     texts: Mapping[str, str],
     label: str = "DIAGNOSTICO",
     problems: Problems | None = None,
-) -> Iterator[Note]:
+) -> Iterator[Document]:
     """Read the spans of a file ``trainX.tsv``, ``devX.tsv`` or ``testX.tsv``.
 
     Some rows of the release have an empty piece (``1320 1320``), and in some the evidence and the
@@ -115,48 +108,29 @@ def read_codiesp(
         DataError: The file is missing, or ``problems`` raises.
     """
     problems = problems or Problems()
-    notes: dict[str, Note] = {}
+    table = NoteTable(texts, problems)
     for number, line in read_lines(path, problems):
         where = f"{path}:{number}"
-        fields = line.split("\t")
-        if (
-            len(fields) != _FIELDS
-            or fields[1] not in LABELS
-            or not fields[2].strip()
-            or not _PIECES.fullmatch(fields[4])
-        ):
+        row = _ROW.fullmatch(line)
+        if row is None:
             message = "expected 'note, label, code, evidence, offsets' between tabs; correct it"
             problems("truncated or malformed row", where, message)
             continue
-        id_, its_label, code, evidence, offsets = fields
-        if its_label != label:
+        if row["label"] != label or (text := table.text(row["note"], where)) is None:
             continue
-        if id_ not in texts:
-            message = f"there is no text of note {id_[:80]!r}; add it or remove the row"
-            problems("note without text", where, message)
-            continue
-        note = notes.setdefault(id_, Note(id_, texts[id_]))
-        if span := _read_span(where, code, evidence, offsets, note.text, problems):
-            note.spans.append(span)
-    yield from notes.values()
-
-
-def _read_span(
-    where: str, code: str, evidence: str, offsets: str, text: str, problems: Problems
-) -> CodedSpan | None:
-    remarks = []
-    pairs = [piece.split(" ") for piece in offsets.split(";")]
-    marked: Pieces = tuple((int(start), int(end)) for start, end in pairs)
-    pieces = tuple((start, end) for start, end in marked if start != end)
-    if pieces != marked:
-        remarks.append("empty piece left out")
-    written = evidence
-    found = pieces_text(text, pieces)
-    if not same_words(found, evidence) and _words(found) == _words(evidence):
-        remarks.append("evidence differs from the text in punctuation")
-        written = found
-    checked = span_text(text, pieces, where, problems, written)
-    return None if checked is None else CodedSpan(pieces, checked, (code,), where, tuple(remarks))
+        remarks = []
+        pairs = [piece.split(" ") for piece in row["pieces"].split(";")]
+        marked: Pieces = tuple((int(start), int(end)) for start, end in pairs)
+        pieces = tuple((start, end) for start, end in marked if start != end)
+        if pieces != marked:
+            remarks.append("empty piece left out")
+        written = row["evidence"]
+        found = pieces_text(text, pieces)
+        if not same_words(found, written) and _words(found) == _words(written):
+            remarks.append("evidence differs from the text in punctuation")
+            written = found
+        table.add(row["note"], pieces, (row["code"],), where, written, tuple(remarks))
+    yield from table.notes.values()
 
 
 def _words(text: str) -> list[str]:

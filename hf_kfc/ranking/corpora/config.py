@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 
 from ...errors import DataError
-from ..problems import Problems
+from ..problems import ON_ERROR, refuse_text
 from ..retrieval import RETRIEVERS
 
-__all__ = ["SPLITS", "RankingConfig", "split_by_hash", "stable_fraction"]
+__all__ = ["SPLITS", "RankingConfig", "one_of", "split_by_hash", "stable_fraction"]
 
 SPLITS = ("train", "validation", "test")
 """The splits that every corpus has."""
@@ -44,6 +45,22 @@ def stable_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
+def one_of(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse a value of a setting.
+
+    Args:
+        name: The setting.
+        value: Its value.
+        allowed: What it may be.
+
+    Raises:
+        DataError: The value is not among these.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        raise DataError(f"{name} is {value!r}; give {' or '.join(map(repr, allowed))}")
+
+
 @dataclass
 class RankingConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped
     """How mentions become ranking examples; every value is part of the cache key.
@@ -60,7 +77,8 @@ class RankingConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped
             how well new words are found); never test.
         show_types: Whether the name of a candidate carries its semantic types, in brackets.
         on_unknown_concept: What to do with a mention whose gold concept is not in the ontology:
-            ``"count"`` and drop it, or ``"raise"``.
+            ``"count"`` and drop it, or ``"raise"``, also where words of mentions would have
+            named it.
         on_error: What to do with a malformed record: ``"raise"``, or leave it out and ``"count"``.
         max_examples: Limit per split; a seeded random subset of the usable mentions is drawn,
             and kept in the corpus's order. A split without a limit keeps all.
@@ -89,18 +107,13 @@ class RankingConfig(datasets.BuilderConfig):  # type: ignore[misc]  # untyped
             raise DataError(f"num_candidates is {self.num_candidates}; give at least 2")
         if self.context_words < 0:
             raise DataError(f"context_words is {self.context_words}; give 0 or more")
-        if self.retrieval not in RETRIEVERS:
-            raise DataError(f"retrieval is {self.retrieval!r}; give {' or '.join(RETRIEVERS)}")
-        if self.on_unknown_concept not in ("count", "raise"):
-            raise DataError(
-                f"on_unknown_concept is {self.on_unknown_concept!r}; give 'count' or 'raise'"
-            )
-        Problems(self.on_error)
-        for split in self.names_from:
-            if split not in SPLITS[:-1]:
-                raise DataError(f"names_from has {split!r}; give {', '.join(SPLITS[:-1])} or none")
+        one_of("retrieval", self.retrieval, RETRIEVERS)
+        one_of("on_unknown_concept", self.on_unknown_concept, ("count", "raise"))
+        one_of("on_error", self.on_error, ON_ERROR)
+        names_from = refuse_text("names_from", self.names_from)
+        for split in names_from:
+            one_of("a split in names_from", split, SPLITS[:-1])
         for split, limit in (self.max_examples or {}).items():
-            if split not in SPLITS:
-                raise DataError(f"max_examples names split {split!r}; use {', '.join(SPLITS)}")
+            one_of("a split in max_examples", split, SPLITS)
             if limit < 1:
                 raise DataError(f"max_examples[{split!r}] is {limit}; give at least 1")

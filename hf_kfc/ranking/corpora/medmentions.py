@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..formats.lines import read_lines
+from ..formats.documents import Document, Span
+from ..formats.lines import read_json_lines
 from ..licenses import License
 from ..problems import Problems
-from ..schema import Mention
-from .builder import CandidateRankingBuilder
 from .config import RankingConfig, stable_fraction
-from .counts import SplitCounts
-from .pubtator import ID_LISTS, Pubtator, PubtatorConfig
+from .documents import DocumentCorpus
+from .pubtator import ID_LISTS, Pubtator
 
-__all__ = [
-    "MedMentions",
-    "MedMentionsConfig",
-    "MedMentionsLines",
-    "MedMentionsLinesConfig",
-    "read_mentions",
-]
+__all__ = ["MedMentions", "MedMentionsLines", "MedMentionsLinesConfig", "read_mentions"]
 
 _FIELDS = ("doc", "mention", "cui", "left", "right")
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write half of a pair, which is no text
 _VALIDATION_SHARE = 0.10
-
-
 _LICENSE = License(
-    name="CC0 1.0",
-    url="https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC0 1.0",
+    "https://creativecommons.org/publicdomain/zero/1.0/",
     redistributable=True,
     citation="Mohan & Li (2019), AKBC",
     id="cc0-1.0",
 )
-
-
-@dataclass
-class MedMentionsConfig(PubtatorConfig):
-    """How MedMentions becomes ranking examples: as the paper has it, 9 candidates and the gold."""
-
-    prefix: str = "UMLS:"
 
 
 class MedMentions(Pubtator):
@@ -59,12 +40,11 @@ class MedMentions(Pubtator):
     """
 
     LICENSE = _LICENSE
-    BUILDER_CONFIG_CLASS = MedMentionsConfig
     FILES = ("corpus", *ID_LISTS, "ontology")
     OPTIONAL_FILES = ()
 
 
-def read_mentions(path: str | Path, problems: Problems | None = None) -> Iterator[Mention]:
+def read_mentions(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
     """Read mentions from JSON lines with the fields ``doc, mention, cui, left, right``.
 
     Args:
@@ -73,22 +53,14 @@ def read_mentions(path: str | Path, problems: Problems | None = None) -> Iterato
             three not empty; by default they raise.
 
     Yields:
-        The mentions, in the file's order.
+        Each mention in what the line has of its document, in the file's order.
 
     Raises:
         DataError: The file is missing, or ``problems`` raises.
     """
     problems = problems or Problems()
-    for number, line in read_lines(path, problems):
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            message = f"not JSON ({error}); correct or remove the line"
-            problems("line is not JSON", where, message)
-            continue
-        fields = record if isinstance(record, dict) else {}
-        values = [fields[name] for name in _FIELDS if _is_text(fields.get(name))]
+    for where, record in read_json_lines(path, problems):
+        values = [value for name in _FIELDS if isinstance(value := record.get(name), str)]
         if len(values) != len(_FIELDS) or not all(values[:3]):
             message = (
                 f"expected an object with the strings {', '.join(_FIELDS)}, the first three not "
@@ -97,11 +69,10 @@ def read_mentions(path: str | Path, problems: Problems | None = None) -> Iterato
             problems("line is not a mention", where, message)
             continue
         document, text, concept, left, right = values
-        yield Mention(document, text, left, right, concept, key=f"line{number}", where=where)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not _SURROGATE.search(value)
+        pieces = ((len(left), len(left) + len(text)),)
+        key = f"line{where.rpartition(':')[2]}"
+        span = Span(pieces, text, (concept,), where, key)
+        yield Document(document, f"{left}{text}{right}", [span])
 
 
 @dataclass
@@ -111,7 +82,7 @@ class MedMentionsLinesConfig(RankingConfig):
     retrieval: str = "tfidf"
 
 
-class MedMentionsLines(CandidateRankingBuilder):
+class MedMentionsLines(DocumentCorpus):
     """MedMentions ST21pv as one mention a line, without the licensed names of UMLS.
 
     A stable hash of the document's identifier carves 10 % of the train documents out as the
@@ -130,13 +101,10 @@ class MedMentionsLines(CandidateRankingBuilder):
     LICENSE = _LICENSE
     BUILDER_CONFIG_CLASS = MedMentionsLinesConfig
     FILES = ("train", "test", "ontology")
+    OPTIONAL_FILES = ()
 
-    def _mentions(self, split: str, counts: SplitCounts, problems: Problems) -> Iterator[Mention]:
-        if split == "test":
-            yield from read_mentions(self._file("test"), problems)
-            return
-        told = problems if split == "train" else Problems("count")  # counted there already
-        for mention in read_mentions(self._file("train"), told):
-            held_out = stable_fraction(mention.document) < _VALIDATION_SHARE
-            if held_out == (split == "validation"):
-                yield mention
+    def _documents(self, split: str, problems: Problems) -> Iterator[Document]:
+        for document in read_mentions(self._file(split), problems) if split in self.FILES else ():
+            held_out = split == "train" and stable_fraction(document.id) < _VALIDATION_SHARE
+            document.split = "validation" if held_out else split
+            yield document

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError
-from ..formats.lines import read_lines
+from typing_extensions import override
+
+from ..formats.documents import Document, Span
+from ..formats.tables import read_table
 from ..licenses import License
 from ..problems import Problems
-from .annotated import AnnotatedCorpus, Annotation
-from .config import RankingConfig
+from .config import RankingConfig, one_of
+from .documents import DocumentCorpus
 
 __all__ = ["MedNorm", "MedNormConfig", "read_mednorm"]
 
@@ -26,7 +27,7 @@ _SPAN = re.compile(r"(?P<document>.+?)(?:_(?=[0-9]+\.ann_)|\.ann_)(?P<key>.+)")
 
 def read_mednorm(
     path: str | Path, vocabulary: str = "meddra", problems: Problems | None = None
-) -> Iterator[Annotation]:
+) -> Iterator[Document]:
     """Read the release's table: tab-separated, with a header, fields quoted where they must be.
 
     Args:
@@ -37,47 +38,23 @@ def read_mednorm(
         problems: Told of malformed rows; by default they raise.
 
     Yields:
-        The rows, in the file's order.
+        Each row's phrase, in the file's order.
 
     Raises:
         DataError: The file is missing, a column is not there, or ``problems`` raises.
     """
     problems = problems or Problems()
     columns = (*_COLUMNS, _CODES[vocabulary])
-    header: list[str] = []
-    for number, line in read_lines(path, problems):
-        where = f"{path}:{number}"
-        try:
-            (fields,) = csv.reader([line], delimiter="\t", strict=True)
-        except (csv.Error, ValueError):
-            fields = []
-        if not header:
-            header = fields
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise DataError(
-                    f"{where}: no column {', '.join(missing)}; add the release's header"
-                )
-            continue
-        if len(fields) != len(header):
-            message = f"expected {len(header)} fields between tabs; correct or remove the line"
-            problems("row has not the header's fields", where, message)
-            continue
-        dataset, instance, phrase, codes = (fields[header.index(column)] for column in columns)
+    for where, row in read_table(path, columns, problems, quotes=True):
+        dataset, instance, phrase, codes = (row[column] for column in columns)
         if not (dataset and instance) or not all(map(str.isdecimal, codes.split())):
             message = f"row {instance!r} of {dataset!r} has code {codes!r}; correct or remove it"
             problems("row without an id, or code not a number", where, message)
             continue
         match = _SPAN.fullmatch(instance)
-        yield Annotation(
-            document=f"{dataset}:{match['document'] if match else instance}",
-            mention=phrase,
-            text=phrase,
-            pieces=((0, len(phrase)),),
-            concepts=tuple((code, "") for code in codes.split()),
-            key=match["key"] if match else "phrase",
-            where=where,
-        )
+        key = match["key"] if match else "phrase"
+        span = Span(((0, len(phrase)),), phrase, tuple(codes.split()), where, key)
+        yield Document(f"{dataset}:{match['document'] if match else instance}", phrase, [span])
 
 
 @dataclass
@@ -90,18 +67,13 @@ class MedNormConfig(RankingConfig):
 
     vocabulary: str = "meddra"
 
+    @override
     def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            DataError: A value is out of its range.
-        """
         super().check()
-        if self.vocabulary not in _CODES:
-            raise DataError(f"vocabulary is {self.vocabulary!r}; give {' or '.join(_CODES)}")
+        one_of("vocabulary", self.vocabulary, _CODES)
 
 
-class MedNorm(AnnotatedCorpus):
+class MedNorm(DocumentCorpus):
     """MedNorm (Belousov et al. 2019), the 27,979 rows of ``mednorm_full.tsv``.
 
     The release (doi:10.17632/b9x7xxb9sz.1) merges CADEC, TwADR-L, TwiMed, SMM4H 2017 and TAC 2017
@@ -118,8 +90,8 @@ class MedNorm(AnnotatedCorpus):
     """
 
     LICENSE = License(
-        name="CC BY-NC 3.0, over parts that forbid it (CADEC, tweets, MedDRA)",
-        url="https://doi.org/10.17632/b9x7xxb9sz.1",
+        "CC BY-NC 3.0, over parts that forbid it (CADEC, tweets, MedDRA)",
+        "https://doi.org/10.17632/b9x7xxb9sz.1",
         redistributable=False,
         citation="Belousov et al. (2019), SMM4H",
     )
@@ -128,5 +100,5 @@ class MedNorm(AnnotatedCorpus):
 
     config: MedNormConfig
 
-    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+    def _all_documents(self, problems: Problems) -> Iterator[Document]:
         return read_mednorm(self._file("mentions"), self.config.vocabulary, problems)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ..formats.lines import read_lines
+from ..formats.documents import Document, Span
+from ..formats.tables import read_table
 from ..licenses import License
 from ..problems import Problems
-from .annotated import AnnotatedCorpus, Annotation
+from .documents import DocumentCorpus
 
 __all__ = ["PsyTar", "read_psytar", "read_psytar_workbook"]
 
-_HEADER = ["review", "sheet", "sentence_index", "mention", "cuis", "cui_names", "sentence"]
-
+_COLUMNS = ("review", "mention", "cuis", "cui_names", "sentence")
 _SHEETS = ("ADR_Mapped", "WD-Mapped", "SSI_Mapped", "DI_Mapped")
 _SENTENCES = "Sentence_Labeling"
 # The second title differs from sheet to sheet ("sentence_id"), the third one is the sheet's own.
@@ -25,51 +25,36 @@ _SENTENCE_TITLES = {2: "drug_id", 3: "sentence_index", 4: "sentences"}
 _CONCEPT = re.compile(r"(?P<cui>C[0-9]{7})[\s/\]]+(?P<name>[^/]*[^/\s])\s*(?:/.*)?", re.I | re.S)
 
 
-def read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Annotation]:
+def read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
     """Read the mapped sheets of PsyTAR as one tab-separated table with a header.
 
     Args:
-        path: The file, gzipped or not. Its columns are ``review``, ``sheet``, ``sentence_index``,
-            ``mention``, ``cuis``, ``cui_names`` (both joined by ``|``) and ``sentence``.
+        path: The file, gzipped or not. Of its columns are read ``review``, ``mention``, ``cuis``,
+            ``cui_names`` (both joined by ``|``) and ``sentence``.
         problems: Told of malformed rows; by default they raise.
 
     Yields:
-        The mentions, in the file's order.
+        Each mention in its sentence, in the file's order.
 
     Raises:
-        DataError: The file is missing, its header is another one, or ``problems`` raises.
+        DataError: The file or a column is missing, or ``problems`` raises.
     """
     problems = problems or Problems()
-    for number, line in read_lines(path, problems):
-        where = f"{path}:{number}"
-        fields = line.split("\t")
-        if number == 1:
-            if fields != _HEADER:
-                raise DataError(f"{where}: expected the header {', '.join(_HEADER)}; add it")
-            continue
-        if len(fields) != len(_HEADER):
-            message = (
-                f"expected {len(_HEADER)} fields between tabs, got {len(fields)}; correct or "
-                "remove the line"
-            )
-            problems("row has not the header's fields", where, message)
-            continue
-        review, _, _, mention, cuis, cui_names, sentence = fields
-        ids, names = cuis.split("|"), cui_names.split("|")
+    for where, row in read_table(path, _COLUMNS, problems):
+        ids, names = row["cuis"].split("|"), row["cui_names"].split("|")
         if not all((*ids, *names)) or len(ids) != len(names):
             message = (
-                f"concepts {cuis!r} and names {cui_names!r} do not pair up; give one name to each "
-                "concept"
+                f"concepts {row['cuis']!r} and names {row['cui_names']!r} do not pair up; give one "
+                "name to each concept"
             )
             problems("concepts and names do not pair up", where, message)
             continue
-        concepts = tuple(zip(ids, names, strict=True))
-        yield _annotation(review, mention, sentence, concepts, f"line{number}", where)
+        key = f"line{where.rpartition(':')[2]}"
+        concepts = list(zip(ids, names, strict=True))
+        yield _sentence(row["review"], row["mention"], row["sentence"], concepts, key, where)
 
 
-def read_psytar_workbook(
-    path: str | Path, problems: Problems | None = None
-) -> Iterator[Annotation]:
+def read_psytar_workbook(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
     """Read the mapped sheets of PsyTAR's workbook.
 
     Args:
@@ -79,7 +64,7 @@ def read_psytar_workbook(
             none; by default they raise.
 
     Yields:
-        The mentions, sheet by sheet; without concepts where none of the cells has a code.
+        Each mention in its sentence, sheet by sheet; without concepts where no cell has a code.
 
     Raises:
         DataError: openpyxl is not installed, the file is not such a workbook, or ``problems``
@@ -103,7 +88,7 @@ def read_psytar_workbook(
             concepts = _cell_concepts((row[4], row[6]), where, problems)
             if concepts is not None:
                 sentence = sentences.get((row[1], row[2]), "")
-                yield _annotation(review, mention, sentence, concepts, f"{sheet}:{number}", where)
+                yield _sentence(review, mention, sentence, concepts, f"{sheet}:{number}", where)
 
 
 def _open_workbook(path: str | Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -148,7 +133,7 @@ def _words(cell: Any) -> str:
 
 def _cell_concepts(
     cells: tuple[Any, Any], where: str, problems: Problems
-) -> tuple[tuple[str, str], ...] | None:
+) -> list[tuple[str, str]] | None:
     """Read ``CUI / name / type`` of two cells; other words ("No code") stand for no concept."""
     concepts = {}
     for cell in map(_words, cells):
@@ -159,21 +144,23 @@ def _cell_concepts(
             message = f"{cell[:80]!r} is not 'CUI / name / type'; correct the cell"
             problems("cell is not 'CUI / name / type'", where, message)
             return None
-    return tuple(concepts.items())
+    return list(concepts.items())
 
 
-def _annotation(
+def _sentence(
     review: str,
     mention: str,
     sentence: str,
-    concepts: tuple[tuple[str, str], ...],
+    concepts: Sequence[tuple[str, str]],
     key: str,
     where: str,
-) -> Annotation:
-    span = _find(mention, sentence)
-    remark = "" if span else "mention not found in its sentence"
-    pieces = (span or (len(sentence), len(sentence)),)
-    return Annotation(review, mention, sentence, pieces, concepts, key, where, remark)
+) -> Document:
+    found = _find(mention, sentence)
+    pieces = (found or (len(sentence), len(sentence)),)
+    remarks = () if found else ("mention not found in its sentence",)
+    ids, names = zip(*concepts, strict=True) if concepts else ((), ())
+    span = Span(pieces, mention, ids, where, key, names=names, remarks=remarks)
+    return Document(review, sentence, [span])
 
 
 def _find(mention: str, sentence: str) -> tuple[int, int] | None:
@@ -186,7 +173,7 @@ def _find(mention: str, sentence: str) -> tuple[int, int] | None:
     return None
 
 
-class PsyTar(AnnotatedCorpus):
+class PsyTar(DocumentCorpus):
     """PsyTAR (Zolnoori et al. 2019), split by review.
 
     Concepts are UMLS CUIs, under the names that the annotations give them. A tenth of the
@@ -203,15 +190,15 @@ class PsyTar(AnnotatedCorpus):
     """
 
     LICENSE = License(
-        name="CC BY 4.0",
-        url="https://creativecommons.org/licenses/by/4.0/",
+        "CC BY 4.0",
+        "https://creativecommons.org/licenses/by/4.0/",
         redistributable=True,
         citation="Zolnoori et al. (2019), Data in Brief 24",
         id="cc-by-4.0",
     )
     FILES = ("mentions",)
 
-    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+    def _all_documents(self, problems: Problems) -> Iterator[Document]:
         path = self._file("mentions")
         # By content and not by suffix: the download cache of `datasets` renames files.
         with Path(path).open("rb") as file:

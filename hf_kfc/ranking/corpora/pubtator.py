@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from ...errors import DataError
+from ..formats.documents import Document, Span
 from ..formats.lines import read_lines
-from ..formats.pubtator import Annotation, PubtatorDocument, read_pubtator
+from ..formats.pubtator import read_pubtator
 from ..problems import Problems
-from ..schema import Mention
-from .builder import CandidateRankingBuilder
 from .config import SPLITS, RankingConfig
-from .counts import SplitCounts
+from .documents import DocumentCorpus
 
 __all__ = ["ID_LISTS", "Pubtator", "PubtatorConfig", "read_ids"]
 
 ID_LISTS = tuple(f"{split}_ids" for split in SPLITS)
 """The keys of the files that list the documents of each split."""
-
-_NO_CONCEPT = frozenset({"", "-", "-1"})
-_SEPARATORS = str.maketrans(",;+", "|||")
 
 
 @dataclass
@@ -33,20 +30,16 @@ class PubtatorConfig(RankingConfig):
     Args:
         types: Keep only the mentions with one of these semantic types, as the file writes them
             (``("T047", "T191")``, ``("Disease",)``); by default all.
-        prefix: What the file writes before each identifier and the ontology does not, for
-            example ``"MESH:"``.
+        prefix: What the file writes before each identifier and the ontology does not, where it is
+            none of those that are left out in any case (``"MESH:"``, ``"OMIM:"``, ``"UMLS:"``).
     """
 
     retrieval: str = "tfidf"
     types: tuple[str, ...] | None = None
     prefix: str = ""
 
+    @override
     def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            DataError: A value is out of its range.
-        """
         super().check()
         if isinstance(self.types, str) or (self.types is not None and not self.types):
             raise DataError(f"types is {self.types!r}; give a list of semantic types, or none")
@@ -81,11 +74,10 @@ def read_ids(path: str | Path, problems: Problems | None = None) -> dict[str, st
     return ids
 
 
-class Pubtator(CandidateRankingBuilder):
+class Pubtator(DocumentCorpus):
     """A corpus in PubTator format, for example BC5CDR, NCBI Disease, NLM-Chem or BioRED.
 
-    Mentions with no concept (``-1``, ``-`` or nothing), composite mentions (several identifiers
-    with one of ``| , ; +`` between them), spans marked more than once for several concepts, and
+    Mentions of no concept, composite ones, spans marked more than once for several concepts, and
     mentions of other ``types`` than those asked for are dropped and counted. Mentions that overlap
     are kept and counted as a remark, as are the relation lines that are passed over, by kind.
 
@@ -98,6 +90,9 @@ class Pubtator(CandidateRankingBuilder):
     BUILDER_CONFIG_CLASS = PubtatorConfig
     FILES: ClassVar[tuple[str, ...]] = ("ontology",)
     OPTIONAL_FILES: ClassVar[tuple[str, ...]] = (*SPLITS, "corpus", *ID_LISTS)
+    SEVERAL = "composite mention"
+    AMBIGUOUS = "span marked for several concepts"
+    OVERLAPPING = "overlaps another mention"
 
     config: PubtatorConfig
 
@@ -109,85 +104,52 @@ class Pubtator(CandidateRankingBuilder):
                 f"with either {', '.join(SPLITS)} or corpus, {', '.join(ID_LISTS)}"
             )
 
-    def _mentions(self, split: str, counts: SplitCounts, problems: Problems) -> Iterator[Mention]:
-        read = self._listed if "corpus" in self.files else self._own
-        for document in read(split, counts, problems):
-            for kind in document.relations:
-                counts.remark(f"{kind} relation passed over")
-            linked = self._linked(document.annotations, counts)
-            overlapping = _overlapping(linked)
-            text = document.text
-            for span in linked:
-                if span.where in overlapping:
-                    counts.remark("overlaps another mention")
-                yield Mention(
-                    document=document.id,
-                    text=span.text,
-                    left=text[: span.start],
-                    right=text[span.end :],
-                    concept=span.concept,
-                    key=f"{span.start}-{span.end}",
-                    where=span.where,
-                )
-
-    def _own(
-        self, split: str, counts: SplitCounts, problems: Problems
-    ) -> Iterator[PubtatorDocument]:
-        """Read the documents of a split out of its own file."""
-        return read_pubtator(self._file(split), problems)
-
-    def _listed(
-        self, split: str, counts: SplitCounts, problems: Problems
-    ) -> Iterator[PubtatorDocument]:
-        """Read the documents of a split out of the corpus, which is read for each split anew."""
-        first = split == SPLITS[0]
-        told = Problems("count")  # counted elsewhere, or it would have raised there
-        lists = {
-            own: read_ids(self._file(f"{own}_ids"), problems if own == split else told)
-            for own in SPLITS
-        }
-        wanted, listed = dict(lists[split]), set().union(*lists.values())
-        for document in read_pubtator(self._file("corpus"), problems if first else told):
-            if wanted.pop(document.id, None):
-                yield document
-            elif first and document.id not in listed:
-                for _ in document.annotations:
-                    counts.drop("document in no list")
-        for id_, where in wanted.items():
-            message = f"document {id_!r} is not in the corpus; correct or remove the line"
-            problems("listed document not in the corpus", where, message)
-
-    def _linked(self, spans: Sequence[Annotation], counts: SplitCounts) -> list[Annotation]:
-        """Return the spans with one gold concept, which alone is then their ``concept``."""
+    def _refusal(self, span: Span) -> str:
         types = self.config.types
-        linked = []
-        concepts: dict[tuple[int, int], set[str]] = defaultdict(set)
-        for span in spans:
-            parts = span.concept.translate(_SEPARATORS).split("|")
-            ids = {part.strip().removeprefix(self.config.prefix) for part in parts}
-            if types is not None and not set(types).intersection(span.types):
-                counts.drop("semantic type not asked for")
-            elif ids <= _NO_CONCEPT:
-                counts.drop("no concept")
-            elif len(ids) > 1:
-                counts.drop("composite mention")
-            else:
-                concept = ids.pop()
-                concepts[span.start, span.end].add(concept)
-                linked.append(replace(span, concept=concept))
-        unique = [span for span in linked if len(concepts[span.start, span.end]) == 1]
-        for _ in range(len(linked) - len(unique)):
-            counts.drop("span marked for several concepts")
-        return unique
+        asked_for = types is None or not set(types).isdisjoint(span.types)
+        return "" if asked_for else "semantic type not asked for"
+
+    def _documents(self, split: str, problems: Problems) -> Iterator[Document]:
+        if "corpus" in self.files:
+            documents: Iterable[Document] = self._listed(split, problems)
+        else:
+            documents = read_pubtator(self._file(split), problems)
+        prefix = self.config.prefix
+        for document in documents:
+            document.spans = [
+                replace(span, concepts=tuple(id_.removeprefix(prefix) for id_ in span.concepts))
+                for span in document.spans
+            ]
+            yield document
+
+    def _listed(self, split: str, problems: Problems) -> Iterator[Document]:
+        """Read the corpus with the first split, and say which documents of a list it lacks."""
+        own = read_ids(self._file(f"{split}_ids"), problems)
+        if split == SPLITS[0]:
+            lists = {split: own}
+            for other in SPLITS[1:]:  # what is wrong in them is told in their turn
+                lists[other] = read_ids(self._file(f"{other}_ids"), Problems("count"))
+            self._missing = _owners(lists)
+            for document in read_pubtator(self._file("corpus"), problems):
+                document.split = self._missing.pop(document.id, "")
+                if not document.split:
+                    document.split, document.unusable = split, "document in no list"
+                    document.remarks.clear()
+                yield document
+        for id_, where in own.items():
+            if id_ in self._missing:
+                message = f"document {id_!r} is not in the corpus; correct or remove the line"
+                problems("listed document not in the corpus", where, message)
 
 
-def _overlapping(spans: Sequence[Annotation]) -> set[str]:
-    """Find the spans that share a character with another one; returns where they were read."""
-    found: set[str] = set()
-    furthest: Annotation | None = None  # of the spans so far, the one that reaches furthest
-    for span in sorted(spans, key=lambda span: span.start):
-        if furthest and span.start < furthest.end:
-            found |= {span.where, furthest.where}
-        if furthest is None or span.end > furthest.end:
-            furthest = span
-    return found
+def _owners(lists: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Say which split each document is in, and see to it that it is in one."""
+    owners: dict[str, str] = {}
+    for split, ids in lists.items():
+        for id_ in ids:
+            if owners.setdefault(id_, split) != split:
+                raise DataError(
+                    f"document {id_!r} is in the splits {owners[id_]} and {split}; keep each "
+                    "document in one split"
+                )
+    return owners

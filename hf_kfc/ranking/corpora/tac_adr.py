@@ -6,30 +6,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 from xml.parsers import expat
 
-from ..formats.spans import Pieces, span_text
+from ..formats.documents import Document, Pieces, Span, span_text
 from ..licenses import License
 from ..problems import Problems
-from .annotated import AnnotatedCorpus, Annotation
+from .config import split_by_hash
+from .documents import DocumentCorpus
 
 __all__ = ["TacAdr", "read_drug_label"]
 
-_REACTION = "AdverseReaction"
 _OFFSETS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
+_Element: TypeAlias = tuple[str, dict[str, str]]  # file and line, attributes
 
 
 @dataclass
 class _Label:
-    """What the elements of a file say; lines are those of the file."""
+    """What the elements of a file say."""
 
     drug: str = ""
     sections: dict[str, str] = field(default_factory=dict)
-    mentions: list[tuple[int, dict[str, str]]] = field(default_factory=list)
-    reactions: dict[str, list[tuple[int, dict[str, str]]]] = field(default_factory=dict)
+    mentions: list[_Element] = field(default_factory=list)
+    reactions: dict[str, list[_Element]] = field(default_factory=dict)
 
 
-def _parse(data: bytes) -> _Label:
+def _parse(path: Path) -> _Label:
     """Parse a file by expat itself: it knows the line that an element stands in."""
     label = _Label()
     parser = expat.ParserCreate()
@@ -37,17 +39,17 @@ def _parse(data: bytes) -> _Label:
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal section, reaction
+        element = (f"{path}:{parser.CurrentLineNumber}", attributes)
         if tag == "Label":
             label.drug = attributes.get("drug", "")
         elif tag == "Section":
             section = attributes.get("id", "")
         elif tag == "Mention":
-            label.mentions.append((parser.CurrentLineNumber, attributes))
+            label.mentions.append(element)
         elif tag == "Reaction":
             reaction = attributes.get("str", "").lower()
         elif tag == "Normalization":
-            line = (parser.CurrentLineNumber, attributes)
-            label.reactions.setdefault(reaction, []).append(line)
+            label.reactions.setdefault(reaction, []).append(element)
 
     def text(data: str) -> None:
         if section:
@@ -61,13 +63,11 @@ def _parse(data: bytes) -> _Label:
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = text
-    parser.Parse(data, True)
+    parser.Parse(path.read_bytes(), True)
     return label
 
 
-def read_drug_label(
-    path: str | Path, split: str = "", problems: Problems | None = None
-) -> Iterator[Annotation]:
+def read_drug_label(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
     """Read the adverse reactions of a drug label.
 
     A mention belongs to the reaction of its words, whose normalisations are its concepts: MedDRA's
@@ -76,20 +76,20 @@ def read_drug_label(
 
     Args:
         path: The XML file.
-        split: The split it belongs to, for the annotations.
         problems: Told of a file that is not such a label, and of malformed elements; by default
             they raise.
 
     Yields:
-        The mentions of adverse reactions, in the file's order. Those of other types (severities,
-        factors, drug classes ...) have no concepts and are passed over.
+        Each mention of an adverse reaction in the section that it is in, in the file's order.
+        Those of other types (severities, factors, drug classes ...) have no concepts and are
+        passed over.
 
     Raises:
         DataError: ``problems`` raises.
     """
     problems = problems or Problems()
     try:
-        label = _parse(Path(path).read_bytes())
+        label = _parse(Path(path))
     except (expat.ExpatError, LookupError) as error:  # the latter: an encoding nobody knows
         message = f"not XML ({error}); fetch the file again or leave it out"
         problems("file is not XML", f"{path}:{getattr(error, 'lineno', 1)}", message)
@@ -98,48 +98,36 @@ def read_drug_label(
         message = "no element Label with a drug; leave the file out"
         problems("file is not a drug label", f"{path}:1", message)
         return
-    concepts = _reactions(label, str(path), problems)
-    for line, attributes in label.mentions:
-        if attributes.get("type") != _REACTION:
+    terms = {words: _terms(elements, problems) for words, elements in label.reactions.items()}
+    for where, attributes in label.mentions:
+        if attributes.get("type") != "AdverseReaction":
             continue
-        where = f"{path}:{line}"
         pieces = _pieces(attributes)
         text = label.sections.get(attributes.get("section", ""))
         if "id" not in attributes or "str" not in attributes or not pieces or text is None:
             message = "a Mention needs id, str, start and len in a section; correct or remove it"
             problems("malformed mention", where, message)
             continue
-        if span_text(text, pieces, where, problems, written=attributes["str"]) is None:
+        words = attributes["str"]
+        if span_text(text, pieces, where, problems, written=words) is None:
             continue
-        yield Annotation(
-            document=label.drug,
-            mention=attributes["str"],
-            text=text,
-            pieces=pieces,
-            concepts=concepts.get(attributes["str"].lower(), ()),
-            key=attributes["id"],
-            where=where,
-            split=split,
-        )
+        own = terms.get(words.lower(), {})
+        span = Span(pieces, words, tuple(own), where, attributes["id"], names=tuple(own.values()))
+        yield Document(label.drug, text, [span])
 
 
-def _reactions(
-    label: _Label, path: str, problems: Problems
-) -> dict[str, tuple[tuple[str, str], ...]]:
-    concepts = {}
-    for reaction, normalizations in label.reactions.items():
-        terms: dict[str, str] = {}
-        for line, attributes in normalizations:
-            code, name = attributes.get("meddra_pt_id", ""), attributes.get("meddra_pt", "")
-            if code and name:
-                terms[code] = name
-            elif attributes.get("flag") != "unmapped":
-                message = "a Normalization needs meddra_pt and meddra_pt_id, or flag='unmapped'"
-                problems("malformed normalization", f"{path}:{line}", f"{message}; correct it")
-                terms.clear()  # one concept of several would be a wrong one
-                break
-        concepts[reaction] = tuple(terms.items())
-    return concepts
+def _terms(normalizations: list[_Element], problems: Problems) -> dict[str, str]:
+    """Read the names of a reaction's preferred terms by their codes."""
+    terms: dict[str, str] = {}
+    for where, attributes in normalizations:
+        code, name = attributes.get("meddra_pt_id", ""), attributes.get("meddra_pt", "")
+        if code and name:
+            terms[code] = name
+        elif attributes.get("flag") != "unmapped":
+            message = "a Normalization needs meddra_pt and meddra_pt_id, or flag='unmapped'"
+            problems("malformed normalization", where, f"{message}; correct it")
+            return {}  # one concept of several would be a wrong one
+    return terms
 
 
 def _pieces(attributes: dict[str, str]) -> Pieces:
@@ -153,7 +141,7 @@ def _pieces(attributes: dict[str, str]) -> Pieces:
     return tuple((start, start + length) for start, length in zip(starts, lengths, strict=True))
 
 
-class TacAdr(AnnotatedCorpus):
+class TacAdr(DocumentCorpus):
     """TAC 2017 ADR (Roberts et al. 2017, Demner-Fushman et al. 2018), with its official split.
 
     The release (bionlp.nlm.nih.gov/tac2017adversereactions) has an XML file for each drug label:
@@ -166,14 +154,16 @@ class TacAdr(AnnotatedCorpus):
     """
 
     LICENSE = License(
-        name="MedDRA subscription (its terms annotate public labels)",
-        url="https://www.meddra.org/subscription/rates",
+        "MedDRA subscription (its terms annotate public labels)",
+        "https://www.meddra.org/subscription/rates",
         redistributable=False,
         citation="Demner-Fushman et al. (2018), Scientific Data 5",
     )
     FILES = ("train", "test")
 
-    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
-        for split in self.FILES:
-            for path in self._paths(split):
-                yield from read_drug_label(path, split, problems)
+    def _documents(self, split: str, problems: Problems) -> Iterator[Document]:
+        for path in self._paths(split):
+            for document in read_drug_label(path, problems):
+                held_out = split == "train" and split_by_hash(document.id) == "validation"
+                document.split = "validation" if held_out else split
+                yield document

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ..concepts import is_nil
 from ..formats.brat import brat_documents
+from ..formats.documents import Document
 from ..formats.lines import read_lines
 from ..licenses import License
 from ..problems import Problems
-from .annotated import AnnotatedCorpus, Annotation
+from .documents import DocumentCorpus
 
 __all__ = ["TwiMed", "read_brat_names"]
 
 _NAME = re.compile(r"name:[^:]*:\s*(?P<name>\S.*?)\s*")
-_NO_CONCEPT = ("0", "-1")  # the annotators disagreed, or knew none
+_DISAGREEMENT = "0"  # of the annotators on the concept
 
 
 def read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[str, list[str]]:
@@ -35,8 +38,7 @@ def read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[
     names: dict[str, list[str]] = {}
     for number, line in read_lines(path, problems):
         id_, *fields = line.split("\t")
-        matches = [_NAME.fullmatch(field) for field in fields]
-        found = [match["name"] for match in matches if match]
+        found = [match["name"] for field in fields if (match := _NAME.fullmatch(field))]
         if not id_ or not found or len(found) < len(fields):
             message = f"expected 'id<TAB>name:Name:...', got {line[:80]!r}; correct the line"
             problems("line is not 'id<TAB>name:Name:...'", f"{path}:{number}", message)
@@ -45,7 +47,7 @@ def read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[
     return names
 
 
-class TwiMed(AnnotatedCorpus):
+class TwiMed(DocumentCorpus):
     """TwiMed (Alvaro et al. 2017), split by tweet and by article.
 
     The release (github.com/nestoralvaro/TwiMed) has folders of brat files, ``gold/twitter`` and
@@ -63,8 +65,8 @@ class TwiMed(AnnotatedCorpus):
     """
 
     LICENSE = License(
-        name="X (Twitter) developer terms",
-        url="https://developer.x.com/en/developer-terms/agreement-and-policy",
+        "X (Twitter) developer terms",
+        "https://developer.x.com/en/developer-terms/agreement-and-policy",
         redistributable=False,
         citation="Alvaro et al. (2017), JMIR Public Health and Surveillance 3",
     )
@@ -72,20 +74,18 @@ class TwiMed(AnnotatedCorpus):
 
     def _names(self, problems: Problems) -> Mapping[str, Sequence[str]]:
         names = read_brat_names(self._file("concepts"), problems)
-        return {id_: own for id_, own in names.items() if id_ not in _NO_CONCEPT}
+        return {i: own for i, own in names.items() if i != _DISAGREEMENT and not is_nil(i)}
 
-    def _annotations(self, problems: Problems) -> Iterator[Annotation]:
+    def _all_documents(self, problems: Problems) -> Iterator[Document]:
         for document in brat_documents(self._paths("annotations"), problems):
             # Sentences of one article are "PMC123_4" and "PMC123_5".
             article, _, sentence = document.id.partition("_")
-            for span in document.spans:
-                ids = dict.fromkeys(id_ for _, id_ in span.normalizations)
-                yield Annotation(
-                    document=article,
-                    mention=span.text,
-                    text=document.text,
-                    pieces=span.pieces,
-                    concepts=tuple((id_, "") for id_ in ids if id_ not in _NO_CONCEPT),
+            spans = [
+                replace(
+                    span,
+                    concepts=tuple(id_ for id_ in span.concepts if id_ != _DISAGREEMENT),
                     key=f"{sentence}.{span.key}" if sentence else span.key,
-                    where=span.where,
                 )
+                for span in document.spans
+            ]
+            yield Document(article, document.text, spans)

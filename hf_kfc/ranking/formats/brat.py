@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import DataError
 from ..problems import Problems
+from .documents import Document, Span, span_text
 from .lines import read_lines, read_text
-from .spans import Pieces, span_text
 
-__all__ = ["BratDocument", "BratSpan", "brat_documents", "read_brat"]
+__all__ = ["brat_documents", "read_brat"]
 
 _KEY = re.compile(r"[TNAREM]\S*[0-9]|#[0-9]*|\*")
 # Offsets are found from the right: a label may hold spaces ("271782001 | Drowsy | 9 19").
 _PIECE = r"[0-9]{1,9} [0-9]{1,9}"
 _SPAN = re.compile(rf"(?P<label>\S.*?)\s+(?P<pieces>{_PIECE}(?:;{_PIECE})*)\s*")
-_NORMALIZATION = re.compile(r"\S+ (?P<target>\S+) (?P<resource>[^\s:]+):(?P<id>\S+)\s*")
-_NOTE = re.compile(r"\S+ (?P<target>\S+)\s*")
+_REMARK = {  # lines that say more of a span: its concept in a vocabulary, or a note on it
+    "N": re.compile(r"\S+ (?P<target>\S+) [^\s:]+:(?P<id>\S+)\s*"),
+    "#": re.compile(r"\S+ (?P<target>\S+)\s*"),
+}
 _EXPECTED = {
     "T": "T1<TAB>label start end<TAB>text",
     "N": "N1<TAB>Reference T1 resource:id<TAB>name",
@@ -27,48 +29,9 @@ _EXPECTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BratSpan:
-    """A marked span.
-
-    Args:
-        key: Its name in the file, for example ``"T1"``.
-        label: Its type; some corpora write a code here.
-        pieces: Start and end of each of its pieces, in the file's order.
-        text: The pieces as they stand in the text, joined by spaces.
-        notes: What the ``#`` lines on it say.
-        normalizations: Resource and identifier of each ``N`` line on it, for example
-            ``("ICD10CM", "I10")``.
-        where: File and line, ``"path:number"``.
-    """
-
-    key: str
-    label: str
-    pieces: Pieces
-    text: str
-    notes: tuple[str, ...] = ()
-    normalizations: tuple[tuple[str, str], ...] = ()
-    where: str = ""
-
-
-@dataclass(slots=True)
-class BratDocument:
-    """A text and the spans marked in it.
-
-    Args:
-        id: Name of its files, without the suffix.
-        text: The text, its line ends as they are: offsets count each of their characters.
-        spans: The spans, in the file's order.
-    """
-
-    id: str
-    text: str
-    spans: list[BratSpan] = field(default_factory=list)
-
-
 def brat_documents(
     paths: Iterable[str | Path], problems: Problems | None = None
-) -> Iterator[BratDocument]:
+) -> Iterator[Document]:
     """Read documents whose files may lie in any folders: a text and its spans have one name.
 
     Args:
@@ -107,11 +70,13 @@ def brat_documents(
 
 def read_brat(
     ann_path: str | Path, text_path: str | Path, problems: Problems | None = None
-) -> BratDocument:
+) -> Document:
     """Read a text and the spans marked in it.
 
-    Relations, events and attributes (``R``, ``E``, ``A``, ``M``, ``*``) are passed over. The last
-    tab of a line must be there even where nothing follows it: it shows that the line is whole.
+    Of a span, its label is the one of its ``types``, its ``N`` lines are the ``concepts`` (without
+    the name of the resource) and its ``#`` lines the ``notes``. Relations, events and attributes
+    (``R``, ``E``, ``A``, ``M``, ``*``) are passed over. The last tab of a line must be there even
+    where nothing follows it: it shows that the line is whole.
 
     Args:
         ann_path: The annotations.
@@ -126,7 +91,7 @@ def read_brat(
         DataError: The file of annotations is missing, or ``problems`` raises.
     """
     problems = problems or Problems()
-    document = BratDocument(Path(ann_path).stem, "")
+    document = Document(Path(ann_path).stem, "")
     try:
         document.text = read_text(text_path)
     except DataError as error:
@@ -134,7 +99,7 @@ def read_brat(
         problems("text cannot be read", str(text_path), message)
         return document
     keys: set[str] = set()
-    spans: dict[str, BratSpan] = {}
+    spans: dict[str, Span] = {}
     remarks = []  # lines that say more of a span; they may stand before it
     for number, line in read_lines(ann_path, problems):
         if not line.strip():
@@ -163,7 +128,7 @@ def read_brat(
 
 def _read_span(
     where: str, key: str, fields: list[str], text: str, problems: Problems
-) -> BratSpan | None:
+) -> Span | None:
     match = _SPAN.fullmatch(fields[0]) if len(fields) == 2 else None
     if match is None:
         _report_line(where, key, problems)
@@ -171,20 +136,21 @@ def _read_span(
     offsets = [piece.split(" ") for piece in match["pieces"].split(";")]
     pieces = tuple((int(start), int(end)) for start, end in offsets)
     found = span_text(text, pieces, where, problems, written=fields[1])
-    return None if found is None else BratSpan(key, match["label"], pieces, found, where=where)
+    if found is None:
+        return None
+    return Span(pieces, found, where=where, key=key, types=(match["label"],))
 
 
 def _add_remark(
     where: str,
     key: str,
     fields: list[str],
-    spans: dict[str, BratSpan],
+    spans: dict[str, Span],
     keys: set[str],
     problems: Problems,
 ) -> None:
     """Add a normalisation or note to the span that it is on."""
-    pattern = _NORMALIZATION if key[0] == "N" else _NOTE
-    match = pattern.fullmatch(fields[0]) if len(fields) == 2 else None
+    match = _REMARK[key[0]].fullmatch(fields[0]) if len(fields) == 2 else None
     if match is None:
         _report_line(where, key, problems)
         return
@@ -193,12 +159,9 @@ def _add_remark(
     if target not in keys:
         message = f"{key!r} is on {target[:80]!r}, which is not there; correct or remove the line"
         problems("line on a missing annotation", where, message)
-    elif span is None:
-        return  # on a relation or the like, or on a span that was reported itself
-    elif key[0] == "N":
-        normalization = (match["resource"], match["id"])
-        spans[target] = replace(span, normalizations=(*span.normalizations, normalization))
-    else:
+    elif span and key[0] == "N":
+        spans[target] = replace(span, concepts=(*span.concepts, match["id"]))
+    elif span:  # and not a relation or the like, or a span that was reported itself
         spans[target] = replace(span, notes=(*span.notes, fields[1]))
 
 

@@ -1,19 +1,21 @@
-"""Reading the lines of text files, plain or gzipped."""
+"""Reading text files, plain or gzipped: lines, JSON lines, whole texts."""
 
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from ...errors import DataError
 from ..problems import Problems
 
-__all__ = ["read_lines", "read_text"]
+__all__ = ["read_json_lines", "read_lines", "read_text"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -40,8 +42,7 @@ def read_lines(path: str | Path, problems: Problems | None = None) -> Iterator[t
     Raises:
         DataError: The file is missing, or ``problems`` raises.
     """
-    path = Path(path)
-    problems = problems or Problems()
+    path, problems = Path(path), problems or Problems()
     number = 0
     with _open(path) as file:
         try:
@@ -52,9 +53,36 @@ def read_lines(path: str | Path, problems: Problems | None = None) -> Iterator[t
                     problems("not UTF-8", f"{path}:{number}", "not UTF-8; convert the file")
                     continue
                 yield number, text.rstrip("\r\n")
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except _DAMAGED:
             message = f"damaged gzip data after line {number}; fetch the file again"
             problems("damaged gzip data", f"{path}:{number + 1}", message)
+
+
+def read_json_lines(
+    path: str | Path, problems: Problems | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read objects from JSON lines.
+
+    Args:
+        path: The file, gzipped or not.
+        problems: Told of lines that are not JSON; by default they raise.
+
+    Yields:
+        File and line, ``"path:number"``, and the object; an empty one for any other value.
+
+    Raises:
+        DataError: The file is missing, or ``problems`` raises.
+    """
+    problems = problems or Problems()
+    for number, line in read_lines(path, problems):
+        try:
+            record = json.loads(line)
+            json.dumps(record, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
+            message = f"not JSON ({error}); correct or remove the line"
+            problems("line is not JSON", f"{path}:{number}", message)
+        else:
+            yield f"{path}:{number}", record if isinstance(record, dict) else {}
 
 
 def read_text(path: str | Path) -> str:
@@ -73,5 +101,5 @@ def read_text(path: str | Path) -> str:
             return file.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: damaged gzip data; fetch the file again") from error

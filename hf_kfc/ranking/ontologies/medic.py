@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..concepts import concept_from_names
 from ..formats.lines import read_lines
 from ..problems import Problems
 from ..schema import Concept
-from .concepts import concept_from_names
 
 __all__ = ["read_medic"]
 
@@ -19,8 +19,8 @@ _MESH_ID = re.compile(r"(MESH:)?[CD][0-9]*")
 def read_medic(*paths: str | Path, problems: Problems | None = None) -> Iterator[Concept]:
     """Read MEDIC as lines ``ids||names``, both between bars: ``C566466|610508||MODY7|MODY 7``.
 
-    A line often has a MeSH and an OMIM identifier, in either order. A concept has one: the first
-    that is MeSH's, since corpora use those, or else the first.
+    A line often has a MeSH and an OMIM identifier, in either order. The first that is MeSH's, since
+    corpora use those, or else the first is the concept's own; the others are alternative ones.
 
     Args:
         *paths: The files, gzipped or not.
@@ -51,4 +51,4 @@ def read_medic(*paths: str | Path, problems: Problems | None = None) -> Iterator
                 problems("concept comes twice", where, message)
                 continue
             seen.add(id_)
-            yield concept_from_names(id_, names)
+            yield concept_from_names(id_, names, alternatives=ids)

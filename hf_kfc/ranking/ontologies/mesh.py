@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 import datasets
 from tqdm.auto import tqdm
 
+from ..concepts import concept_from_names
 from ..formats.lines import read_lines
 from ..problems import Problems
 from ..schema import Concept
-from .concepts import concept_from_names
 
 __all__ = ["read_mesh"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..concepts import concept_from_names
 from ..formats.lines import read_lines
 from ..problems import Problems
 from ..schema import Concept
-from .concepts import concept_from_names
 
 __all__ = ["read_names"]
 

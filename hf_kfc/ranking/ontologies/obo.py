@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from ...errors import DataError
+from ..concepts import concept_from_names
 from ..formats.lines import read_lines
-from ..problems import Problems
+from ..problems import Problems, refuse_text
 from ..schema import Concept
-from .concepts import concept_from_names
 
 __all__ = ["read_obo"]
 
@@ -35,6 +36,8 @@ class _Term:
     names: list[str] = field(default_factory=list)
     synonyms: list[str] = field(default_factory=list)
     xrefs: list[str] = field(default_factory=list)
+    alternatives: list[str] = field(default_factory=list)  # identifiers that lead to it
+    replaced_by: list[str] = field(default_factory=list)
     obsolete: bool = False
 
 
@@ -46,6 +49,9 @@ def read_obo(
     xref_prefix: str | None = None,
 ) -> Iterator[Concept]:
     """Read the terms of OBO files.
+
+    A term's ``alt_id`` lines, and the identifiers of obsolete terms that it replaces (their
+    ``replaced_by``), are alternative identifiers of it.
 
     Args:
         *paths: The files, gzipped or not.
@@ -65,32 +71,46 @@ def read_obo(
         DataError: A file is missing, a scope is none of these, no term has a cross-reference of
             the prefix, or ``problems`` raises.
     """
-    for scope in scopes:
+    for scope in refuse_text("scopes", scopes):
         if scope not in _SCOPES:
             raise DataError(f"synonym scope {scope!r}; use {', '.join(_SCOPES)}")
-    problems = problems or Problems()
-    seen: set[str] = set()
     names: dict[str, list[str]] = {}
-    for path in paths:
-        for term in _terms(path, problems, scopes):
-            if len(term.ids) != 1 or len(term.names) != 1 or not (term.ids[0] and term.names[0]):
-                message = f"term with ids {term.ids} and names {term.names}; give it one of each"
-                problems("term without one id and one name", term.where, message)
-            elif term.ids[0] in seen:
-                message = f"term {term.ids[0]!r} comes twice; merge the two"
-                problems("term comes twice", term.where, message)
-            else:
-                seen.add(term.ids[0])
-                if obsolete or not term.obsolete:
-                    for key in _keys(term, xref_prefix):
-                        names.setdefault(key, []).extend((*term.names, *term.synonyms))
-    if seen and not names and xref_prefix is not None:
+    alternatives: dict[str, list[str]] = {}
+    empty = True
+    for term in _whole_terms(paths, problems or Problems(), scopes):
+        empty, (id_,) = False, term.ids
+        if term.obsolete and len(term.replaced_by) == 1:
+            alternatives.setdefault(term.replaced_by[0], []).append(id_)
+        if xref_prefix is None:
+            alternatives.setdefault(id_, []).extend(term.alternatives)
+        if obsolete or not term.obsolete:
+            for key in _keys(term, xref_prefix):
+                names.setdefault(key, []).extend((*term.names, *term.synonyms))
+    if not empty and not names and xref_prefix is not None:
         raise DataError(
             f"{', '.join(map(str, paths))}: no term has a cross-reference {xref_prefix}:…; "
             "correct xref_prefix"
         )
     for key, spellings in names.items():
-        yield concept_from_names(key, spellings)
+        others = [id_ for id_ in alternatives.get(key, ()) if id_ not in names]
+        yield concept_from_names(key, spellings, alternatives=others)
+
+
+def _whole_terms(
+    paths: Iterable[str | Path], problems: Problems, scopes: Collection[str]
+) -> Iterator[_Term]:
+    """Yield the terms that have one identifier of their own and one name."""
+    seen: set[str] = set()
+    for term in chain.from_iterable(_terms(path, problems, scopes) for path in paths):
+        if len(term.ids) != 1 or len(term.names) != 1 or not (term.ids[0] and term.names[0]):
+            message = f"term with ids {term.ids} and names {term.names}; give it one of each"
+            problems("term without one id and one name", term.where, message)
+        elif term.ids[0] in seen:
+            message = f"term {term.ids[0]!r} comes twice; merge the two"
+            problems("term comes twice", term.where, message)
+        else:
+            seen.add(term.ids[0])
+            yield term
 
 
 def _keys(term: _Term, xref_prefix: str | None) -> list[str]:
@@ -131,13 +151,17 @@ def _take(term: _Term, tag: str, value: str, scopes: Collection[str]) -> bool:
         if text and (match["scope"] or "RELATED") in scopes:  # RELATED is the format's default
             term.synonyms.append(text)
         return bool(text)
-    if tag not in ("id", "name", "xref", "is_obsolete"):
+    lists = {
+        "id": term.ids,
+        "name": term.names,
+        "alt_id": term.alternatives,
+        "replaced_by": term.replaced_by,
+    }
+    if tag not in (*lists, "xref", "is_obsolete"):
         return True
     plain = _unescaped(_TAIL.sub("", value, count=1))
-    if tag == "id":
-        term.ids.append(plain)
-    elif tag == "name":
-        term.names.append(plain)
+    if tag in lists:
+        lists[tag].append(plain)
     elif tag == "xref":
         xref = plain.split(maxsplit=1)[:1]  # a description may follow
         term.xrefs.extend(xref)

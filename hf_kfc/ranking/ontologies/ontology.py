@@ -15,13 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import DataError
+from ..concepts import canonical_id
 from ..schema import Concept
 
 __all__ = ["Ontology"]
 
 # Large types have no limit of 2 GiB of names, beyond which a column would fall into pieces.
 _TEXTS = pa.large_list(pa.large_string())
-_SCHEMA = pa.schema([("id", pa.large_string()), ("names", _TEXTS), ("types", _TEXTS)])
+_SCHEMA = pa.schema(
+    [("id", pa.large_string()), ("names", _TEXTS), ("types", _TEXTS), ("alternatives", _TEXTS)]
+)
 _FINGERPRINT = b"fingerprint"
 _BATCH = 50_000
 
@@ -49,8 +52,9 @@ class Ontology(Sequence[Concept]):
         digest = hashlib.sha256()
         batches = []
         while chunk := list(islice(remaining, _BATCH)):
-            rows = [(concept.id, concept.names, tuple(concept.types)) for concept in chunk]
-            digest.update("".join(map(json.dumps, rows)).encode())
+            rows = [(c.id, c.names, tuple(c.types), tuple(c.alternatives)) for c in chunk]
+            # Without alternatives the hash is what it was before there were any.
+            digest.update("".join(json.dumps(row if row[3] else row[:3]) for row in rows).encode())
             columns = [
                 pa.array(column, field.type)
                 for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
@@ -66,7 +70,7 @@ class Ontology(Sequence[Concept]):
 
     def _hold(self, table: Any, path: Path | None = None) -> None:
         self._table, self._path = table.combine_chunks(), path
-        self._ids, self._names, self._types = (c.chunk(0) for c in self._table.columns)
+        self._ids, self._names, *self._more = (c.chunk(0) for c in self._table.columns)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -82,8 +86,14 @@ class Ontology(Sequence[Concept]):
             raise IndexError(f"concept {index} of {len(self)}")
         index %= len(self)
         preferred, *synonyms = self._names[index].as_py()
-        types = tuple(self._types[index].as_py())
-        return Concept(self._ids[index].as_py(), preferred, tuple(synonyms), types)
+        types, alternatives = (tuple(column[index].as_py()) for column in self._more)
+        return Concept(self._ids[index].as_py(), preferred, tuple(synonyms), types, alternatives)
+
+    def __iter__(self) -> Iterator[Concept]:
+        for start in range(0, len(self), _BATCH):
+            columns = [column.chunk(0)[start : start + _BATCH] for column in self._table.columns]
+            for id_, names, *more in zip(*(c.to_pylist() for c in columns), strict=True):
+                yield Concept(id_, names[0], tuple(names[1:]), *map(tuple, more))
 
     def __reduce__(self) -> Any:
         # A worker maps the same file instead of copying it.
@@ -109,16 +119,29 @@ class Ontology(Sequence[Concept]):
         """Find a concept.
 
         Args:
-            id_: Its identifier.
+            id_: Its identifier, or an alternative one, in any spelling
+                (:func:`~hf_kfc.ranking.concepts.canonical_id`). The very identifier of a concept
+                goes before another spelling of one, and that before an alternative one; one that
+                leads to several concepts leads to none.
 
         Returns:
             Its index, or ``None`` if it is not there.
         """
-        return self._positions.get(id_)
+        position = self._positions.get(id_)
+        return self._spellings.get(canonical_id(id_)) if position is None else position
 
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {id_: position for position, id_ in enumerate(self.ids())}
+
+    @cached_property
+    def _spellings(self) -> dict[str, int | None]:
+        """The positions by the canonical spelling of identifiers, where it leads to one."""
+        own = _unique((canonical_id(id_), n) for id_, n in self._positions.items())
+        alternatives = self._more[1]
+        owners = alternatives.value_parent_indices().to_pylist()
+        others = zip(map(canonical_id, alternatives.flatten().to_pylist()), owners, strict=True)
+        return _unique(others) | own
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Yield every name with the index of its concept, in the ontology's order."""
@@ -163,6 +186,13 @@ class Ontology(Sequence[Concept]):
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path}: not a saved ontology ({error}); save it again") from error
         return _from_table(table, Path(path))
+
+
+def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    found: dict[str, int | None] = {}
+    for id_, position in pairs:
+        found[id_] = position if found.get(id_, position) == position else None
+    return found
 
 
 def _reload(path: Path, fingerprint: str) -> Ontology:

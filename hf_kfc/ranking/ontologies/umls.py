@@ -1,4 +1,4 @@
-"""UMLS: the Metathesaurus files ``MRCONSO.RRF`` (names) and ``MRSTY.RRF`` (semantic types)."""
+"""UMLS: the Metathesaurus files ``MRCONSO.RRF`` (names), ``MRSTY.RRF`` (types), ``MRCUI.RRF``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import datasets
 from tqdm.auto import tqdm
 
 from ...errors import DataError
+from ..concepts import concept_from_names
 from ..formats.lines import read_lines
-from ..problems import Problems
+from ..problems import Problems, refuse_text
 from ..schema import Concept
-from .concepts import concept_from_names
 
 __all__ = ["read_umls"]
 
-_MRCONSO, _MRSTY = "MRCONSO.RRF", "MRSTY.RRF"
+_MRCONSO, _MRSTY, _MRCUI = "MRCONSO.RRF", "MRSTY.RRF", "MRCUI.RRF"
 # Each field ends with a bar, so that a row cut short anywhere is found out.
 _ROWS = {
     # CUI LAT TS LUI STT SUI ISPREF AUI SAUI SCUI SDUI SAB TTY CODE STR SRL SUPPRESS CVF
     _MRCONSO: re.compile(r"C[A-Z]?[0-9]+\|[A-Z]{3}\|(?:[^|]*\|){16}"),
     # CUI TUI STN STY ATUI CVF
     _MRSTY: re.compile(r"C[A-Z]?[0-9]+\|T[0-9]+\|(?:[^|]*\|){4}"),
+    # CUI1 VER REL RELA MAPREASON CUI2 MAPIN
+    _MRCUI: re.compile(r"C[A-Z]?[0-9]+\|[0-9]{4}[A-Z]{2}\|[A-Z]+\|(?:[^|]*\|){4}"),
 }
 _SUPPRESS = frozenset("NOEY")
 
@@ -59,11 +61,13 @@ def read_umls(
     The preferred name is the one that UMLS prefers (TS=P, STT=PF, ISPREF=Y). Where the filters
     have taken it out, names are compared by these three in turn, then by their order in the file;
     names in a language that is given earlier go first. Concepts without a name that passes the
-    filters are left out.
+    filters are left out. A retired CUI is an alternative one of the only concept that it was made
+    one with (``SY``).
 
     Args:
-        *paths: ``MRCONSO.RRF``, or its parts in their order, and optionally ``MRSTY.RRF``, gzipped
-            or not. They are told apart by the form of their rows.
+        *paths: ``MRCONSO.RRF``, or its parts in their order, and optionally ``MRSTY.RRF`` (semantic
+            types) and ``MRCUI.RRF`` (retired CUIs), gzipped or not. They are told apart by the
+            form of their rows.
         problems: Told of malformed rows; by default they raise.
         languages: Languages whose names to keep (``LAT``).
         sources: Vocabularies whose names to keep (``SAB``); by default all.
@@ -76,7 +80,7 @@ def read_umls(
         The concepts, sorted by CUI; by codes, in the order of their first rows.
 
     Raises:
-        DataError: A file is missing, is neither of the two or is not sorted by CUI; a language or
+        DataError: A file is missing, is none of the three or is not sorted by CUI; a language or
             a source has no name; there are codes but not one source; or ``problems`` raises.
     """
     problems = problems or Problems()
@@ -87,7 +91,9 @@ def read_umls(
         files[_kind(path)].append(path)
     if not files[_MRCONSO]:
         raise DataError(f"{', '.join(map(str, paths))}: no names; give MRCONSO.RRF too")
-    unseen = {*languages, *(sources or ())}
+    refuse_text("languages", languages)
+    unseen = {*languages, *(refuse_text("sources", sources) or ())}
+    retired = _retired(files[_MRCUI], problems)
     names = _names(files[_MRCONSO], problems, languages, sources, suppressed, unseen)
     # Both are sorted by CUI, so that a merge brings the rows of a concept together.
     merged = heapq.merge(names, _types(files[_MRSTY], problems), key=itemgetter(0))
@@ -97,7 +103,7 @@ def read_umls(
         named = [row for row in own if isinstance(row, _Name)]
         types = dict.fromkeys(row.text for row in own if isinstance(row, _Type))
         if ids == "cui" and named:
-            yield _concept(cui, named, types)
+            yield _concept(cui, named, types, retired.get(cui, ()))
         for name in named if ids == "code" else ():
             known, known_types = by_code.setdefault(name.code, ([], {}))
             known.append(name)
@@ -111,9 +117,20 @@ def read_umls(
         )
 
 
-def _concept(id_: str, names: Sequence[_Name], types: Iterable[str]) -> Concept:
+def _concept(
+    id_: str, names: Sequence[_Name], types: Iterable[str], retired: Iterable[str] = ()
+) -> Concept:
     ranked = sorted(names, key=lambda name: name.rank)
-    return concept_from_names(id_, (name.text for name in ranked), types)
+    return concept_from_names(id_, (name.text for name in ranked), types, retired)
+
+
+def _retired(paths: Sequence[str | Path], problems: Problems) -> dict[str, list[str]]:
+    """Read the retired CUIs that each CUI stands for now."""
+    retired: dict[str, list[str]] = {}
+    for _, row in _rows(paths, _MRCUI, problems):
+        if row[2] == "SY" and row[5]:
+            retired.setdefault(row[5], []).append(row[0])
+    return retired
 
 
 def _names(

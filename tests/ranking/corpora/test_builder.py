@@ -333,11 +333,14 @@ def test_small_and_broken_ontologies(toy):
         ({"num_candidates": 1}, "num_candidates is 1; give at least 2"),
         ({"context_words": -1}, "context_words is -1; give 0 or more"),
         ({"on_unknown_concept": "keep"}, "on_unknown_concept is 'keep'; give 'count' or"),
-        ({"names_from": ["test"]}, "names_from has 'test'; give train, validation or none"),
+        ({"names_from": ["test"]}, "a split in names_from is 'test'; give 'train' or 'validation'"),
         ({"on_error": "ignore"}, "on_error is 'ignore'; give 'raise' or 'count'"),
-        ({"retrieval": "dense"}, "retrieval is 'dense'; give bm25 or tfidf"),
+        ({"retrieval": "dense"}, "retrieval is 'dense'; give 'bm25' or 'tfidf'"),
         ({"data_dir": "x"}, "data_dir is cached by name alone; pass data_files instead"),
-        ({"max_examples": {"dev": 5}}, "max_examples names split 'dev'; use train, validation"),
+        (
+            {"max_examples": {"dev": 5}},
+            "a split in max_examples is 'dev'; give 'train' or ",
+        ),
         ({"max_examples": {"test": 0}}, "max_examples['test'] is 0; give at least 1"),
     ],
 )

@@ -7,9 +7,9 @@ import pytest
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes, note_mentions
+from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
 from hf_kfc.ranking.corpora.counts import SplitCounts
-from hf_kfc.ranking.formats.notes import CodedSpan, Note
+from hf_kfc.ranking.formats.documents import Document, Span
 
 CODES = "code\tlong_desc\nJ11\tInfluenza\nR079\tChest pain, unspecified\nI10\tHypertension\n"
 WORDS = {"flu": "j11", "chest pain": "R07.9", "high BP": "I10", "rash": "Q99.9", "well": None}
@@ -190,18 +190,19 @@ def test_files_and_values_that_do_not_go_together(build, tmp_path, keys, config,
         build(dict.fromkeys(keys, files["notes"]), **config)
 
 
-def test_mentions_of_a_note():
+def test_mentions_of_a_note(build, tmp_path):
+    files = as_jsonl(tmp_path, "notes", {f"note{i}": "flu" for i in range(60)})
     text = "0 aa 1 bb 2 cc 3 dd 4"
     spans = [
-        CodedSpan(((7, 9), (2, 4)), "bb aa", ("a00.1",), "f:1", ("odd",)),
-        CodedSpan(((12, 14),), "c\n c", ("A00", "a00"), "f:2"),
-        CodedSpan(((17, 19),), "dd", ("B00",), "f:3"),
-        CodedSpan(((17, 19),), "dd", ("B01",), "f:4", ("odd",)),
-        CodedSpan(((0, 1),), "0", (), "f:5", ("odd",)),
-        CodedSpan(((20, 21),), "4", ("B00", "B01"), "f:6"),
+        Span(((7, 9), (2, 4)), "bb aa", ("a00.1",), "f:1", remarks=("odd",)),
+        Span(((12, 14),), "c\n c", ("A00", "a00"), "f:2"),
+        Span(((17, 19),), "dd", ("B00",), "f:3"),
+        Span(((17, 19),), "dd", ("B01",), "f:4", remarks=("odd",)),
+        Span(((0, 1),), "0", (), "f:5", remarks=("odd",)),
+        Span(((20, 21),), "4", ("B00", "B01"), "f:6"),
     ]
     counts = SplitCounts()
-    found = list(note_mentions(Note("n", text, spans), counts))
+    found = list(build(files)._linked(Document("n", text, spans), counts))
     assert [(m.text, m.left, m.right, m.concept, m.key, m.where) for m in found] == [
         ("bb aa", "0 ", " 2 cc 3 dd 4", "A001", "7-9;2-4", "f:1"),
         ("c c", "0 aa 1 bb 2 ", " 3 dd 4", "A00", "12-14", "f:2"),

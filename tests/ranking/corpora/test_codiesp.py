@@ -12,7 +12,7 @@ from real_data import DATA, needs_data
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
 from hf_kfc.ranking.corpora.codiesp import LABELS, CodiEsp, read_codiesp, read_codiesp_texts
-from hf_kfc.ranking.formats.notes import Note
+from hf_kfc.ranking.formats.documents import Document
 from hf_kfc.ranking.problems import Problems
 
 TEXT = "Niña con tos, fiebre (alta) y dolor. Rx tórax."
@@ -40,7 +40,7 @@ def archive(path: Path, texts: dict[str, bytes], mode: str = "w:gz") -> Path:
 
 @pytest.fixture
 def read(tmp_path):
-    def run(*lines: str, problems: Problems | None = None, **options) -> list[Note]:
+    def run(*lines: str, problems: Problems | None = None, **options) -> list[Document]:
         (tmp_path / "X.tsv").write_text("\n".join(lines))
         return list(read_codiesp(tmp_path / "X.tsv", {"n1": TEXT}, problems=problems, **options))
 
@@ -51,9 +51,9 @@ def test_spans_of_a_label(read):
     lines = [row("tos", "9 12"), row("Rx tórax", "37 45", "bw03zzz", LABELS[1])]
     (note,) = read(*lines)
     assert (note.id, note.text, len(note.spans)) == ("n1", TEXT, 1)
-    assert (note.spans[0].text, note.spans[0].codes) == ("tos", ("r05",))
+    assert (note.spans[0].text, note.spans[0].concepts) == ("tos", ("r05",))
     (note,) = read(*lines, label=LABELS[1])
-    assert (note.spans[0].text, note.spans[0].codes) == ("Rx tórax", ("bw03zzz",))
+    assert (note.spans[0].text, note.spans[0].concepts) == ("Rx tórax", ("bw03zzz",))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_real_files():
     ):
         notes = list(read_codiesp(FILES[split], texts))
         assert sum(len(note.spans) for note in notes) == diagnoses
-        codes |= {code for note in notes for span in note.spans for code in span.codes}
+        codes |= {code for note in notes for span in note.spans for code in span.concepts}
         notes = list(read_codiesp(FILES[split], texts, label="PROCEDIMIENTO"))
         assert sum(len(note.spans) for note in notes) == procedures
     assert len(codes) == 2557

@@ -87,17 +87,17 @@ def test_documents_are_told_from_the_ids(tmp_path, dataset, instance, document, 
     path = tmp_path / "table"
     path.write_text(written([COLUMNS, row(dataset, instance, "woe")]))
     (found,) = read_mednorm(path)
-    assert (found.document, found.key, found.where) == (document, key, f"{path}:2")
+    assert (found.id, found.spans[0].key, found.spans[0].where) == (document, key, f"{path}:2")
 
 
 @pytest.mark.parametrize(
     ("bad", "reason", "message"),
     [
-        ("CADEC\tx\n", "row has not the header's fields", r"tsv:82: expected 10 fields between ta"),
+        ("CADEC\tx\n", "malformed row", r"tsv:82: expected 10 fields, got 2; corr"),
         (
             'C\tx\t"open\t\t\t\t\t\t1\t2\n',
-            "row has not the header's fields",
-            r"tsv:82: expected 10",
+            "malformed row",
+            r"tsv:82: not a row of the table \(unexpected end of data\); correct or remove it",
         ),
         (
             written([row("CADEC", "X.1.ann_TT1", "woe", "n/a")]),
@@ -141,7 +141,7 @@ def test_codes_that_are_none_or_several_are_counted(corpus):
 
 
 def test_bad_configuration_and_header(corpus, tmp_path):
-    with pytest.raises(DataError, match="vocabulary is 'icd'; give meddra or snomed"):
+    with pytest.raises(DataError, match="vocabulary is 'icd'; give 'meddra' or 'snomed'"):
         corpus(rows(), vocabulary="icd")
     path = tmp_path / "table"
     path.write_text("original_dataset\tphrase\n")
@@ -157,8 +157,8 @@ def test_what_is_written_is_read_and_a_cut_file_gives_only_whole_rows(tmp_path, 
     path = tmp_path / "table"
     path.write_bytes(content)
     whole = list(read_mednorm(path))
-    assert [(a.mention, a.concepts) for a in whole] == [
-        (text, ((meddra, ""),)) for text, (meddra, _) in phrases
+    assert [(d.text, d.spans[0].concepts) for d in whole] == [
+        (text, (meddra,)) for text, (meddra, _) in phrases
     ]
     header = len("\t".join(COLUMNS)) + 1
     path.write_bytes(content[: data.draw(st.integers(header, len(content)))])

@@ -10,8 +10,10 @@ from real_data import DATA, needs_data
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.corpora.annotated import Annotation
+from hf_kfc.ranking.concepts import widened
 from hf_kfc.ranking.corpora.psytar import PsyTar, read_psytar, read_psytar_workbook
+from hf_kfc.ranking.formats.documents import Document
+from hf_kfc.ranking.ontologies import Ontology
 from hf_kfc.ranking.problems import Problems
 
 HEADER = "review\tsheet\tsentence_index\tmention\tcuis\tcui_names\tsentence"
@@ -49,7 +51,14 @@ def prepared(builder: PsyTar) -> datasets.DatasetDict:
 
 def names_of(builder: PsyTar) -> dict[str, tuple[str, ...]]:
     """The names of the concepts, without the words of train mentions."""
-    return {concept.id: concept.names for concept in builder._concepts(Problems())}
+    concepts = list(builder._concepts(Problems()))
+    ontology = Ontology(concepts) if concepts else None
+    return {c.id: c.names for c in widened(ontology, builder._names(Problems()))}
+
+
+def facts(document: Document) -> tuple:
+    (span,) = document.spans
+    return document.id, span.text, tuple(zip(span.concepts, span.names, strict=True)), span.key
 
 
 def total(builder: PsyTar, kind: str) -> Counter[str]:
@@ -127,7 +136,7 @@ def test_context_is_what_surrounds_the_mention(corpus, mention, sentence, left, 
 @pytest.mark.parametrize(
     ("line", "reason", "message"),
     [
-        ("a\tb", "row has not the header's fields", r"tsv:62: expected 7 fields between tabs, got"),
+        ("a\tb", "malformed row", r"tsv:62: expected 7 fields, got 2; correct or remove the row"),
         (
             row("r", "m", "C1|C2", "Alopecia"),
             "concepts and names do not pair up",
@@ -150,7 +159,7 @@ def test_malformed_rows_raise_or_are_counted(corpus, line, reason, message):
 
 
 def test_another_header_is_refused(corpus):
-    with pytest.raises(DataError, match=r"mentions.tsv:1: expected the header review, sheet, sent"):
+    with pytest.raises(DataError, match=r"mentions.tsv:1: no column review, mention, cuis, cui_n"):
         corpus(rows(), on_error="count").download_and_prepare()
 
 
@@ -186,7 +195,7 @@ def test_the_workbook_gives_the_mentions_of_its_sheets(tmp_path):
     ]
     path = workbook(tmp_path / "book.xlsx", mapped)
     found = list(read_psytar_workbook(path))
-    assert [(a.document, a.mention, a.concepts, a.key) for a in found] == [
+    assert [facts(document) for document in found] == [
         ("drug.1", "No sleep", (("C0000001", "Sleepless"),), "ADR_Mapped:2"),
         (
             "drug.1",
@@ -197,10 +206,10 @@ def test_the_workbook_gives_the_mentions_of_its_sheets(tmp_path):
         ("drug.2", "zaps", (), "ADR_Mapped:5"),
     ]
     assert {a.text for a in found[:2]} == {"No sleep at all. And cannot sit still."}
-    assert found[2].remark == "mention not found in its sentence"
+    assert found[2].spans[0].remarks == ("mention not found in its sentence",)
     builder = PsyTar(data_files={"mentions": path}, cache_dir=str(tmp_path / "cache"))
     builder.files = {"mentions": [str(path)]}
-    assert list(builder._annotations(Problems())) == found
+    assert list(builder._all_documents(Problems())) == found
 
 
 @pytest.mark.parametrize(
@@ -231,7 +240,7 @@ def test_other_workbooks_and_none_are_refused(tmp_path, monkeypatch):
     ):
         list(read_psytar_workbook(path, Problems("count")))
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(DataError, match=r"a workbook needs openpyxl; install hf_kfc\[corpora\]$"):
+    with pytest.raises(DataError, match=r"a workbook needs openpyxl; install hf_kfc\[ranking\]$"):
         list(read_psytar_workbook(path))
 
 
@@ -249,16 +258,16 @@ def test_what_is_written_is_read_and_a_cut_file_gives_no_wrong_mention(tmp_path,
     path.write_bytes(content)
     whole = list(read_psytar(path))
     expected = [(mention, tuple(concepts)) for mention, concepts in mentions]
-    assert [(a.mention, a.concepts) for a in whole] == expected
+    assert [facts(document)[1:3] for document in whole] == expected
     path.write_bytes(content[: data.draw(st.integers(len(HEADER), len(content)))])
     cut = list(read_psytar(path, Problems("count")))
     # The sentence stands last: the last mention may have lost words of its context.
-    assert [(a.mention, a.concepts) for a in cut] == expected[: len(cut)]
+    assert [facts(document)[1:3] for document in cut] == expected[: len(cut)]
 
 
-def place(annotation: Annotation) -> tuple:
-    cuis = tuple(cui for cui, _ in annotation.concepts)
-    return annotation.document, " ".join(annotation.mention.split()), cuis
+def place(document: Document) -> tuple:
+    (span,) = document.spans
+    return document.id, " ".join(span.text.split()), span.concepts
 
 
 @needs_data
@@ -266,8 +275,8 @@ def test_real_workbook_has_the_mentions_of_the_real_table():
     pytest.importorskip("openpyxl")
     table = list(read_psytar(DATA / "psytar" / "psytar_mentions.tsv.gz"))
     assert len(table) == 7280
-    assert len({annotation.document for annotation in table}) == 850
-    assert len({cui for annotation in table for cui, _ in annotation.concepts}) == 833
+    assert len({document.id for document in table}) == 850
+    assert len({cui for document in table for cui in document.spans[0].concepts}) == 833
 
     problems = Problems("count")
     workbook = list(read_psytar_workbook(DATA / "psytar" / "PsyTAR_dataset.xlsx", problems))
@@ -276,9 +285,9 @@ def test_real_workbook_has_the_mentions_of_the_real_table():
         "cell is not 'CUI / name / type'": 2,
     }
     assert len(workbook) == 7411
-    linked = Counter(place(annotation) for annotation in workbook if annotation.concepts)
+    linked = Counter(place(document) for document in workbook if document.spans[0].concepts)
     # The table gives the row without a review to one called "nan".
-    named = Counter(place(annotation) for annotation in table if annotation.document != "nan")
+    named = Counter(place(document) for document in table if document.id != "nan")
     assert linked == named
     assert linked.total() == 7279
 

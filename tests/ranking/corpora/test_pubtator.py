@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pubtator_text import block
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.corpora.pubtator import Pubtator, _overlapping, read_ids
-from hf_kfc.ranking.formats.pubtator import Annotation
+from hf_kfc.ranking.corpora.documents import overlapping_spans
+from hf_kfc.ranking.corpora.pubtator import Pubtator, read_ids
+from hf_kfc.ranking.formats.documents import Span
 from hf_kfc.ranking.problems import Problems
 
 ONTOLOGY = "D1\tNaloxone\nD2\tClonidine\nD3\tHypertension\nD4\tDelirium\n"
@@ -113,8 +114,8 @@ def test_only_the_types_asked_for_are_kept(corpus):
 
 def test_a_prefix_of_identifiers_is_taken_off(corpus):
     expected = [examples.to_list() for examples in prepared(corpus(SEPARATE)).values()]
-    contents = {key: re.sub(r"\bD([0-9])", r"MESH:D\1", SEPARATE[key]) for key in SEPARATE}
-    data = prepared(corpus(contents, prefix="MESH:"))
+    contents = {key: re.sub(r"\bD([0-9])", r"CTD:D\1", SEPARATE[key]) for key in SEPARATE}
+    data = prepared(corpus(contents, prefix="CTD:"))
     assert [examples.to_list() for examples in data.values()] == expected
     with pytest.raises(DataError, match=r"/train: no usable mention .*not in the ontology: 5\)"):
         prepared(corpus(contents))
@@ -129,12 +130,12 @@ def malformed(text: str) -> str:
 )
 def test_malformed_annotations_raise_or_are_counted_once(corpus, contents, place):
     contents = {key: malformed(text) for key, text in contents.items()}
-    with pytest.raises(DataError, match=rf"{place}: mention 'BQ' is not the text at 18:20, which"):
+    with pytest.raises(DataError, match=rf"{place}: mention 'BQ' is not the text at 18 20, which"):
         prepared(corpus(contents))
     builder = corpus(contents, on_error="count")
     assert len(prepared(builder)["train"]) == 3
     assert [split.malformed for split in builder.counts.splits.values()] == [
-        {"mention is not the text at its offsets": 1},
+        {"mention differs from the text": 1},
         {},
         {},
     ]
@@ -218,11 +219,11 @@ def test_types_are_a_list(corpus, types):
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 8)), max_size=8))
 def test_overlapping_spans_are_those_that_share_a_character(spans):
     annotations = [
-        Annotation(start, start + length, "", (), "", where=f"{number}")
+        Span(((start, start + length),), "", where=f"{number}")
         for number, (start, length) in enumerate(spans)
     ]
     covered = [set(range(start, start + length)) for start, length in spans]
-    assert _overlapping(annotations) == {
+    assert overlapping_spans(annotations) == {
         f"{i}"
         for i, own in enumerate(covered)
         if any(own & other for j, other in enumerate(covered) if j != i)

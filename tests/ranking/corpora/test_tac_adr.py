@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.corpora.tac_adr import TacAdr, read_drug_label
+from hf_kfc.ranking.formats.documents import pieces_text
 from hf_kfc.ranking.problems import Problems
 
 TEXT = "  Dry\nmouth &amp; rashes, red or itchy, were seen. No DRY MOUTH in children."
@@ -78,14 +79,15 @@ def corpus(tmp_path):
 
 def read(path: Path, content: str, problems: Problems | None = None) -> list:
     path.write_text(content)
-    return list(read_drug_label(path, problems=problems))
+    return [(document, *document.spans) for document in read_drug_label(path, problems)]
 
 
 def test_mentions_are_linked_by_their_words(tmp_path):
     path = tmp_path / "label.xml"
-    dry, rashes, again, both = read(path, label("Nulol"))
-    assert dry.concepts == again.concepts == (("10013781", "Dry mouth"),)
-    assert (dry.mention, dry.text, dry.key) == ("Dry mouth", PLAIN, "M1")
+    (document, dry), (_, rashes), (_, again), (_, both) = read(path, label("Nulol"))
+    assert dry.concepts == again.concepts == ("10013781",)
+    assert dry.names == ("Dry mouth",)
+    assert (document.id, document.text, dry.text, dry.key) == ("Nulol", PLAIN, "Dry mouth", "M1")
     assert rashes.where == f"{path}:7"
     assert [PLAIN[start:end] for start, end in both.pieces] == ["rashes", "itchy"]
     assert both.concepts == ()
@@ -111,10 +113,10 @@ def test_several_unmapped_and_malformed_normalizations(tmp_path):
         '<Reaction id="R" str="rashes itchy"><Normalization id="N" flag="unmapped"/></Reaction>'
     )
     found = read(tmp_path / "a.xml", label("Nulol", extra=unmapped))
-    assert found[3].concepts == ()
+    assert found[3][1].concepts == ()
     several = normalized("rashes itchy", [("1", "One"), ("2", "Two")])
     found = read(tmp_path / "a.xml", label("Nulol", extra=several))
-    assert found[3].concepts == (("1", "One"), ("2", "Two"))
+    assert (found[3][1].concepts, found[3][1].names) == (("1", "2"), ("One", "Two"))
     # What is left of two concepts must not pass for the one right concept.
     broken = several.replace('meddra_pt_id="2"', "")
     with pytest.raises(
@@ -123,7 +125,7 @@ def test_several_unmapped_and_malformed_normalizations(tmp_path):
         read(tmp_path / "a.xml", label("Nulol", extra=broken))
     problems = Problems("count")
     found = read(tmp_path / "a.xml", label("Nulol", extra=broken), problems)
-    assert found[3].concepts == ()
+    assert found[3][1].concepts == ()
     assert problems.counts == {"malformed normalization": 1}
 
 
@@ -189,7 +191,7 @@ def test_damaged_labels_give_no_wrong_mention(tmp_path, data):
     path = tmp_path / "damaged.xml"
     path.write_bytes(content[:start] + inserted + content[end:])
     for found in read_drug_label(path, problems=Problems("count")):
-        assert found.document
-        marked = [found.text[start:end] for start, end in found.pieces]
-        assert " ".join(marked).split() == found.mention.split()
-        assert found.mention.strip()
+        (span,) = found.spans
+        assert found.id
+        assert pieces_text(found.text, span.pieces).split() == span.text.split()
+        assert span.text.strip()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.formats.brat import BratDocument, BratSpan, brat_documents, read_brat
+from hf_kfc.ranking.formats.brat import brat_documents, read_brat
+from hf_kfc.ranking.formats.documents import Document, Span
 from hf_kfc.ranking.problems import Problems
 
 TEXT = "I felt drowsy,\r\nvery é\u0301 sore legs 😀 ok."
@@ -17,7 +18,7 @@ DROWSY = "T1\tADR 7 13\tdrowsy"
 
 @pytest.fixture
 def read(tmp_path):
-    def run(ann: str | bytes, text: str = TEXT, problems: Problems | None = None) -> BratDocument:
+    def run(ann: str | bytes, text: str = TEXT, problems: Problems | None = None) -> Document:
         (tmp_path / "a.txt").write_bytes(text.encode())
         (tmp_path / "a.ann").write_bytes(ann if isinstance(ann, bytes) else ann.encode())
         return read_brat(tmp_path / "a.ann", tmp_path / "a.txt", problems)
@@ -38,21 +39,21 @@ def test_all_kinds_of_lines(read, tmp_path):
         "E1\tEvent:T1\nA1\tNegated E1\nM1\tNegated T1\n*\tEquiv T1 T2\n*\tEquiv T2 T1\n\n"
     )
     ann = tmp_path / "a.ann"
-    assert document == BratDocument(
+    assert document == Document(
         "a",
         TEXT,
         [
-            BratSpan(
-                "T1",
-                "ADR",
+            Span(
                 ((7, 13),),
                 "drowsy",
+                ("R40.0", "D006970"),
+                f"{ann}:2",
+                "T1",
+                ("ADR",),
                 notes=("R40.0", ""),
-                normalizations=(("ICD10CM", "R40.0"), ("MeSH", "D006970")),
-                where=f"{ann}:2",
             ),
-            BratSpan("T2", "ADR", ((24, 28), (16, 20)), "sore very", where=f"{ann}:3"),
-            BratSpan("T3", "Emoji", ((34, 35),), "😀", where=f"{ann}:4"),
+            Span(((24, 28), (16, 20)), "sore very", (), f"{ann}:3", "T2", ("ADR",)),
+            Span(((34, 35),), "😀", (), f"{ann}:4", "T3", ("Emoji",)),
         ],
     )
 
@@ -69,7 +70,8 @@ def test_all_kinds_of_lines(read, tmp_path):
 )
 def test_label_is_all_before_the_offsets(read, line, key, label):
     (span,) = read(line).spans
-    assert (span.key, span.label, span.pieces, span.text) == (key, label, ((7, 13),), "drowsy")
+    assert (span.key, span.types, span.pieces) == (key, (label,), ((7, 13),))
+    assert span.text == "drowsy"
 
 
 def test_offsets_count_both_characters_of_a_line_end(read):
@@ -139,7 +141,7 @@ def test_text_that_cannot_be_read(tmp_path, content, message):
     with pytest.raises(DataError, match=rf"^{text}: {message}$"):
         read_brat(ann, text)
     problems = Problems("count")
-    assert read_brat(ann, text, problems) == BratDocument("a", "", [])
+    assert read_brat(ann, text, problems) == Document("a", "", [])
     assert problems.counts == {"text cannot be read": 1}
 
 
@@ -182,7 +184,7 @@ LABELS = st.from_regex(r"[A-Za-z0-9|]+( [A-Za-z0-9|]+){0,3}", fullmatch=True)
 
 
 @st.composite
-def documents(draw) -> tuple[str, list[BratSpan]]:
+def documents(draw) -> tuple[str, list[Span]]:
     text = draw(TEXTS)
     spans = []
     for number in range(draw(st.integers(0, 4))):
@@ -190,28 +192,29 @@ def documents(draw) -> tuple[str, list[BratSpan]]:
         pieces = tuple(tuple(sorted(piece)) for piece in draw(st.lists(offsets, min_size=1)))
         marked = " ".join(text[start:end] for start, end in pieces)
         ids = st.lists(st.from_regex(r"[A-Z][0-9]{2}(\.[0-9])?", fullmatch=True), max_size=2)
-        normalizations = tuple(("ICD", id_) for id_ in draw(ids))
+        concepts = tuple(draw(ids))
         notes = tuple(draw(st.lists(st.text("aé 1\t", max_size=9), max_size=2)))
         key = f"T{number}"
-        spans.append(BratSpan(key, draw(LABELS), pieces, marked, notes, normalizations))
+        types = (draw(LABELS),)
+        spans.append(Span(pieces, marked, concepts, "", key, types, notes=notes))
     return text, spans
 
 
-def written(spans: list[BratSpan]) -> str:
+def written(spans: list[Span]) -> str:
     lines = []
     for span in spans:
         pieces = ";".join(f"{start} {end}" for start, end in span.pieces)
         one_line = span.text.replace("\n", " ").replace("\r", " ")
-        lines.append(f"{span.key}\t{span.label} {pieces}\t{one_line}")
+        lines.append(f"{span.key}\t{span.types[0]} {pieces}\t{one_line}")
         lines += [f"#\tAnnotatorNotes {span.key}\t{note}" for note in span.notes]
         lines += [
-            f"N{span.key}{number}\tReference {span.key} {resource}:{id_}\tname"
-            for number, (resource, id_) in enumerate(span.normalizations)
+            f"N{span.key}{number}\tReference {span.key} ICD:{id_}\tname"
+            for number, id_ in enumerate(span.concepts)
         ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def reread(text: str, ann: bytes, problems: Problems | None = None) -> list[BratSpan]:
+def reread(text: str, ann: bytes, problems: Problems | None = None) -> list[Span]:
     with tempfile.TemporaryDirectory() as folder:
         ann_path, text_path = Path(folder, "a.ann"), Path(folder, "a.txt")
         ann_path.write_bytes(ann)
@@ -219,8 +222,8 @@ def reread(text: str, ann: bytes, problems: Problems | None = None) -> list[Brat
         return read_brat(ann_path, text_path, problems).spans
 
 
-def bare(spans: list[BratSpan]) -> list[tuple]:
-    return [(s.key, s.label, s.pieces, s.text, s.notes, s.normalizations) for s in spans]
+def bare(spans: list[Span]) -> list[tuple]:
+    return [(s.key, s.types, s.pieces, s.text, s.notes, s.concepts) for s in spans]
 
 
 @given(documents())
@@ -241,14 +244,14 @@ def test_a_file_cut_short_gives_no_wrong_span(document, data):
     own = {span.key: span for span in spans}
     for span in found:
         original = own[span.key]
-        assert (span.label, span.pieces, span.text) == (
-            original.label,
+        assert (span.types, span.pieces, span.text) == (
+            original.types,
             original.pieces,
             original.text,
         )
-        assert span.normalizations == original.normalizations[: len(span.normalizations)]
+        assert span.concepts == original.concepts[: len(span.concepts)]
     lost = cut.count(b"\n") + bool(cut.rpartition(b"\n")[2].strip())  # lines begun
-    begun = sum(len(s.notes) + len(s.normalizations) + 1 for s in found)
+    begun = sum(len(s.notes) + len(s.concepts) + 1 for s in found)
     assert begun + sum(problems.counts.values()) == lost
 
 

@@ -10,13 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.formats.notes import (
-    CodedSpan,
-    Note,
-    read_json_notes,
-    read_note_texts,
-    read_table_notes,
-)
+from hf_kfc.ranking.formats.documents import Document, Span
+from hf_kfc.ranking.formats.notes import read_json_notes, read_note_texts, read_table_notes
 from hf_kfc.ranking.problems import Problems
 
 TEXT = "no chest\r\npain, 😀 flu"
@@ -31,7 +26,7 @@ def span(start: object = 3, end: object = 14, code: object = "R07.9", **more: ob
     return {"start": start, "end": end, "code": code, **more}
 
 
-def both_ways(read, message: str, reason: str) -> list[Note]:
+def both_ways(read, message: str, reason: str) -> list[Document]:
     """Read with an error that is raised, then with one that is counted."""
     with pytest.raises(DataError, match=f"^{message}"):
         list(read(Problems()))
@@ -47,25 +42,25 @@ def test_json_notes(tmp_path):
     more.write_bytes(gzip.compress(note([], "n2", "well").encode()))
     where = f"{path}:1"
     assert list(read_json_notes([path, more])) == [
-        Note(
+        Document(
             "n1",
             TEXT,
             [
-                CodedSpan(((3, 14),), "chest\r\npain", ("R07.9",), where),
-                CodedSpan(((18, 21),), "flu", (), where),
+                Span(((3, 14),), "chest\r\npain", ("R07.9",), where),
+                Span(((18, 21),), "flu", (), where),
             ],
         ),
-        Note("n2", "well"),
+        Document("n2", "well"),
     ]
 
 
 @pytest.mark.parametrize(
     ("line", "reason", "message"),
     [
-        (note([])[:-3], "line is not JSON", "not JSON; correct or remove the line"),
-        ("[" * 100_000, "line is not JSON", "not JSON; correct or remove the line"),
-        ('{"id": "\\ud800"}', "line is not JSON", "not JSON; correct or remove the line"),
-        ("", "line is not JSON", "not JSON; correct or remove the line"),
+        (note([])[:-3], "line is not JSON", "not JSON ("),
+        ("[" * 100_000, "line is not JSON", "not JSON ("),
+        ('{"id": "\\ud800"}', "line is not JSON", "not JSON ("),
+        ("", "line is not JSON", "not JSON ("),
         ("[1]", "note without id or text", "expected an object with the strings 'id' and"),
         (note([], 7), "note without id or text", "expected an object with the strings 'id' and"),
         (note([], ""), "note without id or text", "expected an object with the strings 'id' and"),
@@ -117,23 +112,27 @@ def test_tables(tmp_path, content, lines):
     path.write_text(content)
     first, last, other = (f"{path}:{line}" for line in lines)
     assert list(read_table_notes([path], TEXTS)) == [
-        Note(
+        Document(
             "n1",
             TEXT,
             [
-                CodedSpan(((3, 14),), "chest\r\npain", ("R07.9",), first),
-                CodedSpan(((18, 21),), "flu", ("J11",), last),
+                Span(((3, 14),), "chest\r\npain", ("R07.9",), first),
+                Span(((18, 21),), "flu", ("J11",), last),
             ],
         ),
-        Note("n2", "well", [CodedSpan(((0, 4),), "well", (), other)]),
+        Document("n2", "well", [Span(((0, 4),), "well", (), other)]),
     ]
 
 
 @pytest.mark.parametrize(
     ("row", "reason", "message"),
     [
-        ("n1,3,14,R07", "malformed row", "expected 5 fields, got 4; correct the row"),
-        ("n1,3,14,R07.9,a,b", "malformed row", "expected 5 fields, got 6; correct the row"),
+        ("n1,3,14,R07", "malformed row", "expected 5 fields, got 4; correct or remove the row"),
+        (
+            "n1,3,14,R07.9,a,b",
+            "malformed row",
+            "expected 5 fields, got 6; correct or remove",
+        ),
         ('n1,3,14,R07.9,"a"b', "malformed row", "not a row of the table (',' expected after '\"'"),
         ("n1,x,14,R07.9,a", "malformed row", "start 'x' and end '14' are not numbers; correct"),
         ("n1,3,-1,R07.9,a", "malformed row", "start '3' and end '-1' are not numbers; correct"),
@@ -161,12 +160,16 @@ def test_table_with_an_open_quote_names_the_row_where_it_opens(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "missing"),
-    [("", "note"), ("n1,3,14,R07.9\n", "note"), ("note\tstart\tend\tcodes\n", "code")],
+    [
+        ("", "note, start, end, code"),
+        ("n1,3,14,R07.9\n", "note, start, end, code"),
+        ("note\tstart\tend\tcodes\n", "code"),
+    ],
 )
 def test_table_without_a_column_is_refused_in_any_case(tmp_path, content, missing):
     path = tmp_path / "a.csv"
     path.write_text(content)
-    with pytest.raises(DataError, match=rf"^{path}:1: no column '{missing}' in the header; add"):
+    with pytest.raises(DataError, match=rf"^{path}:1: no column {missing} in the header, or sev"):
         list(read_table_notes([path], TEXTS, Problems("count")))
 
 
@@ -186,24 +189,26 @@ def test_texts(tmp_path):
 
 
 @st.composite
-def notes(draw) -> list[Note]:
+def notes(draw) -> list[Document]:
     texts = draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=2, max_size=20)))
-    found = [Note(f"n{number}", text) for number, text in enumerate(texts)]
+    found = [Document(f"n{number}", text) for number, text in enumerate(texts)]
     for own in found:
         for start in draw(st.sets(st.integers(0, len(own.text) - 1), min_size=1, max_size=3)):
             end = draw(st.integers(start + 1, len(own.text)))
             codes = draw(st.sampled_from([(), ("R07.9",), ("a00",)]))
-            own.spans.append(CodedSpan(((start, end),), own.text[start:end], codes, ""))
+            own.spans.append(Span(((start, end),), own.text[start:end], codes, ""))
     return found
 
 
-def bare(notes: list[Note]) -> list[tuple]:
-    return [(n.id, n.text, [(s.pieces, s.text, s.codes) for s in n.spans]) for n in notes]
+def bare(notes: list[Document]) -> list[tuple]:
+    return [(n.id, n.text, [(s.pieces, s.text, s.concepts) for s in n.spans]) for n in notes]
 
 
-def cells(notes: list[Note]) -> list[tuple]:
+def cells(notes: list[Document]) -> list[tuple]:
     return [
-        (n.id, *s.pieces[0], s.codes[0] if s.codes else "", s.text) for n in notes for s in n.spans
+        (n.id, *s.pieces[0], s.concepts[0] if s.concepts else "", s.text)
+        for n in notes
+        for s in n.spans
     ]
 
 
@@ -211,7 +216,11 @@ def cells(notes: list[Note]) -> list[tuple]:
 @settings(deadline=None, max_examples=60)
 def test_any_notes_read_back_and_cut_short_give_no_wrong_span(own, data):
     lines = [
-        note([span(*s.pieces[0], s.codes[0] if s.codes else None) for s in n.spans], n.id, n.text)
+        note(
+            [span(*s.pieces[0], s.concepts[0] if s.concepts else None) for s in n.spans],
+            n.id,
+            n.text,
+        )
         for n in own
     ]
     with tempfile.TemporaryDirectory() as folder:

@@ -27,9 +27,9 @@ def test_a_concept_has_its_first_mesh_identifier(read):
     ) == [
         Concept("C", "Toy Diseases"),
         Concept("D01", "Toy Fever", ("Fever, Toy",)),
-        Concept("D02", "Bear Ache", ("Ache of Bears",)),
+        Concept("D02", "Bear Ache", ("Ache of Bears",), (), ("1234", "C03")),
         Concept("5678", "Doll Palsy"),
-        Concept("MESH:D04", "Train Sickness"),
+        Concept("MESH:D04", "Train Sickness", (), (), ("OMIM:9",)),
     ]
 
 

@@ -45,7 +45,7 @@ def read(tmp_path):
 
 def test_terms_with_their_exact_synonyms(read):
     assert read(COLD, OTHER, OLD, FLU, OTHER) == [
-        Concept("TOY:1", "common cold", ("cold", 'acute, viral "rhinitis" [sic]')),
+        Concept("TOY:1", "common cold", ("cold", 'acute, viral "rhinitis" [sic]'), (), ("TOY:11",)),
         Concept("TOY:2", "flu"),
     ]
 

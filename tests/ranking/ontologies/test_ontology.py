@@ -18,7 +18,12 @@ CONCEPTS = [
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 concepts = st.builds(
-    Concept, texts, texts, st.lists(texts, max_size=2).map(tuple), st.lists(texts).map(tuple)
+    Concept,
+    texts,
+    texts,
+    st.lists(texts, max_size=2).map(tuple),
+    st.lists(texts).map(tuple),
+    st.lists(texts, max_size=2).map(tuple),
 )
 ontologies = st.lists(concepts, min_size=1, max_size=6, unique_by=lambda concept: concept.id)
 

@@ -113,7 +113,7 @@ def test_filters_by_language_source_and_suppression(read):
     [
         ({"sources": ["MSH", "ICD10", "RXNORM"]}, "no name of ICD10, RXNORM passes"),
         ({"languages": ["ENG", "FRE"]}, "no name of FRE passes"),
-        ({"languages": "ENG"}, "no name of E, G, N passes"),
+        ({"languages": "ENG"}, "languages is the text 'ENG'; give a list"),
         ({"sources": ["OLD"]}, "no name of ENG, OLD passes"),
     ],
 )

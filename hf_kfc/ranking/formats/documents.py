@@ -1,16 +1,67 @@
-"""Spans of a text, in one piece or several, and their check against the text."""
+"""What all readers of corpora give: documents, and the spans that are marked in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..problems import Problems
 
-__all__ = ["Pieces", "pieces_text", "same_words", "span_text"]
+__all__ = ["Document", "Pieces", "Span", "pieces_text", "same_words", "span_text"]
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
 """Start and end (exclusive) of each piece of a span, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A marked span of a text.
+
+    Args:
+        pieces: Start and end of each of its pieces; what is before the first and after the last
+            is its context.
+        text: Its words; as a rule the pieces as they stand in the text, joined by spaces.
+        concepts: The identifiers that it is mapped to, as the file writes them, marks for "no
+            concept" included; none where it has none.
+        where: File and line, ``"path:number"``.
+        key: What tells it from the others of its document; empty: its offsets do.
+        types: Its types, as the file writes them.
+        names: What the corpus's vocabulary calls each concept, if it says so (else empty).
+        notes: What annotators wrote on it.
+        remarks: What is unusual about it, in words that are the same for all such spans.
+    """
+
+    pieces: Pieces
+    text: str
+    concepts: tuple[str, ...] = ()
+    where: str = ""
+    key: str = ""
+    types: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Document:
+    """A text, or a part of one, and the spans marked in it.
+
+    Args:
+        id: The document's identifier; parts of one document share it.
+        text: What offsets count in.
+        spans: The spans, in the file's order.
+        split: The split that it belongs to, where the reader knows.
+        remarks: What was passed over in it, each in words that are the same for all such things.
+        unusable: Why none of its spans can be used; empty: they can.
+    """
+
+    id: str
+    text: str
+    spans: list[Span] = field(default_factory=list)
+    split: str = ""
+    remarks: list[str] = field(default_factory=list)
+    unusable: str = ""
 
 
 def pieces_text(text: str, pieces: Pieces) -> str:
@@ -65,7 +116,7 @@ def span_text(
     if written is not None and not same_words(written, found):
         message = (
             f"mention {written[:80]!r} is not the text at {_listed(pieces)}, which is "
-            f"{found[:80]!r}; correct the offsets or the mention"
+            f"{found[:80]!r}; correct the offsets, which count characters, or the mention"
         )
         problems("mention differs from the text", where, message)
         return None

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.formats.spans import pieces_text, same_words, span_text
+from hf_kfc.ranking.formats.documents import pieces_text, same_words, span_text
 from hf_kfc.ranking.problems import Problems
 
 TEXT = "no chest\n pain"

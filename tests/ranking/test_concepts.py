@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.ontologies.concepts import concept_from_names, surface_forms, widened
+from hf_kfc.ranking.concepts import concept_from_names, surface_forms, widened
+from hf_kfc.ranking.ontologies import Ontology
 from hf_kfc.ranking.schema import Concept, Mention
 
 
@@ -51,7 +52,7 @@ def test_surface_forms_go_by_frequency_then_by_first_appearance():
 def test_widened_adds_synonyms_and_then_new_concepts():
     concepts = [Concept("C1", "Cold", ("coryza",), ("Finding",)), Concept("C2", "Flu")]
     names = {"C4": ["ague", "Ague", "chill"], "C1": ["CORYZA", "a cold"], "C3": ["ache"]}
-    assert list(widened(concepts, names)) == [
+    assert list(widened(Ontology(concepts), names)) == [
         Concept("C1", "Cold", ("coryza", "a cold"), ("Finding",)),
         Concept("C2", "Flu"),
         Concept("C4", "ague", ("chill",)),
