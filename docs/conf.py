@@ -1,0 +1,79 @@
+"""The site: ``sphinx-build -W -b html docs docs/_build``."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the docstrings of this checkout, installed or not
+
+from hf_kfc import __version__  # noqa: E402
+
+_URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+
+project = "hf_kfc"
+author = copyright = "The hf_kfc developers"  # noqa: A001 - Sphinx's name of it
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"hf_kfc {version}"
+html_theme_options = {"source_repository": _URLS["Homepage"], "source_directory": "docs/"}
+
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # the generated report begins parts at any depth
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+_LINK = re.compile(r"(?<!!)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def _link_to_the_repository(page: Path, text: str) -> str:
+    """Let links to files that are not pages of the site lead to the repository.
+
+    The pages are read in the repository as well, where such links are relative.
+
+    Args:
+        page: The file that the links are relative to.
+        text: Its Markdown.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        target = (page.parent / match[1]).resolve()
+        is_page = target.suffix in {".md", ".html"} and target.is_relative_to(ROOT / "docs")
+        if is_page or not target.is_relative_to(ROOT):
+            return match[0]
+        kind = "tree" if target.is_dir() else "blob"
+        where = target.relative_to(ROOT).as_posix()
+        return f"]({_URLS['Homepage']}/{kind}/main/{where}{match[2] or ''})"
+
+    return _LINK.sub(replace, text)
+
+
+def setup(app: Sphinx) -> None:
+    """Hook up what changes pages while they are read.
+
+    Args:
+        app: Sphinx.
+    """
+
+    def read(app: Sphinx, docname: str, content: list[str]) -> None:
+        content[0] = _link_to_the_repository(Path(app.env.doc2path(docname)), content[0])
+
+    def include(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
+        content[0] = _link_to_the_repository(Path(app.srcdir, path), content[0])
+
+    app.connect("source-read", read)
+    app.connect("include-read", include)
