@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 
 from .errors import HfKfcError
 
-__all__ = ["refuse_blocked", "refuse_foreign", "replace_directory"]
+__all__ = ["read_bounded", "refuse_blocked", "refuse_foreign", "replace_directory"]
 
 
 def refuse_blocked(directory: Path) -> None:
@@ -77,3 +78,26 @@ def _settle(directory: Path, replaced: Path) -> None:
     if replaced.exists() and not directory.exists():
         replaced.rename(directory)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a file that somebody else may have put there.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may have.
+
+    Raises:
+        HfKfcError: It is too large, or no regular file: a pipe or a device never ends.
+        OSError: It is not there, or cannot be read.
+    """
+    status = path.stat()  # of a link, its target
+    if not S_ISREG(status.st_mode):
+        raise HfKfcError(f"{path} is no regular file")
+    if status.st_size > limit:
+        raise HfKfcError(f"{path} has {status.st_size} bytes, expected at most {limit}")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise HfKfcError(f"{path} has more than {limit} bytes")
+    return content

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..curvature import Curvature
 from ..errors import PriorError
 from .content import fingerprint_of, to_content
-from .misfits import misfits_of
+from .problems import problems_of_parts
 from .provenance import Provenance
 
 __all__ = ["BasePrior", "PriorT"]
@@ -35,8 +35,10 @@ class BasePrior:
         self.anchor = dict(anchor)
         self.curvature = curvature
         self.provenance = provenance
-        if misfits := misfits_of(self.anchor, curvature, provenance):
-            raise PriorError(f"prior of task '{provenance.task}' is unusable: {'; '.join(misfits)}")
+        if problems := problems_of_parts(self.anchor, curvature, provenance):
+            raise PriorError(
+                f"prior of task '{provenance.task}' is unusable: {'; '.join(problems)}"
+            )
 
     @property
     def task(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
 from ..errors import PriorError
-from .description import ANCHOR, ROWS, is_list_of_names, malformed, strings
-from .misfits import misfits_of, row_misfits
+from .problems import block_problems, problems_of_parts
 from .provenance import Provenance
+from .schema import ANCHOR, ROWS, BlockEntry, Outline, read
 
 __all__ = ["Parts", "fingerprint_of", "from_content", "stored_bytes", "to_content"]
 
@@ -85,67 +84,82 @@ def from_content(
 
     Raises:
         PriorError: There are damages, or the content is malformed; all is listed, including what
-            :func:`misfits_of` finds in the rest.
+            :func:`problems_of_parts` finds in the rest.
     """
     problems = list(damages)
+    right = {name: value for name, value in tensors.items() if value.dtype in _dtypes(name)}
     problems += [
         f"tensor {name} is {value.dtype}, expected {' or '.join(map(str, _dtypes(name)))}"
         for name, value in tensors.items()
-        if value.dtype not in _dtypes(name)
+        if name not in right
     ]
-    blocks, unclear = _read_blocks(config, tensors, problems, incomplete=bool(damages))
-    examples, ignored, provenance = _read_fields(config, problems)
-    curvature = Curvature(tuple(blocks), examples, tuple(ignored))
-    anchor = {
-        name.removeprefix(ANCHOR): value
-        for name, value in tensors.items()
-        if name.startswith(ANCHOR)
+    outline, wrong = read(Outline, config, "the description")
+    problems += wrong
+    try:
+        provenance = Provenance.from_dict(config.get("provenance"))
+    except PriorError as error:
+        problems.append(str(error))
+        provenance = Provenance("")
+    values = config.get("blocks")
+    listed = isinstance(values, list)
+    read_blocks = [
+        read(BlockEntry, entry, f"block {n}") for n, entry in enumerate(values if listed else [])
+    ]
+    problems += [phrase for _, wrong in read_blocks for phrase in wrong]
+    entries = [entry for entry, _ in read_blocks if entry is not None]
+    # What is malformed is not also missing.
+    incomplete = bool(damages) or len(entries) < len(read_blocks) or not listed
+    blocks = []
+    for entry in entries:
+        block, wrong = _block(entry, tensors, right, incomplete=bool(damages))
+        problems += [f"{entry.name}: {phrase}" for phrase in wrong]
+        blocks.append(block)
+    used = {key for e in entries for key in (*e.tensors.values(), *e.rows.values())}
+    if not incomplete:
+        problems += [
+            f"tensor {name} belongs to no block"
+            for name in tensors
+            if name not in used and not name.startswith(ANCHOR)
+        ]
+    anchor = _covered(blocks, model or {}) | {
+        name.removeprefix(ANCHOR): value for name, value in right.items() if name.startswith(ANCHOR)
     }
-    anchor = _covered(blocks, model or {}) | anchor
+    examples, ignored = (outline.num_curvature_examples, outline.ignored) if outline else (0, [])
+    curvature = Curvature(tuple(blocks), examples, tuple(ignored))
     if problems:
-        judged = {
-            # what is said above is not said again: wrong dtypes, parameters of malformed blocks
-            name: value if value.dtype == torch.float32 else torch.zeros(()).expand(value.shape)
-            for name, value in anchor.items()
-            if name not in unclear or name in curvature.parameters
-        }
-        problems += misfits_of(judged, curvature, provenance, incomplete=bool(damages))
+        incomplete = incomplete or len(right) < len(tensors)
+        problems += problems_of_parts(anchor, curvature, provenance, incomplete=incomplete)
         raise PriorError("; ".join(problems))
     return anchor, curvature, provenance
 
 
-def _read_blocks(
-    config: Mapping[str, Any],
+def _block(
+    entry: BlockEntry,
     tensors: Mapping[str, Tensor],
-    problems: list[str],
+    right: Mapping[str, Tensor],
     *,
     incomplete: bool,
-) -> tuple[list[Block], set[str]]:
-    """Read the blocks, adding to the problems; and name the parameters of malformed ones."""
-    entries = config.get("blocks")
-    if not isinstance(entries, list):
-        problems.append(f"field blocks is {short(entries)}, expected a list")
-        entries = []
-    blocks, used, unclear = [], set[str | None](), set[str]()
-    for index, entry in enumerate(entries):
-        if wrong := malformed(entry):
-            problems += [f"block {index}: {phrase}" for phrase in wrong]
-            fields = entry if isinstance(entry, dict) else {}
-            unclear |= strings(fields.get("parameters"), keys=True)
-            used |= strings(fields.get("tensors"))
-        else:
-            operator, wrong = _operator(entry, tensors, incomplete=incomplete)
-            rows, wrong_rows = _rows(entry, tensors, incomplete=incomplete)
-            problems += [f"{entry['name']}: {phrase}" for phrase in (*wrong, *wrong_rows)]
-            shapes = {name: tuple(shape) for name, shape in entry["parameters"].items()}
-            blocks.append(Block(entry["name"], Layout(entry["layout"]), shapes, operator, **rows))
-            used |= {*entry["tensors"].values(), *map(entry.get, ROWS)}
-    problems += [
-        f"tensor {name} belongs to no block"
-        for name in tensors
-        if name not in used and not name.startswith(ANCHOR)
-    ]
-    return blocks, unclear
+) -> tuple[Block, list[str]]:
+    """Build a block; its operator is one that fits anything, with the reasons, if it cannot be."""
+    named = {**entry.tensors, **entry.rows}
+    problems = (
+        [] if incomplete else [f"tensor {k} is missing" for k in named.values() if k not in tensors]
+    )
+    rows = {part: right[key] for part, key in entry.rows.items() if key in right}
+    shapes = {name: tuple(shape) for name, shape in entry.parameters.items()}
+    operator: Operator = Identity()
+    kind = OPERATORS.get(entry.operator)
+    if kind is None:
+        kinds = ", ".join(OPERATORS)
+        problems.append(f"operator '{entry.operator}' is unknown, expected one of {kinds}")
+    elif set(entry.tensors) != set(kind.tensor_names):
+        found, expected = ", ".join(sorted(entry.tensors)), ", ".join(kind.tensor_names)
+        problems.append(f"operator '{kind.kind}' has tensors {found}, expected {expected}")
+    elif strange := [key for key in entry.tensors.values() if _dtypes(key) != _OPERATOR]:
+        problems += [f"tensor {key} is no part of an operator" for key in strange]
+    elif all(key in right for key in entry.tensors.values()):
+        operator = kind.from_state({part: right[key] for part, key in entry.tensors.items()})
+    return Block(entry.name, Layout(entry.layout), shapes, operator, **rows), problems
 
 
 def _covered(blocks: Sequence[Block], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,29 +168,10 @@ def _covered(blocks: Sequence[Block], model: Mapping[str, Tensor]) -> dict[str, 
     for block in blocks:
         own = {name: model[name].float() for name in block.shapes if name in model}
         whole = {name: tuple(value.shape) for name, value in own.items()} == block.shapes
-        if block.inputs is not None and whole and not row_misfits(block):
+        if block.inputs is not None and whole and not block_problems(block):
             own = block.covered(own)
         anchor |= own
     return anchor
-
-
-def _read_fields(
-    config: Mapping[str, Any], problems: list[str]
-) -> tuple[int, list[str], Provenance]:
-    """Read the number of examples, the ignored parameters and the provenance."""
-    examples, ignored = config.get("num_curvature_examples"), config.get("ignored")
-    if type(examples) is not int or examples < 0:
-        problems.append(f"field num_curvature_examples is {short(examples)}, expected a count")
-        examples = 0
-    if not is_list_of_names(ignored):
-        problems.append(f"field ignored is {short(ignored)}, expected a list of names")
-        ignored = []
-    try:
-        provenance = Provenance.from_dict(config.get("provenance"))
-    except PriorError as error:
-        problems.append(str(error))
-        provenance = Provenance("")
-    return examples, ignored, provenance
 
 
 def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -187,43 +182,6 @@ def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     for name in names:
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _operator(
-    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], *, incomplete: bool
-) -> tuple[Operator, list[str]]:
-    """Build a block's operator; a stand-in that fits anything, with the reasons, if it cannot."""
-    keys: dict[str, str] = entry["tensors"]
-    missing = [key for key in keys.values() if key not in tensors]
-    problems = [] if incomplete else [f"tensor {key} is missing" for key in missing]
-    kind = OPERATORS.get(entry["operator"])
-    if kind is None:
-        problems.append(
-            f"operator '{entry['operator']}' is unknown, expected one of {', '.join(OPERATORS)}"
-        )
-    elif set(keys) != set(kind.tensor_names):
-        found, expected = ", ".join(sorted(keys)), ", ".join(kind.tensor_names)
-        problems.append(f"operator '{kind.kind}' has tensors {found}, expected {expected}")
-    elif strange := [key for key in keys.values() if _dtypes(key) != _OPERATOR]:
-        problems += [f"tensor {key} is no part of an operator" for key in strange]
-    elif not missing and all(tensors[key].dtype in _OPERATOR for key in keys.values()):
-        return kind.from_state({part: tensors[key] for part, key in keys.items()}), []
-    return Identity(), problems
-
-
-def _rows(
-    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], *, incomplete: bool
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Find which tokens an embedding's block covers, and in how many examples they were seen."""
-    keys = {part: entry[part] for part in ROWS if entry.get(part) is not None}
-    missing = [key for key in keys.values() if key not in tensors]
-    problems = [] if incomplete else [f"tensor {key} is missing" for key in missing]
-    right = {
-        part: tensors[key]
-        for part, key in keys.items()
-        if key in tensors and tensors[key].dtype in _dtypes(_CURVATURE + part)
-    }
-    return right, problems
 
 
 def stored_bytes(name: str, tensor: Tensor) -> int:

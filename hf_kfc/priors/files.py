@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NoReturn
 
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import HubError, PriorError
-from ..files import refuse_blocked, replace_directory
+from ..errors import HfKfcError, HubError, PriorError
+from ..files import read_bounded, refuse_blocked, replace_directory
 from ..hub import Snapshot
-from .description import part_of, tensors_of
-from .tensor_files import describe, read_tensors
+from .schema import FileEntry, part_of, read, tensors_of
 
 __all__ = [
     "CONFIG_LIMIT",
     "CONFIG_NAME",
     "FORMAT",
     "FORMAT_VERSION",
-    "find_prior_files",
+    "checksum_of",
+    "describe",
     "holds_tensors",
     "read_config",
     "read_prior_files",
+    "read_tensors",
     "refuse_other_files",
     "write_prior_files",
 ]
@@ -40,7 +42,9 @@ FORMAT_VERSION = 2
 _PATTERN = "prior{suffix}.safetensors"
 _SHARD = re.compile(r"prior(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 _INDEX_NAME = "prior.safetensors.index.json"
-_REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>.+))?", re.ASCII)
+
+
+# --- Writing --------------------------------------------------------------------------------------
 
 
 def write_prior_files(
@@ -58,203 +62,34 @@ def write_prior_files(
         max_shard_size: Size above which the tensors are split into several files.
 
     Raises:
-        PriorError: The folder holds something other than a prior, or a value is not finite.
+        PriorError: The folder holds something other than a prior, a value is not finite, or the
+            disk is full.
     """
     refuse_other_files(directory)
-    with replace_directory(directory) as partial:
-        save_torch_state_dict(
-            tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
-        )
-        files = {path.name: describe(path) for path in sorted(partial.glob("*.safetensors"))}
-        header = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        whole = {**header, **config, "files": files}
-        whole["checksum"] = _checksum(whole)
-        try:
-            text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            raise PriorError(
-                f"{directory} is not written: {CONFIG_NAME} would hold NaN or infinite values; "
-                "give finite metrics"
-            ) from None
-        (partial / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-
-
-def find_prior_files(
-    name_or_path: str | Path,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-) -> Path | Snapshot:
-    """Find out whether a prior is a folder or a repository, and which commit of it.
-
-    Args:
-        name_or_path: A folder, or ``"org/name"`` or ``"org/name@revision"`` on the Hub.
-        revision: Branch, tag or hash, of a repository.
-        token: Access token; by default the one logged in with.
-        cache_dir: Where downloads are kept; by default the cache of the Hub's client.
-
-    Raises:
-        PriorError: The repository has no prior at that revision, or is out of reach.
-    """
-    match = None if isinstance(name_or_path, Path) else _REPOSITORY.fullmatch(name_or_path)
-    if match is None or Path(name_or_path).exists():
-        if revision is not None:
-            raise PriorError(
-                f"revision '{revision}' is given for {name_or_path}, which is a folder"
+    try:
+        with replace_directory(directory) as partial:
+            save_torch_state_dict(
+                tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
             )
-        return Path(name_or_path)
-    repo_id, named = match["repo_id"], match["revision"]
-    if named and revision:
-        raise PriorError(f"{name_or_path} names a revision, and '{revision}' is given; leave one")
-    try:
-        return Snapshot.find(
-            repo_id, named or revision, CONFIG_NAME, CONFIG_LIMIT, token=token, cache_dir=cache_dir
-        )
-    except HubError as error:
-        raise PriorError(f"no prior at {name_or_path}: no such folder, and {error}") from error
-
-
-def read_prior_files(
-    place: Path | Snapshot, layers: Sequence[str] | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """Read a prior's folder or repository.
-
-    Args:
-        place: As made by :func:`write_prior_files`.
-        layers: Patterns of block names (``*``, ``?``, ``[...]``): only those blocks, from the
-            files that hold them; None reads all.
-
-    Returns:
-        The configuration, the tensors in the order of their names, and one phrase for each file
-        that is missing or damaged, whose tensors are left out.
-
-    Raises:
-        PriorError: The configuration is missing, damaged, or of an unknown format, or a pattern
-            matches no block.
-    """
-    config = read_config(place)
-    wanted = None
-    if layers is not None:
-        try:
-            config = part_of(config, layers)
-        except PriorError as error:
-            raise PriorError(f"prior at {place}: {error}") from None
-        wanted = tensors_of(config)
-    damages: list[str] = []
-    tensors: dict[str, Tensor] = {}
-    for name, expected in config["files"].items():
-        if wanted is not None and wanted.isdisjoint(_names(expected)):
-            continue
-        try:
-            found = read_tensors(_find_shard(place, name, expected), expected, wanted)
-        except (HubError, PriorError) as error:
-            damages.append(str(error))
-            continue
-        damages += [f"tensor {key} is in two files" for key in found if key in tensors]
-        tensors |= found
-    return config, dict(sorted(tensors.items())), damages
-
-
-def read_config(place: Path | Snapshot) -> dict[str, Any]:
-    """Read what describes a prior.
-
-    Args:
-        place: Its folder or repository.
-
-    Raises:
-        PriorError: It is missing, damaged, or of an unknown format.
-    """
-    where = f"{place}/{CONFIG_NAME}"
-    config, checksum = _parse(_read_text(place, where), where)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise PriorError(f"{where} does not describe a prior (no 'format': '{FORMAT}')")
-    if config.get("format_version") != FORMAT_VERSION:
+            files = {path.name: describe(path) for path in sorted(partial.glob("*.safetensors"))}
+            header = {"format": FORMAT, "format_version": FORMAT_VERSION}
+            whole = {**header, **config, "files": files}
+            whole["checksum"] = _checksum(whole)
+            (partial / CONFIG_NAME).write_text(_text(whole, directory), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
         raise PriorError(
-            f"{where} has format version {short(config.get('format_version'))}, this library reads "
-            f"{FORMAT_VERSION}; install the version of hf_kfc that wrote it"
-        )
-    if config.get("checksum") != checksum:
-        raise PriorError(f"{where} was changed after it was saved; save the prior again")
-    files = config.get("files")
-    if not isinstance(files, dict) or not all(isinstance(v, dict) for v in files.values()):
-        raise PriorError(f"{where} lists no files; save the prior again")
-    return config
+            f"{directory} is not written ({_reason(error)}); what was there before is untouched"
+        ) from error
 
 
-def holds_tensors(name: str) -> bool:
-    """Whether a file of this name, beside a prior's description, is that prior's.
-
-    Args:
-        name: The file's name.
-    """
-    return name == _INDEX_NAME or _SHARD.fullmatch(name) is not None
-
-
-def _read_text(place: Path | Snapshot, where: str) -> str:
+def _text(config: Mapping[str, Any], directory: Path) -> str:
     try:
-        path = _find(place, CONFIG_NAME, CONFIG_LIMIT)
-        if (size := path.stat().st_size) > CONFIG_LIMIT:
-            raise PriorError(f"{where} has {size} bytes, expected at most {CONFIG_LIMIT}")
-        return path.read_text(encoding="utf-8")
-    except HubError as error:
-        raise PriorError(str(error)) from error
-    except FileNotFoundError:
+        return json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
         raise PriorError(
-            f"no prior at {place}: {CONFIG_NAME} is missing; give the folder that "
-            "save_pretrained made"
+            f"{directory} is not written: {CONFIG_NAME} would hold NaN or infinite values; give "
+            "finite metrics"
         ) from None
-    except OSError as error:
-        raise PriorError(f"{where} is not readable ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise PriorError(f"{where} is not valid JSON ({error}); save the prior again") from None
-
-
-def _parse(text: str, where: str) -> tuple[Any, str]:
-    """Read JSON as its standard has it: Python's reader also takes NaN and repeated keys.
-
-    Returns:
-        The value, and its checksum.
-    """
-    try:
-        value = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
-        )
-        return value, _checksum(value) if isinstance(value, dict) else ""
-    except (ValueError, RecursionError) as error:
-        raise PriorError(f"{where} is not valid JSON ({error}); save the prior again") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice")
-    return values
-
-
-def _checksum(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a prior's description, which holds that of every other file."""
-    values = {name: value for name, value in config.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
-
-def _find_shard(place: Path | Snapshot, name: str, expected: Mapping[str, Any]) -> Path:
-    if not _SHARD.fullmatch(name):
-        raise PriorError(f"file {short(name)} is not one that a prior has")
-    size = expected.get("bytes")
-    return _find(place, name, size if isinstance(size, int) else 0)
-
-
-def _find(place: Path | Snapshot, name: str, limit: int) -> Path:
-    return place / name if isinstance(place, Path) else place.fetch(name, limit)
-
-
-def _names(expected: Mapping[str, Any]) -> list[str]:
-    names = expected.get("tensors")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def refuse_other_files(directory: Path) -> None:
@@ -287,3 +122,218 @@ def _foreign(directory: Path) -> str | None:
     except PriorError:
         return f"holds {', '.join(names)} but no prior"
     return None
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read_prior_files(
+    place: Path | Snapshot, layers: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """Read a prior's folder or repository.
+
+    Args:
+        place: As made by :func:`write_prior_files`.
+        layers: Patterns of block names (``*``, ``?``, ``[...]``): only those blocks, from the
+            files that hold them; None reads all.
+
+    Returns:
+        The configuration, the tensors in the order of their names, and one phrase for each file
+        that is missing or damaged, whose tensors are left out.
+
+    Raises:
+        PriorError: The configuration is missing, damaged, or of an unknown format, or a pattern
+            matches no block.
+    """
+    config = read_config(place)
+    wanted = None
+    if layers is not None:
+        try:
+            config = part_of(config, layers)
+        except PriorError as error:
+            raise PriorError(f"prior at {place}: {error}") from None
+        wanted = tensors_of(config)
+    damages: list[str] = []
+    tensors: dict[str, Tensor] = {}
+    for name, values in config["files"].items():
+        expected, problems = read(FileEntry, values, f"file {short(name)}")
+        damages += problems
+        if expected is None or (wanted is not None and wanted.isdisjoint(expected.tensors)):
+            continue
+        try:
+            if not _SHARD.fullmatch(name):
+                raise PriorError(f"file {short(name)} is not one that a prior has")
+            path = find(place, name, expected.bytes)
+            found = read_tensors(path, expected, wanted, cached=isinstance(place, Snapshot))
+        except (HubError, PriorError) as error:
+            damages.append(str(error))
+            continue
+        damages += [f"tensor {key} is in two files" for key in found if key in tensors]
+        tensors |= found
+    return config, dict(sorted(tensors.items())), damages
+
+
+def find(place: Path | Snapshot, name: str, limit: int) -> Path:
+    """Return where a file of a folder or repository is on this machine.
+
+    Args:
+        place: The folder or repository.
+        name: The file's name.
+        limit: The most bytes that are downloaded.
+
+    Raises:
+        HubError: It cannot be fetched.
+    """
+    return place / name if isinstance(place, Path) else place.fetch(name, limit)
+
+
+def read_config(place: Path | Snapshot) -> dict[str, Any]:
+    """Read what describes a prior.
+
+    Args:
+        place: Its folder or repository.
+
+    Raises:
+        PriorError: It is missing, damaged, or of an unknown format.
+    """
+    where = f"{place}/{CONFIG_NAME}"
+    again = "save the prior again"
+    try:
+        path = find(place, CONFIG_NAME, CONFIG_LIMIT)
+        if isinstance(place, Snapshot):
+            again = f"delete the cached copy {path} and load it again, or have it pushed again"
+        text = read_bounded(path, CONFIG_LIMIT).decode()
+    except FileNotFoundError:
+        raise PriorError(
+            f"no prior at {place}: {CONFIG_NAME} is missing; give the folder that "
+            "save_pretrained made"
+        ) from None
+    except OSError as error:
+        raise PriorError(f"{where} is not readable ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise PriorError(f"{where} is not valid JSON ({error}); {again}") from None
+    except HfKfcError as error:
+        raise PriorError(str(error)) from error
+    try:
+        # As the standard has it: Python's reader also takes NaN and repeated keys.
+        config = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
+        )
+        checksum = _checksum(config) if isinstance(config, dict) else ""
+    except (ValueError, RecursionError) as error:
+        raise PriorError(f"{where} is not valid JSON ({error}); {again}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise PriorError(f"{where} does not describe a prior (no 'format': '{FORMAT}')")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise PriorError(
+            f"{where} has format version {short(config.get('format_version'))}, this library reads "
+            f"{FORMAT_VERSION}; install the version of hf_kfc that wrote it"
+        )
+    if config.get("checksum") != checksum:
+        raise PriorError(f"{where} was changed after it was saved; {again}")
+    if not isinstance(config.get("files"), dict):
+        raise PriorError(f"{where} lists no files; {again}")
+    return config
+
+
+def holds_tensors(name: str) -> bool:
+    """Whether a file of this name, beside a prior's description, is that prior's.
+
+    Args:
+        name: The file's name.
+    """
+    return name == _INDEX_NAME or _SHARD.fullmatch(name) is not None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a prior's description, which holds that of every other file."""
+    values = {name: value for name, value in config.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+# --- Safetensors ----------------------------------------------------------------------------------
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a file's size, SHA-256 and tensor names.
+
+    Args:
+        path: A safetensors file.
+
+    Raises:
+        PriorError: It is not one.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names = sorted(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise PriorError(f"file {path.name} is not readable ({_reason(error)})") from None
+    return {**checksum_of(path), "tensors": names}
+
+
+def checksum_of(path: Path) -> dict[str, Any]:
+    """Return a file's size and SHA-256.
+
+    Args:
+        path: The file.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def read_tensors(
+    path: Path,
+    expected: FileEntry,
+    wanted: Collection[str] | None = None,
+    *,
+    cached: bool = False,
+) -> dict[str, Tensor]:
+    """Read a file's tensors, after its size, its SHA-256 and the names in its header.
+
+    Args:
+        path: The file.
+        expected: As :func:`describe` made it; untrusted.
+        wanted: The names of the tensors to be read; None reads all.
+        cached: Whether it is a copy of a file on the Hub.
+
+    Raises:
+        PriorError: The file is missing or not as described.
+    """
+    if not path.is_file():
+        raise PriorError(f"file {path.name} is missing")
+    remedy = f"; delete the cached copy {path} and load it again" if cached else ""
+    try:
+        for key, value in checksum_of(path).items():
+            if value != (due := getattr(expected, key)):
+                raise PriorError(
+                    f"file {path.name} is damaged ({key} {short(value)}, expected "
+                    f"{short(due)}){remedy}"
+                )
+        with safe_open(path, "pt") as file:
+            names = sorted(file.keys())
+            if names != expected.tensors:
+                raise PriorError(
+                    f"file {path.name} has tensors {short(names)}, expected "
+                    f"{short(expected.tensors)}"
+                )
+            return {
+                name: file.get_tensor(name) for name in names if wanted is None or name in wanted
+            }
+    except (OSError, SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes
+        raise PriorError(f"file {path.name} is not readable ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0]

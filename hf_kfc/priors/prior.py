@@ -25,8 +25,8 @@ from ..errors import PriorError
 from ..hub import Source
 from ..precision import wide_dtype
 from .base import BasePrior
-from .compression import compressed_parts
-from .merging import merged_parts
+from .compress import compressed_parts
+from .merge import merged_parts
 from .provenance import Provenance
 from .push import PushedPrior, push_to_hub
 from .store import load, save

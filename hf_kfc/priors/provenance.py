@@ -1,19 +1,21 @@
-"""Where a prior comes from."""
+"""Where a prior comes from.
 
-from __future__ import annotations
+The types of the fields are checked when they are read: no ``from __future__ import annotations``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from math import inf
 from reprlib import repr as short
 from statistics import median
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from ..errors import PriorError
+from .schema import checked, count, counts, numbers, problems_of, size, sizes
 
 __all__ = ["Provenance", "compounded", "summarise_errors"]
 
+# Priors written before there were merged and compressed ones lack them.
 _LATER = ("merged", "merge_damping", "approximation_errors")
 _LIBRARIES = ("hf_kfc", "torch", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -51,64 +53,54 @@ class Provenance:
         library_versions: Versions of the libraries it was made with.
     """
 
-    task: str
-    base_model: str = ""
-    base_revision: str | None = None
-    num_examples: int = 0
-    curvature: str = "identity"
-    labels: str | None = None
-    sharing: str | None = None
-    anchor_metrics: dict[str, float] = field(default_factory=dict)
-    min_examples: int | None = None
-    dropped_inputs: dict[str, int] = field(default_factory=dict)
-    merged: dict[str, float] = field(default_factory=dict)
-    merge_damping: float | None = None
-    approximation_errors: dict[str, float] = field(default_factory=dict)
-    library_versions: dict[str, str] = field(default_factory=_library_versions)
+    task: str = field(metadata=checked("a name"))
+    base_model: str = field(default="", metadata=checked("a name"))
+    base_revision: str | None = field(default=None, metadata=checked("a revision or null"))
+    num_examples: int = field(default=0, metadata=checked("a count", count))
+    curvature: str = field(default="identity", metadata=checked("a name"))
+    labels: str | None = field(default=None, metadata=checked("a name or null"))
+    sharing: str | None = field(default=None, metadata=checked("a name or null"))
+    anchor_metrics: dict[str, float | int] = field(
+        default_factory=dict, metadata=checked("finite numbers by name", numbers)
+    )
+    min_examples: int | None = field(default=None, metadata=checked("a count or null", count))
+    dropped_inputs: dict[str, int] = field(
+        default_factory=dict, metadata=checked("counts by name", counts)
+    )
+    merged: dict[str, float | int] = field(
+        default_factory=dict, metadata=checked("weights by task", sizes)
+    )
+    merge_damping: float | int | None = field(
+        default=None, metadata=checked("a number or null", size)
+    )
+    approximation_errors: dict[str, float | int] = field(
+        default_factory=dict, metadata=checked("relative errors by block", sizes)
+    )
+    library_versions: dict[str, str] = field(
+        default_factory=_library_versions, metadata=checked("versions by name")
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
 
-    def misfits(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Say which fields hold something else than they should, one phrase per field."""
-        right = {
-            "task": isinstance(self.task, str),
-            "base_model": isinstance(self.base_model, str),
-            "base_revision": isinstance(self.base_revision, str | None),
-            "num_examples": type(self.num_examples) is int and self.num_examples >= 0,
-            "curvature": isinstance(self.curvature, str),
-            "labels": isinstance(self.labels, str | None),
-            "sharing": isinstance(self.sharing, str | None),
-            "anchor_metrics": _maps(self.anchor_metrics, (int, float)),
-            "min_examples": self.min_examples is None
-            or (type(self.min_examples) is int and self.min_examples >= 0),
-            "dropped_inputs": _maps(self.dropped_inputs, (int,)),
-            "merged": _maps_to_numbers(self.merged),
-            "merge_damping": self.merge_damping is None or _is_size(self.merge_damping),
-            "approximation_errors": _maps_to_numbers(self.approximation_errors),
-            "library_versions": _maps(self.library_versions, (str,)),
-        }
-        return [
-            f"provenance has {name} {short(getattr(self, name))}"
-            for name, holds in right.items()
-            if not holds
-        ]
+        return [f"provenance: {phrase}" for phrase in problems_of(type(self), vars(self))]
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
         """Rebuild from :meth:`to_dict`.
 
-        Priors written before there were merged and compressed ones lack their fields.
-
         Raises:
-            PriorError: Unknown or missing fields; all are listed.
+            PriorError: Fields are unknown, missing or hold something else; all are listed.
         """
         if not isinstance(values, dict):
             raise PriorError(f"provenance is {short(values)}, expected an object")
         names = [f.name for f in fields(cls)]
         problems = [f"provenance has no {name}" for name in names if name not in {*values, *_LATER}]
         problems += [f"provenance has an unknown {name}" for name in values if name not in names]
+        problems += [f"provenance: {phrase}" for phrase in problems_of(cls, values)]
         if problems:
             raise PriorError("; ".join(problems))
         return cls(**values)
@@ -137,21 +129,3 @@ def compounded(first: float, second: float) -> float:
         second: e₂.
     """
     return first + second + first * second
-
-
-def _maps(value: object, kinds: tuple[type, ...]) -> bool:
-    """Whether it is a dict from names to values of these kinds."""
-    return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, kinds) for k, v in value.items()
-    )
-
-
-def _maps_to_numbers(value: object) -> bool:
-    return _maps(value, (int, float)) and all(
-        map(_is_size, cast(dict[str, object], value).values())
-    )
-
-
-def _is_size(value: object) -> bool:
-    """Whether it is a finite number that is not negative."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf

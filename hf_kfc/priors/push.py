@@ -19,10 +19,9 @@ from ..hub import Committed, Snapshot, Source, commit, hub_errors_as, open_repos
 from ..hub.commit import RepositoryInfo
 from .base import BasePrior
 from .card import prior_card
-from .files import CONFIG_LIMIT, CONFIG_NAME, holds_tensors, read_config
+from .files import CONFIG_LIMIT, CONFIG_NAME, checksum_of, holds_tensors, read_config
 from .privacy import MIN_EXAMPLES, without_rare_inputs
 from .store import save
-from .tensor_files import checksum_of
 
 __all__ = ["PushedPrior", "push_to_hub"]
 

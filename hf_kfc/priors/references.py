@@ -15,8 +15,8 @@ from torch import Tensor
 from ..curvature import Block, Curvature
 from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source, hub_errors_as
-from .description import ANCHOR, parameters_of
-from .tensor_files import describe, read_tensors
+from .files import describe, read_tensors
+from .schema import ANCHOR, AnchorEntry, FileEntry, read, tensors_of
 
 __all__ = ["read_reference", "refer_to_model"]
 
@@ -48,7 +48,7 @@ def refer_to_model(
         expected = describe(path)
         if not wanted.keys().isdisjoint(expected["tensors"]):
             files[name] = expected
-            found |= read_tensors(path, expected, wanted)
+            found |= read_tensors(path, FileEntry(**expected), wanted)
     others = [
         name
         for block in curvature.blocks
@@ -76,19 +76,20 @@ def read_reference(
     Returns:
         Parameters by name, and one phrase for each file that is missing or damaged.
     """
-    reference = config.get("anchor")
-    if reference is None:
+    if config.get("anchor") is None:
         return {}, []
     try:
-        model, files = _read(reference, token, cache_dir)
+        model, files = _read(config["anchor"], token, cache_dir)
     except (HubError, PriorError) as error:
         return {}, [str(error)]
-    wanted, found, damages = parameters_of(config), dict[str, Tensor](), list[str]()
+    wanted = {name.removeprefix(ANCHOR) for name in tensors_of(config) if name.startswith(ANCHOR)}
+    found, damages = dict[str, Tensor](), list[str]()
     for name, expected in files.items():
-        if wanted.isdisjoint(expected["tensors"]):
+        if wanted.isdisjoint(expected.tensors):
             continue
         try:
-            found |= read_tensors(model.fetch(name, expected["bytes"]), expected, wanted)
+            path = model.fetch(name, expected.bytes)
+            found |= read_tensors(path, expected, wanted, cached=True)
         except (HubError, PriorError) as error:
             damages.append(f"{error} (the anchor, from {model})")
     damages += [
@@ -101,26 +102,19 @@ def read_reference(
 
 def _read(
     reference: Any, token: str | None, cache_dir: str | Path | None
-) -> tuple[Snapshot, dict[str, Any]]:
-    if not isinstance(reference, dict):
-        raise PriorError(f"field anchor is {short(reference)}, expected an object")
-    source = Source(reference.get("repo_id", ""), reference.get("revision", ""))
-    files = reference.get("files")
-    if not isinstance(files, dict) or not all(map(_is_description, files.values())):
-        raise PriorError("field anchor lists no files")
-    for name in files:
+) -> tuple[Snapshot, dict[str, FileEntry]]:
+    entry, problems = read(AnchorEntry, reference, "the anchor")
+    files = dict[str, FileEntry]()
+    for name, values in entry.files.items() if entry else ():
         if not _WEIGHTS.fullmatch(name):
-            raise PriorError(f"file {short(name)} is not one that a model has")
-    return Snapshot(source, token, cache_dir), files
-
-
-def _is_description(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and type(value.get("bytes")) is int
-        and isinstance(value.get("tensors"), list)
-        and all(isinstance(name, str) for name in value["tensors"])
-    )
+            problems.append(f"file {short(name)} is not one that a model has")
+        file, wrong = read(FileEntry, values, f"file {short(name)} of the anchor")
+        problems += wrong
+        if file is not None:
+            files[name] = file
+    if entry is None or problems:
+        raise PriorError("; ".join(problems))
+    return Snapshot(Source(entry.repo_id, entry.revision), token, cache_dir), files
 
 
 def _weights(model: Snapshot) -> dict[str, int]:

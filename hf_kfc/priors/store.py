@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import PriorError
+from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source
 from .base import BasePrior, PriorT
 from .content import fingerprint_of, from_content, to_content
-from .description import ANCHOR
-from .files import CONFIG_NAME, find_prior_files, read_prior_files, write_prior_files
+from .files import CONFIG_LIMIT, CONFIG_NAME, read_prior_files, write_prior_files
 from .references import read_reference, refer_to_model
+from .schema import ANCHOR
 
 __all__ = ["load", "save"]
+
+_REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>.+))?", re.ASCII)
 
 
 def save(
@@ -70,7 +73,7 @@ def load(
     Raises:
         PriorError: Files are missing, damaged or out of reach, or the content is no valid prior.
     """
-    place = find_prior_files(name_or_path, revision, token, cache_dir)
+    place = _find(name_or_path, revision, token, cache_dir)
     config, tensors, damages = read_prior_files(place, layers)
     try:
         model, more = read_reference(config, token, cache_dir)
@@ -84,3 +87,28 @@ def load(
             f"({CONFIG_NAME} has another fingerprint)"
         )
     return prior, place.source if isinstance(place, Snapshot) else None
+
+
+def _find(
+    name_or_path: str | Path,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | Path | None,
+) -> Path | Snapshot:
+    """Find out whether a prior is a folder or a repository, and which commit of it."""
+    match = None if isinstance(name_or_path, Path) else _REPOSITORY.fullmatch(name_or_path)
+    if match is None or Path(name_or_path).exists():
+        if revision is not None:
+            raise PriorError(
+                f"revision '{revision}' is given for {name_or_path}, which is a folder"
+            )
+        return Path(name_or_path)
+    repo_id, named = match["repo_id"], match["revision"]
+    if named and revision:
+        raise PriorError(f"{name_or_path} names a revision, and '{revision}' is given; leave one")
+    try:
+        return Snapshot.find(
+            repo_id, named or revision, CONFIG_NAME, CONFIG_LIMIT, token=token, cache_dir=cache_dir
+        )
+    except HubError as error:
+        raise PriorError(f"no prior at {name_or_path}: no such folder, and {error}") from error

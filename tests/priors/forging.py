@@ -13,8 +13,7 @@ from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 from hf_kfc.priors.content import fingerprint_of
-from hf_kfc.priors.files import read_prior_files, write_prior_files
-from hf_kfc.priors.tensor_files import checksum_of, describe
+from hf_kfc.priors.files import checksum_of, describe, read_prior_files, write_prior_files
 
 from .samples import Tensors, prior
 

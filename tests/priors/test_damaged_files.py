@@ -30,7 +30,7 @@ def test_a_path_that_is_not_a_folder(folder: Path) -> None:
     )
     (folder / "config.json").unlink()
     (folder / "config.json").mkdir()
-    assert refusal(folder) == f"{folder / 'config.json'} is not readable (Is a directory)"
+    assert refusal(folder) == f"{folder / 'config.json'} is no regular file"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_unknown_version(version: Any, folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("files", [None, [SHARD], {SHARD: "sha256"}])
+@pytest.mark.parametrize("files", [None, [SHARD], "sha256"])
 def test_configuration_without_files(files: Any, folder: Path) -> None:
     write_config(folder, read_config(folder) | {"files": files})
     assert refusal(folder) == f"{folder / 'config.json'} lists no files; save the prior again"
@@ -187,16 +187,19 @@ def test_a_very_long_name_of_a_file(folder: Path) -> None:
     config = read_config(folder)
     config["files"]["x" * 5000] = {}
     write_config(folder, config)
-    (phrase,) = phrases(folder)
-    assert len(phrase) < 100
+    for phrase in phrases(folder):
+        assert len(phrase) < 100
 
 
 def test_files_without_checksums(folder: Path) -> None:
     config = read_config(folder)
     config["files"] = {SHARD: {}}
     write_config(folder, config)
-    size = (folder / SHARD).stat().st_size
-    assert phrases(folder) == [f"file prior.safetensors is damaged (bytes {size}, expected None)"]
+    assert phrases(folder) == [
+        "file 'prior.safetensors': field bytes is missing, expected a count",
+        "file 'prior.safetensors': field sha256 is missing, expected a sum",
+        "file 'prior.safetensors': field tensors is missing, expected a list of names",
+    ]
 
 
 def test_a_tensor_in_two_files(folder: Path) -> None:

@@ -211,11 +211,11 @@ def test_a_forged_pointer_to_other_weights(hub: HubServer, tmp_path: Path) -> No
     ("fields", "reason"),
     [
         ({"repo_id": "../.."}, "'../..' is no repository"),
-        ({"repo_id": None}, "None is no repository"),
+        ({"repo_id": None}, "the anchor: field repo_id is None, expected a name"),
         ({"revision": "main"}, "is not pinned by 'main'"),
-        ({"revision": ["0"]}, "is not pinned by"),
-        ({"files": []}, "field anchor lists no files"),
-        ({"files": {"model.safetensors": {}}}, "field anchor lists no files"),
+        ({"revision": ["0"]}, "the anchor: field revision is ['0'], expected a commit's full hash"),
+        ({"files": []}, "the anchor: field files is [], expected files by name"),
+        ({"files": {"model.safetensors": {}}}, "of the anchor: field bytes is missing"),
         ({"files": {}}, "the anchor of words.weight is missing"),
     ],
 )

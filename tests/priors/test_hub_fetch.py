@@ -11,6 +11,7 @@ from hf_kfc.errors import PriorError
 from hf_kfc.hub import Source
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
+from hf_kfc.priors import store as store_module
 
 from .hub_cases import NAME, public, push, put, repository
 from .samples import assert_equal_priors, assert_equal_tensors, model, prior
@@ -185,7 +186,7 @@ def test_what_is_too_large_is_not_downloaded(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push()
-    monkeypatch.setattr(files_module, "CONFIG_LIMIT", 100)
+    monkeypatch.setattr(store_module, "CONFIG_LIMIT", 100)
     size = len(repository(hub).resolve("main").files["config.json"].content)
     assert refusal() == (
         f"no prior at {NAME}: no such folder, and config.json of {NAME}@main has {size} bytes, "
