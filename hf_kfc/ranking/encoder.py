@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoModelForMultipleChoice, PreTrainedModel
 
 from ..errors import ConsolidationError
@@ -23,7 +24,8 @@ def load_ranker(name_or_path: str | Path, *, num_layers: int | None = None) -> P
         num_layers: Keep only the first layers, this many; by default all.
 
     Returns:
-        The model, in evaluation mode.
+        The model, in evaluation mode and in float32 whatever it was saved in: small steps are lost
+        on weights of 16 bits. For 16-bit arithmetic set ``bf16`` in the training arguments.
 
     Raises:
         ConsolidationError: The model has no layers to choose from, or fewer than ``num_layers``.
@@ -47,5 +49,7 @@ def load_ranker(name_or_path: str | Path, *, num_layers: int | None = None) -> P
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None) is not None:
             config.layer_types = config.layer_types[:num_layers]
-    model: PreTrainedModel = AutoModelForMultipleChoice.from_pretrained(name_or_path, config=config)
+    model: PreTrainedModel = AutoModelForMultipleChoice.from_pretrained(
+        name_or_path, config=config, dtype=torch.float32
+    )
     return model

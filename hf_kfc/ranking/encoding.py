@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -21,6 +22,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import DataError
+from .problems import refuse_text
 
 __all__ = ["encode_candidates", "train_tokenizer"]
 
@@ -137,7 +139,11 @@ class _CandidateEncoder:
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,  # "[SEP]" in a note is text
+            return_attention_mask=False,
+            verbose=False,
         )["input_ids"]
         return ids
 
@@ -248,6 +254,22 @@ def encode_candidates(
     return encoded.remove_columns(list(_COUNTS))
 
 
+def _normalizer() -> normalizers.Normalizer:
+    """BERT's, but that marks go from Latin, Greek and Cyrillic letters alone.
+
+    In other scripts they are letters: BERT's would leave out the vowels of Hindi and Thai.
+    """
+    accents = Regex(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}])\p{Mn}+")
+    return normalizers.Sequence(
+        [
+            normalizers.BertNormalizer(strip_accents=False, lowercase=False),
+            normalizers.NFD(),
+            normalizers.Replace(accents, ""),
+            normalizers.Lowercase(),
+        ]
+    )
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedTokenizerFast:
     """Train a lower-casing WordPiece tokenizer with BERT's special tokens and pair template.
 
@@ -260,11 +282,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8000) -> PreTrainedT
         A tokenizer whose ``[PAD]`` has id 0; ``AutoTokenizer`` loads what it saves.
 
     Raises:
-        DataError: The texts have no characters.
+        DataError: The texts have no characters, or are one text.
     """
-    normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = _normalizer()
     splitter = pre_tokenizers.BertPreTokenizer()
-    corpus = list(texts)
+    corpus = list(refuse_text("texts", texts))
     counts = Counter(char for text in corpus for char in normalizer.normalize_str(text))
     frequent = sorted(counts, key=lambda char: (-counts[char], char))
     alphabet = sorted([char for char in frequent if not char.isspace()][:_ALPHABET_SIZE])

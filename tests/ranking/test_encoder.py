@@ -35,6 +35,12 @@ def test_all_layers_by_default(folder):
     assert torch.equal(loaded(**INPUT).logits, saved(**INPUT).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_saved_in_16_bits_are_learnt_in_32(folder, tmp_path, dtype):
+    BertForMultipleChoice.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
+    assert {p.dtype for p in load_ranker(tmp_path).parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_the_first_layers_are_kept(folder, layers):
     saved = BertForMultipleChoice.from_pretrained(folder)

@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+from unicodedata import normalize
 
 import datasets
 import pytest
@@ -183,3 +184,28 @@ def test_word_pieces_are_ordinary_tokens(tokenizer):
 def test_no_text_is_refused():
     with pytest.raises(DataError, match="no text"):
         train_tokenizer(["", " "])
+
+
+def test_the_spelling_of_a_special_token_is_text(tokenizer):
+    data = make_dataset(left="left [SEP] right", mention="[PAD]", names=("pain [SEP]", "[CLS]"))
+    for ids, tail in zip(
+        encode_candidates(data, tokenizer)[0]["input_ids"], (["[SEP]"], ["[SEP]"]), strict=True
+    ):
+        tokens = tokenizer.convert_ids_to_tokens(ids)
+        assert tokens.count("[SEP]") == 4
+        assert tokens.count("[CLS]") == tokens.count("[PAD]") + 1 == 1
+        assert tokens[-1:] == tail
+    assert tokenizer("left [SEP]")["input_ids"].count(tokenizer.sep_token_id) == 2  # as before
+
+
+@pytest.mark.parametrize("text", ["बुखार", "ไข้หวัด", "ガンク"])
+def test_a_trained_tokenizer_keeps_the_marks_that_are_letters(text):
+    trained = train_tokenizer([f"{text} Tórax"] * 3, vocab_size=60)
+    assert "".join(t.removeprefix("##") for t in trained.tokenize(text)) == normalize("NFD", text)
+    assert trained.tokenize("TÓRAX") == trained.tokenize("torax")
+    assert trained.unk_token not in trained.tokenize(text)
+
+
+def test_one_text_in_the_place_of_a_list_is_refused():
+    with pytest.raises(DataError, match=r"texts is the text 'head ache'; give a list"):
+        train_tokenizer("head ache")

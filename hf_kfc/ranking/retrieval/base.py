@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import NamedTuple, Protocol
-from unicodedata import combining, normalize
+from unicodedata import combining, name, normalize
 
 __all__ = ["Hit", "Retriever", "filled", "folded"]
 
@@ -51,13 +52,32 @@ class Retriever(Protocol):
         """
 
 
+@cache
+def _sheds_marks(letter: str) -> bool:
+    """Whether a letter is the same without its accents; in other scripts marks are letters too."""
+    return name(letter, "").startswith(("LATIN", "GREEK", "CYRILLIC"))
+
+
 def folded(text: str) -> str:
     """Return a text in small letters without accents, so that ``"fiebre tifoidéa"`` is found.
+
+    Letters that differ in form alone become one before their case is looked at. What stands above
+    or below a letter is left out in Latin, Greek and Cyrillic; the vowels of Hindi and Thai and the
+    voicing of kana stay.
 
     Args:
         text: Any text.
     """
-    return "".join(c for c in normalize("NFKD", text.lower()) if not combining(c))
+    if text.isascii():
+        return text.lower()
+    kept, bare = [], False
+    for char in normalize("NFKD", text):
+        if not combining(char):
+            bare = _sheds_marks(char)
+        elif bare:
+            continue
+        kept.append(char)
+    return normalize("NFC", "".join(kept).lower())
 
 
 def filled(num_concepts: int, query: str, k: int, matches: Sequence[Hit]) -> list[Hit]:

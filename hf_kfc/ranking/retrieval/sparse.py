@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ...errors import DataError
 from ..ontologies import Ontology
+from ..problems import refuse_text
 from .base import Hit, filled
 from .postings import Postings
 
@@ -125,8 +126,9 @@ class SparseRetriever(ABC):
         Queries that are the same once normalised are searched once.
 
         Raises:
-            DataError: ``k`` is not positive.
+            DataError: ``k`` is not positive, or the queries are one text.
         """
+        refuse_text("queries", queries)
         if k < 1:
             raise DataError(f"k is {k}; ask for at least 1 concept")
         texts = [self.normalised(query) for query in queries]

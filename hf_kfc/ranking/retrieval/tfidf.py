@@ -29,7 +29,7 @@ class TfidfRetriever(SparseRetriever):
         DataError: Every name is blank.
     """
 
-    VERSION = 2
+    VERSION = 3
 
     @staticmethod
     def normalised(text: str) -> str:
