@@ -101,14 +101,12 @@ def from_content(
         problems.append(str(error))
         provenance = Provenance("")
     values = config.get("blocks")
-    listed = isinstance(values, list)
-    read_blocks = [
-        read(BlockEntry, entry, f"block {n}") for n, entry in enumerate(values if listed else [])
-    ]
+    listed = values if isinstance(values, list) else []
+    read_blocks = [read(BlockEntry, entry, f"block {n}") for n, entry in enumerate(listed)]
     problems += [phrase for _, wrong in read_blocks for phrase in wrong]
     entries = [entry for entry, _ in read_blocks if entry is not None]
     # What is malformed is not also missing.
-    incomplete = bool(damages) or len(entries) < len(read_blocks) or not listed
+    incomplete = bool(damages) or len(entries) < len(read_blocks) or listed is not values
     blocks = []
     for entry in entries:
         block, wrong = _block(entry, tensors, right, incomplete=bool(damages))
@@ -122,12 +120,14 @@ def from_content(
             if name not in used and not name.startswith(ANCHOR)
         ]
     anchor = _covered(blocks, model or {}) | {
-        name.removeprefix(ANCHOR): value for name, value in right.items() if name.startswith(ANCHOR)
+        # What is said above is not said again.
+        name.removeprefix(ANCHOR): right.get(name, torch.zeros(()).expand(value.shape))
+        for name, value in tensors.items()
+        if name.startswith(ANCHOR)
     }
     examples, ignored = (outline.num_curvature_examples, outline.ignored) if outline else (0, [])
     curvature = Curvature(tuple(blocks), examples, tuple(ignored))
     if problems:
-        incomplete = incomplete or len(right) < len(tensors)
         problems += problems_of_parts(anchor, curvature, provenance, incomplete=incomplete)
         raise PriorError("; ".join(problems))
     return anchor, curvature, provenance
