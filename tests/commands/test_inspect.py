@@ -1,6 +1,7 @@
 import pytest
 import torch
 from priors import samples
+from safetensors.torch import load_file
 
 from hf_kfc.commands.inspect import summarise_layers
 from hf_kfc.commands.spectra import spectrum_of
@@ -89,9 +90,10 @@ def test_a_curvature_of_nothing_has_no_condition(operator):
     assert found.condition is None
 
 
-def test_sizes_are_those_of_what_is_stored():
+def test_sizes_are_those_of_what_is_stored(tmp_path):
     prior = samples.prior()  # two of its layers share an A
-    _, tensors = prior._content()
+    prior.save_pretrained(tmp_path / "prior")
+    tensors = load_file(tmp_path / "prior" / "prior.safetensors")
     layers = {layer.name: layer for layer in summarise_layers(prior)}
     assert sum(layer.bytes for layer in layers.values()) == sum(t.nbytes for t in tensors.values())
     assert layers["query"].bytes == layers["key"].bytes + 4 * 25
