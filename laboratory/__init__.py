@@ -1,4 +1,7 @@
-"""Experiments: tiers, comparisons, tables and figures; what the recipes call."""
+"""The laboratory: what compares methods, rivals to the penalty, toys, and reports of results.
+
+Not part of the installed package; see its README.
+"""
 
 from . import made_up
 from .arguments import (
@@ -10,25 +13,31 @@ from .arguments import (
     Tier3Arguments,
 )
 from .cli import command_line
-from .grid import GridArguments, grid_table, run_grid
+from .engine import Experiment, run
+from .grid import Grid, GridArguments
 from .methods import METHODS, Method, methods_help
-from .permutations import PermutationArguments, run_permutations
+from .permutations import PermutationArguments, Permutations
 from .publish import PublishArguments
+from .report import grid_table
 from .results import Comparison, Outcome, choose_strength
 from .runs import run_tier1, run_tier2, run_tier3
-from .stream import StreamArguments, run_stream
+from .stream import Stream, StreamArguments
 
 __all__ = [
     "METHODS",
     "Comparison",
     "DataArguments",
+    "Experiment",
+    "Grid",
     "GridArguments",
     "LearningArguments",
     "Method",
     "Outcome",
     "PermutationArguments",
+    "Permutations",
     "PublishArguments",
     "RankerArguments",
+    "Stream",
     "StreamArguments",
     "Tier1Arguments",
     "Tier2Arguments",
@@ -38,9 +47,7 @@ __all__ = [
     "grid_table",
     "made_up",
     "methods_help",
-    "run_grid",
-    "run_permutations",
-    "run_stream",
+    "run",
     "run_tier1",
     "run_tier2",
     "run_tier3",

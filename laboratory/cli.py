@@ -26,7 +26,10 @@ class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def command_line(
-    run: Callable[..., None], argument_classes: tuple[Any, ...], description: str | None
+    run: Callable[..., None],
+    argument_classes: tuple[Any, ...],
+    description: str | None,
+    name: str | None = None,
 ) -> None:
     """Parse the command line into dataclasses and call a function with them.
 
@@ -34,6 +37,7 @@ def command_line(
         run: Called with one instance of each class.
         argument_classes: Dataclasses for ``HfArgumentParser``.
         description: Shown by ``--help``.
+        name: Of a command of the laboratory, the first word of its command line.
 
     Raises:
         SystemExit: With status 1 and one line on stderr for the library's own errors, 2 for
@@ -41,8 +45,14 @@ def command_line(
     """
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     try:
-        parser = HfArgumentParser(argument_classes, description=description, formatter_class=_Help)
-        arguments: Any = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        parser = HfArgumentParser(
+            argument_classes,
+            prog=None if name is None else f"python -m laboratory {name}",
+            description=description,
+            formatter_class=_Help,
+        )
+        words = sys.argv[1 if name is None else 2 :]
+        arguments: Any = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
         *arguments, unknown = arguments
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -30,12 +30,14 @@ class TaskData:
         train: Encoded training examples.
         validation: Encoded examples for choosing strengths.
         test: Encoded examples for the figures that are reported.
+        parts: Tasks that it was put together from; a share is kept of each for rehearsal.
     """
 
     name: str
     train: Examples
     validation: Examples
     test: Examples
+    parts: tuple[TaskData, ...] = ()
 
 
 def encode_task(

@@ -1,36 +1,29 @@
-"""A grid over methods, damping, strengths and seeds on one pair of tasks; goes on where it was."""
+"""A grid over methods, damping, strengths and seeds on one pair of tasks.
+
+    accelerate launch -m laboratory grid --old_task bc5cdr --task psytar --data_dir data \\
+        --results runs/bc5cdr-psytar.jsonl
+
+Strengths are multiples of the Bayesian value N_old / (2 N_new), chosen on the development splits.
+A grid that was stopped goes on where it was. Its table goes beside the results, as .md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.ranking import CandidateCollator, cf_reduction, relative_change
+from hf_kfc.ranking import CandidateCollator
 
-from .arguments import (
-    DataArguments,
-    LearningArguments,
-    RankerArguments,
-    refuse_set,
-    settings_of,
-)
-from .data import TaskData
-from .ledger import Ledger, read_ledger
+from .engine import Experiment, ExperimentArguments, Material
 from .methods import Method
-from .processes import check_processes, process_state
-from .results import Outcome, choose_strength
-from .tiers import Learned, learn, make_prior, prepare
+from .points import Choices, Point
+from .report import grid_table
+from .tiers import prepare
 
-__all__ = ["GridArguments", "grid_table", "run_grid"]
+__all__ = ["Grid", "GridArguments"]
 
 _MULTIPLES = {
     "l2": (1e-4, 1e-3, 1e-2, 1e-1),  # λ itself: without data there is no Bayesian value
@@ -40,28 +33,18 @@ _MULTIPLES = {
 }
 
 
-@dataclass
-class GridArguments:
+@dataclass(kw_only=True)
+class GridArguments(ExperimentArguments):
     """Which pair of tasks, which methods, and where the results go."""
 
     old_task: str = field(metadata={"help": "Task to learn first."})
     task: str = field(metadata={"help": "Task to learn next."})
-    results: str = field(
-        metadata={"help": "JSON-lines file of runs; a grid that was stopped goes on from it."}
-    )
     methods: list[str] = field(
         default_factory=lambda: ["l2", "ewc", "kfc", "ekfac"],
         metadata={"help": "Methods beside none: l2, ewc, kfc, ekfac."},
     )
     dampings: list[float] = field(
-        default_factory=lambda: [0.0, 0.1], metadata={"help": "Relative dampings."}
-    )
-    seeds: list[int] = field(
-        default_factory=lambda: [0, 1, 2],
-        metadata={
-            "help": "Seeds of data, weights and order; strengths are chosen on the development "
-            "splits of the first and kept for the others."
-        },
+        default_factory=lambda: [0.0, 0.1], metadata={"help": "Relative dampings (not of l2)."}
     )
     multiples: list[float] | None = field(
         default=None,
@@ -84,278 +67,64 @@ class GridArguments:
         for damping in self.dampings:
             if not (isfinite(damping) and damping >= 0):
                 raise ConsolidationError(f"dampings: {damping} is not a number ≥ 0; correct it")
-        for name in ("methods", "dampings", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ConsolidationError(f"{name} are {values}; give at least one, and none twice")
+        self.refuse_twice("methods", "dampings", "seeds")
+
+    def tried(self, method: str) -> Sequence[float]:
+        """Return the strengths to choose from, as multiples."""
+        return _MULTIPLES[method] if method == "l2" or not self.multiples else self.multiples
+
+    def names(self, method: str) -> list[str]:
+        """Return a method with each damping; that of an identity would only rescale it."""
+        return ["l2"] if method == "l2" else [f"{method}:{own:g}" for own in self.dampings]
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One run: a seed, a method, its strength and damping."""
+class Grid(Experiment):
+    """Two tasks, one after the other."""
 
-    seed: int
-    method: str
-    damping: float | None = None
-    multiple: float | None = None
+    sets = ("strengths", "damping", "seed")
+    instead = "--multiples, --dampings and --seeds"
 
+    def __init__(self, args: GridArguments, *others: Any) -> None:
+        self.args, self.tasks = args, (args.old_task, args.task)
+        names = ["none", *(name for method in args.methods for name in args.names(method))]
+        super().__init__(args, {name: Method.parse(name) for name in names}, *others)
 
-def run_grid(
-    grid: GridArguments,
-    ranker: RankerArguments,
-    data: DataArguments,
-    learning: LearningArguments,
-    curvature: CurvatureArguments,
-) -> None:
-    """Run what is missing of a grid, then print its table and write it beside the results.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The pair and the sizes; methods and strengths may be added."""
+        own = {"tasks": self.tasks, "old_train_examples": self.args.old_train_examples}
+        return super().settings | own
 
-    Args:
-        grid: The pair, the methods and the results file.
-        ranker: The model to begin from.
-        data: The examples.
-        learning: How to train; strengths, damping and seed are the grid's to set.
-        curvature: How priors are estimated.
-
-    Raises:
-        HfKfcError: Something in the input is missing or wrong.
-    """
-    check_processes()
-    own = ("strengths", "damping", "seed")
-    refuse_set(learning, own, "--multiples, --dampings and --seeds")
-    settings = settings_of(grid, ranker, data, learning, curvature)
-    del settings["GridArguments"]["results"]  # the file may be moved
-    state = process_state()
-    runs = Ledger(Path(grid.results), settings, _Point)
-    with tqdm(desc="grid", unit="run", total=_size(grid), disable=not state.is_main_process) as bar:
-        bar.update(len(runs.records))
-        for seed in grid.seeds:
-            points = list(_points(grid, seed, runs.records))
-            if all(point in runs.records for point in points):
-                continue
-            stage = _Stage(grid, ranker, data, replace(learning, seed=seed), curvature)
-            for point in points:
-                if point not in runs.records:
-                    runs.add(point, stage.run(point))
-                    bar.update()
-    if state.is_main_process:
-        table = grid_table(Path(grid.results))
-        Path(grid.results).with_suffix(".md").write_text(table + "\n", encoding="utf-8")
-        print(f"\n{table}")  # noqa: T201
-
-
-def _size(grid: GridArguments) -> int:
-    first = sum(len(_multiples(grid, m)) * len(_dampings(grid, m)) for m in grid.methods)
-    later = sum(len(_dampings(grid, m)) for m in grid.methods)
-    return 1 + first + (len(grid.seeds) - 1) * (1 + later)
-
-
-def _dampings(grid: GridArguments, method: str) -> Sequence[float]:
-    # Damping an identity only rescales it: the grid over strengths covers that.
-    return [0.0] if method == "l2" else grid.dampings
-
-
-def _multiples(grid: GridArguments, method: str) -> Sequence[float]:
-    return _MULTIPLES[method] if method == "l2" or not grid.multiples else grid.multiples
-
-
-def _points(grid: GridArguments, seed: int, records: Mapping[_Point, Any]) -> Iterator[_Point]:
-    """All strengths for the first seed, the chosen one for the others."""
-    yield _Point(seed, "none")
-    for method in grid.methods:
-        for damping in _dampings(grid, method):
-            if seed == grid.seeds[0]:
-                multiples = _multiples(grid, method)
-            else:
-                multiples = [_chosen(records, grid.seeds[0], method, damping)]
-            for multiple in multiples:
-                yield _Point(seed, method, damping, multiple)
-
-
-def _chosen(records: Mapping[_Point, Any], seed: int, method: str, damping: float) -> float:
-    """Choose the strength (as a multiple) on the development splits of one seed."""
-    outcomes = [
-        Outcome(
-            method, [point.multiple], damping, record["old_validation"], record["new_validation"]
+    def prepare(self, seed: int) -> Material:
+        """Read both tasks; a new CNN has the vocabulary of the old one."""
+        old, new, examples = *self.tasks, self.args.old_train_examples
+        old_data = self.data if examples is None else replace(self.data, train_examples=examples)
+        tasks = [(old, old_data), (new, self.data)]
+        start, tokenizer, encoded = prepare(self.ranker, seed, tasks, self.curvature)
+        return Material(
+            start, CandidateCollator(tokenizer), dict(zip(self.tasks, encoded, strict=True))
         )
-        for point, record in records.items()
-        if (point.seed, point.method, point.damping) == (seed, method, damping)
-        and point.multiple is not None
-    ]
-    plain = records[_Point(seed, "none")]
-    best = choose_strength(
-        outcomes,
-        Outcome("none", [], None, plain["old_validation"], plain["new_validation"]),
-    )
-    return best.strengths[0]
 
-
-class _Stage:
-    """Tier 1 of one seed, and the priors of it that have been needed."""
-
-    def __init__(
-        self,
-        grid: GridArguments,
-        ranker: RankerArguments,
-        data: DataArguments,
-        learning: LearningArguments,
-        curvature: CurvatureArguments,
-    ) -> None:
-        self.learning, self.curvature = learning, curvature
-        old_examples = grid.old_train_examples
-        old_data = data if old_examples is None else replace(data, train_examples=old_examples)
-        start, tokenizer, (old, new) = prepare(
-            ranker, learning.seed, [(grid.old_task, old_data), (grid.task, data)], curvature
-        )
-        self.collator = CandidateCollator(tokenizer)
-        self.old: TaskData = old
-        self.new: TaskData = new
-        self.first = learn(start, old, self.collator, learning)
-        self.before = self._accuracies(self.first, "old", old)
-        if not self.before["old_test"]:
+    def points(self, seed: int, choices: Choices) -> Iterator[Point]:
+        """All strengths for the first seed, the chosen one for the others."""
+        first = Point(seed, self.tasks[:1], "individual")
+        yield first
+        if first in choices.records and not choices.records[first]["test"][self.args.old_task]:
             raise ConsolidationError(
-                f"with seed {learning.seed} tier 1 ranks no test example of {old.name} right, so "
+                f"with seed {seed} tier 1 ranks no test example of {self.args.old_task} right, so "
                 "nothing can be forgotten; train longer or on more examples"
             )
-        self.priors: dict[str, ConsolidationPrior] = {}
+        yield Point(seed, self.tasks, "none")
+        for method in self.args.methods:
+            for name in self.args.names(method):
+                if seed == self.seeds[0]:
+                    for multiple in self.args.tried(method):
+                        yield Point(seed, self.tasks, name, (), multiple)
+                else:
+                    yield replace(choices.chosen(self.tasks, name), seed=seed)
 
-    def run(self, point: _Point) -> dict[str, Any]:
-        """Learn the new task and measure both."""
-        learning, priors = self.learning, []
-        if point.method != "none":
-            prior = self._prior(point.method)
-            scale = 1.0
-            if point.method != "l2":
-                scale = prior.provenance.num_examples / (2 * len(self.new.train))
-            assert point.multiple is not None
-            assert point.damping is not None
-            learning = replace(learning, strengths=[point.multiple * scale], damping=point.damping)
-            priors = [prior]
-        learned = learn(self.first.model, self.new, self.collator, learning, priors)
-        return {
-            "strength": learning.strengths[0] if priors and learning.strengths else None,
-            "before": self.before,
-            **self._accuracies(learned, "old", self.old),
-            **self._accuracies(learned, "new", self.new),
-        }
-
-    def _prior(self, method: str) -> ConsolidationPrior:
-        if method not in self.priors:
-            self.priors[method] = make_prior(
-                Method.parse(method),
-                self.first,
-                self.old,
-                self.collator,
-                self.curvature,
-                self.before,
-            )
-        return self.priors[method]
-
-    def _accuracies(self, learned: Learned, which: str, task: TaskData) -> dict[str, float]:
-        return {
-            f"{which}_validation": learned.accuracy(task.validation),
-            f"{which}_test": learned.accuracy(task.test),
-        }
-
-
-def grid_table(results: Path) -> str:
-    """Make the Markdown tables of a grid, on test splits.
-
-    The first has means over seeds ± standard deviations at the chosen strengths, the second every
-    strength of the first seed.
-
-    Args:
-        results: File that :func:`run_grid` wrote.
-
-    Raises:
-        ConsolidationError: It is not such a file, or the grid is not finished.
-    """
-    header, records = read_ledger(results, _Point)
-    grid = GridArguments(**header["settings"]["GridArguments"] | {"results": str(results)})
-    try:
-        return f"{_table(grid, records)}\n\n{_strength_table(grid, records)}"
-    except KeyError as error:
-        raise ConsolidationError(
-            f"{results} has no run {error.args[0]}; run the grid again, it goes on"
-        ) from error
-
-
-def _table(grid: GridArguments, records: Mapping[_Point, Any]) -> str:
-    plain = {seed: records[_Point(seed, "none")] for seed in grid.seeds}
-    lines = [
-        f"| method | damping | λ / Bayes | {grid.old_task} before | after | change (%) "
-        f"| CF reduction (%) | {grid.task} |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        _row("none", "", "", list(plain.values()), list(plain.values())),
-    ]
-    for method in grid.methods:
-        for damping in _dampings(grid, method):
-            multiple = _chosen(records, grid.seeds[0], method, damping)
-            runs = [records[_Point(seed, method, damping, multiple)] for seed in grid.seeds]
-            cells = (
-                ("", f"λ = {multiple:g}") if method == "l2" else (f"{damping:g}", f"{multiple:g}")
-            )
-            lines.append(_row(method, *cells, runs, list(plain.values())))
-    return "\n".join(lines)
-
-
-def _strength_table(grid: GridArguments, records: Mapping[_Point, Any]) -> str:
-    """All strengths of the first seed: what the choice on development splits could have been."""
-    seed = grid.seeds[0]
-    plain = records[_Point(seed, "none")]
-    lines = [
-        f"First seed, all strengths: CF reduction (%) / points of {grid.task} against none.",
-        "",
-        "| method | damping | λ / Bayes: CF reduction / new task |",
-        "|---|---:|---|",
-    ]
-    for method in grid.methods:
-        for damping in _dampings(grid, method):
-            runs = {
-                point.multiple: record
-                for point, record in records.items()
-                if (point.seed, point.method, point.damping) == (seed, method, damping)
-                and point.multiple is not None
-            }
-            cells = [f"{m:g}: {_trade_off(runs[m], plain)}" for m in sorted(runs)]
-            shown = "" if method == "l2" else f"{damping:g}"
-            lines.append(f"| {method} | {shown} | {', '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _trade_off(run: dict[str, Any], plain: dict[str, Any]) -> str:
-    before = run["before"]["old_test"]
-    reduction = cf_reduction(
-        relative_change(before, run["old_test"]), relative_change(before, plain["old_test"])
-    )
-    return f"{100 * reduction:.0f} / {100 * (run['new_test'] - plain['new_test']):+.1f}"
-
-
-def _row(
-    method: str,
-    damping: str,
-    multiple: str,
-    runs: Sequence[dict[str, Any]],
-    plain: Sequence[dict[str, Any]],
-) -> str:
-    changes = [relative_change(r["before"]["old_test"], r["old_test"]) for r in runs]
-    without = [relative_change(r["before"]["old_test"], r["old_test"]) for r in plain]
-    # Of the mean drops, as in the paper: a ratio per seed is unstable where little is forgotten.
-    reduction = (
-        "" if method == "none" else f"{100 * cf_reduction(mean(changes), mean(without)):.0f}"
-    )
-    cells = (
-        method,
-        damping,
-        multiple,
-        _spread([100 * r["before"]["old_test"] for r in runs]),
-        _spread([100 * r["old_test"] for r in runs]),
-        _spread(changes),
-        reduction,
-        _spread([100 * r["new_test"] for r in runs]),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(values: Sequence[float]) -> str:
-    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{deviation}"
+    def finish(self) -> None:
+        """Print the table and write it beside the results."""
+        table = grid_table(self.results)
+        self.results.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+        print(f"\n{table}")  # noqa: T201

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
 
+from .points import Point, Record
 from .processes import process_state
-from .results import command, versions
 
-__all__ = ["Ledger", "read_ledger"]
+__all__ = ["Ledger", "command", "periods_so_far", "read_ledger", "versions"]
 
 logger = logging.getLogger(__name__)
 
-_Point = TypeVar("_Point")
 
-
-class Ledger(Generic[_Point]):
+class Ledger:
     """The runs done so far, in a JSON-lines file whose first line holds the settings.
 
     Every process knows them all; the main one writes. A last line that a killed process left
@@ -32,32 +32,31 @@ class Ledger(Generic[_Point]):
     Args:
         path: The file; made with the first run.
         settings: What must be the same for runs to stand in one file, as JSON values.
-        point: Dataclass that tells one run from another.
 
     Raises:
         ConsolidationError: The file holds runs with other settings, or something else.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], point: type[_Point]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         refuse_blocked(path.parent)
         self.path, self.settings = path, json.loads(json.dumps(settings))
-        self.records: dict[_Point, dict[str, Any]] = {}
+        self.records: dict[Point, Record] = {}
         self._made_by = None
         if path.exists():
-            header, self.records = read_ledger(path, point)
+            header, self.records = read_ledger(path)
             self._made_by = header["made_by"][-1]
             found = header["settings"]
             if found != self.settings:
                 different = [n for n in self.settings if found.get(n) != self.settings[n]]
                 raise ConsolidationError(
-                    f"{path} was made with other {' and '.join(different)}; repeat those or give "
-                    "another --results"
+                    f"{path} was made with other {' and '.join(different) or 'settings'}; repeat "
+                    "those or give another --results"
                 )
         process_state().wait_for_everyone()  # all have read before the first writes
         if path.exists() and process_state().is_main_process:
             path.write_bytes(_whole_lines(path.read_bytes()))
 
-    def add(self, point: _Point, record: Mapping[str, Any]) -> None:
+    def add(self, point: Point, record: Record) -> None:
         """Keep a run.
 
         Args:
@@ -67,7 +66,7 @@ class Ledger(Generic[_Point]):
         self.records[point] = dict(record)
         if not process_state().is_main_process:
             return
-        lines = [{"point": asdict(point), **record}]  # type: ignore[call-overload]
+        lines = [{"point": point.to_dict(), **record}]
         made_by = {"command": command(), "versions": versions()}
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +78,11 @@ class Ledger(Generic[_Point]):
             file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read_ledger(
-    path: Path, point: type[_Point]
-) -> tuple[dict[str, Any], dict[_Point, dict[str, Any]]]:
-    """Read what a :class:`Ledger` wrote.
+def read_ledger(path: Path) -> tuple[dict[str, Any], dict[Point, Record]]:
+    """Read what a :class:`Ledger` wrote, or an older grid or stream.
 
     Args:
         path: The file.
-        point: The dataclass of its runs.
 
     Returns:
         The ``settings`` with all that the runs were ``made_by``, a list of ``command`` and
@@ -99,15 +95,18 @@ def read_ledger(
         content = path.read_bytes()
         text = _whole_lines(content).decode("utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
-        runs = {point(**_hashable(line["point"])): line for line in lines if "point" in line}
-        others = [line for line in lines if "point" not in line]
-        header = {
-            "settings": lines[0]["settings"],
-            "made_by": [
-                {"command": own.get("command", "-"), "versions": own.get("versions", {})}
-                for own in others
-            ],
+        settings = lines[0]["settings"]
+        runs = {
+            point: record
+            for line in lines
+            if "point" in line
+            for point, record in _runs(line, settings)
         }
+        made_by = [
+            {"command": own.get("command", "-"), "versions": own.get("versions", {})}
+            for own in lines
+            if "point" not in own
+        ]
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ConsolidationError(
             f"{path} does not hold the runs of an experiment ({type(error).__name__}: {error}); "
@@ -115,11 +114,87 @@ def read_ledger(
         ) from error
     if len(_whole_lines(content)) < len(content):
         logger.warning("%s ends within a line, as a killed run leaves it: dropped", path)
-    return header, runs
+    return {"settings": settings, "made_by": made_by}, runs
 
 
-def _hashable(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in point.items()}
+def periods_so_far(base: int, period: int) -> tuple[str, ...]:
+    """Return a stream's tasks up to a period: the base periods as one, then each by its number.
+
+    Args:
+        base: How many the base model learns at once.
+        period: Number of the last one.
+    """
+    first = "1" if base == 1 else f"1-{base}"
+    return (first, *map(str, range(base + 1, period + 1)))
+
+
+def command() -> str:
+    """Return the command line, from the script or the laboratory on."""
+    script = sys.argv[0]
+    if Path(script).parts[-2:] == ("laboratory", "__main__.py"):
+        script = "laboratory"
+    return " ".join([script, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
+    libraries = ("hf_kfc", "torch", "transformers", "datasets", "accelerate")
+    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
+
+
+def _runs(line: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[tuple[Point, Record]]:
+    """The runs that a line tells of, also one of a grid or a stream from before the one engine."""
+    point = line["point"]
+    if "period" in point:
+        yield from _stream_run(point, line, settings)
+    elif "damping" in point:
+        yield from _grid_runs(point, line, settings["GridArguments"])
+    else:
+        yield (
+            Point(
+                point["seed"],
+                tuple(point["tasks"]),
+                point["method"],
+                tuple(point.get("strengths", ())),
+                point.get("multiple"),
+            ),
+            line,
+        )
+
+
+def _stream_run(
+    point: Mapping[str, Any], line: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Iterator[tuple[Point, Record]]:
+    base = settings["base_periods"]
+    chain = periods_so_far(base, point["period"])
+    if point["method"] == "frozen" and len(chain) > 1:
+        return  # the base model as it was, measured again
+    baselines = {"frozen": "individual", "retrained": "combined"}
+    method = baselines.get(point["method"], point["method"])
+    splits = {
+        split: {str(number): value for number, value in enumerate(line[split], 1)}
+        for split in ("validation", "test")
+    }
+    sizes = {
+        split: {str(number): size for number, size in enumerate(counts, 1)}
+        for split, counts in line["examples"].items()
+    }
+    found = Point(point["seed"], chain, method, (), point["multiple"])
+    yield found, {**line, **splits, "examples": sizes}
+
+
+def _grid_runs(
+    point: Mapping[str, Any], line: Mapping[str, Any], grid: Mapping[str, Any]
+) -> Iterator[tuple[Point, Record]]:
+    old, new = grid["old_task"], grid["task"]
+    splits = ("validation", "test")
+    alone = {split: {old: line["before"][f"old_{split}"]} for split in splits}
+    yield Point(point["seed"], (old,), "individual"), alone
+    method = point["method"]
+    if method not in ("none", "l2"):
+        method = f"{method}:{point['damping']:g}"
+    both = {split: {old: line[f"old_{split}"], new: line[f"new_{split}"]} for split in splits}
+    yield Point(point["seed"], (old, new), method, (), point["multiple"]), both
 
 
 def _whole_lines(content: bytes) -> bytes:

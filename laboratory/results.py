@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking import cf_reduction, relative_change
+
+from .ledger import command, versions
 
 __all__ = [
     "RESULTS_NAME",
@@ -171,17 +170,6 @@ def choose_strength(
     if not kept:
         return max(ordered, key=lambda o: o.new)
     return max(kept, key=lambda o: o.old or 0.0)
-
-
-def command() -> str:
-    """Return the command line, from the script on."""
-    return " ".join(sys.argv)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
-    libraries = ("hf_kfc", "torch", "transformers", "datasets", "accelerate")
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
 def _number(value: float | None, form: str) -> str:

@@ -13,7 +13,14 @@ from typing import Any, cast
 import datasets
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    set_seed,
+)
 
 from hf_kfc.curvature import CurvatureArguments, find_layers
 from hf_kfc.errors import ConsolidationError, HfKfcError
@@ -145,7 +152,9 @@ class Learned:
         Args:
             examples: Encoded examples.
         """
+        self.trainer.remove_callback(ProgressCallback)  # a bar for each, within that of the runs
         metrics = self.trainer.evaluate(cast(Any, examples))
+        _unwrap(self.model)
         return float(metrics["eval_accuracy"])
 
 
@@ -184,14 +193,21 @@ def learn(
         trainer.args.lr_scheduler_kwargs = {"num_decay_steps": math.ceil(method.late_decay * steps)}
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    # Mixed precision wraps the model's forward, through which no curvature must be estimated, and
-    # a model marked as prepared is not prepared again: the next tier would train it in float32.
-    # (`unwrap_model(keep_fp32_wrapper=False)` would take off the class's own decorators too.)
-    for attribute in ("forward", "_original_forward", "_is_accelerate_prepared"):
-        vars(model).pop(attribute, None)
+    _unwrap(model)
     if method.lora_rank is not None:
         return as_learned(merge_lora(model), collator, args)
     return Learned(cast(PreTrainedModel, model), trainer)
+
+
+def _unwrap(model: nn.Module) -> None:
+    """Take off what training or evaluating by accelerate has left on a model.
+
+    Mixed precision wraps the model's forward, through which no curvature must be estimated, and a
+    model marked as prepared is not prepared again: the next tier would train it in float32.
+    (``unwrap_model(keep_fp32_wrapper=False)`` would take off the class's own decorators too.)
+    """
+    for attribute in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        vars(model).pop(attribute, None)
 
 
 def _rates(args: LearningArguments, method: Method) -> LearningArguments:
@@ -211,7 +227,8 @@ def kept_examples(method: Method, tasks: Sequence[TaskData], seed: int) -> Examp
     """
     if not method.rehearsal:
         return []
-    return [example for task in tasks for example in keep_part(task.train, method.kept, seed)]
+    parts = [part for task in tasks for part in task.parts or (task,)]
+    return [example for part in parts for example in keep_part(part.train, method.kept, seed)]
 
 
 def check_rehearsal(
@@ -262,14 +279,14 @@ def averaged(
 def as_learned(
     model: PreTrainedModel, collator: CandidateCollator, args: LearningArguments
 ) -> Learned:
-    """Take a model as it is, to evaluate it.
+    """Take a model as it is, to evaluate it in float32, as one that was just trained is.
 
     Args:
         model: The model.
         collator: Makes batches of encoded examples.
-        args: Batch size and precision.
+        args: Batch size.
     """
-    return Learned(model, _trainer(model, collator, args))
+    return Learned(model, _trainer(model, collator, replace(args, bf16=False)))
 
 
 def make_prior(

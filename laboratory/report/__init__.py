@@ -1,16 +1,20 @@
-"""The report of the experiment over all permutations, made of its results files alone."""
+"""Tables, verdicts and pictures, made of results files alone."""
 
-from .loading import Model, load_models
-from .measures import Measures, Summary
+from .frame import Measures, Model, Summary, load_models
+from .grid_table import grid_table
 from .page import ReportArguments, run_report
+from .stream_table import StreamRuns, stream_table
 from .verdict import verdict
 
 __all__ = [
     "Measures",
     "Model",
     "ReportArguments",
+    "StreamRuns",
     "Summary",
+    "grid_table",
     "load_models",
     "run_report",
+    "stream_table",
     "verdict",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..methods import METHODS, Method
-from .loading import REFERENCES
+from ..points import BASELINES
 
 __all__ = [
     "COLOURS",
@@ -26,7 +26,7 @@ GROUPS = {
     "combinations": (),
     "averages": ("scores",),
     "controls": ("lora", "data_free", "average"),
-    "references": REFERENCES,
+    "references": BASELINES,
 }
 """The groups in their order, with the methods that are in them by their name."""
 
@@ -48,7 +48,7 @@ def group_of(name: str) -> str:
     """Return the group of a method; of several parts, that of averages or of combinations."""
     if "+" in name:
         return "averages" if Method.parse(name).average else "combinations"
-    part = name if name in REFERENCES else name.partition(":")[0]
+    part = name if name in BASELINES else name.partition(":")[0]
     return next((group for group, parts in GROUPS.items() if part in parts), "combinations")
 
 
@@ -68,7 +68,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def needs_old_data(name: str) -> bool:
     """Tell whether a method trains on examples of the old tasks."""
-    return name == "combined" or (name not in REFERENCES and bool(Method.parse(name).rehearsal))
+    return name == "combined" or (name not in BASELINES and bool(Method.parse(name).rehearsal))
 
 
 def is_control(name: str) -> bool:
@@ -77,7 +77,7 @@ def is_control(name: str) -> bool:
     That is L2, a low-rank update, a prior without data, an average of parameters, or rehearsal of
     at most 5 % of the old examples.
     """
-    if name in REFERENCES or "+" in name:
+    if name in BASELINES or "+" in name:
         return False
     method = Method.parse(name)
     little = method.rehearsal is not None and method.kept <= _LITTLE

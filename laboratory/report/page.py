@@ -1,29 +1,50 @@
-"""The report: from results files to a Markdown page, an HTML page and pictures."""
+"""The report of the experiment over all permutations: Markdown, one HTML page, pictures.
+
+    python -m laboratory report --results runs/cnn.jsonl runs/encoder.jsonl \\
+        --toys benchmarks/toys --output_dir docs/report
+
+It is made of results files alone (of `python -m laboratory permutations`, and with --stream of
+`python -m laboratory stream`), so it may be made while the experiment goes on: runs that are
+missing are counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
 
-from ..figures import require_matplotlib
-from .blocks import Block, Bullets, Heading, Picture, Text, anchor
-from .extras import stream_blocks, toy_blocks
-from .figures import curve_names, save_summary_figure, save_tradeoff_figure
-from .loading import Model, load_models
-from .measures import Measures
-from .style import PAGE
-from .tables import baseline_table, strength_tables, summary_table, tier_table
+from .figures import (
+    curve_names,
+    require_matplotlib,
+    save_stream_figures,
+    save_summary_figure,
+    save_tradeoff_figure,
+)
+from .frame import Measures, Model, load_models
+from .groups import description, in_order
+from .stream_table import StreamRuns, stream_table
+from .tables import (
+    baseline_table,
+    settings_table,
+    strength_table,
+    summary_table,
+    tier_table,
+)
 from .verdict import verdict
-from .what_was_run import method_blocks, run_blocks
 
 __all__ = ["ReportArguments", "run_report"]
 
-_PAPER_URL = "https://arxiv.org/abs/2111.06012"
 _CORPORA = {
     "medmentions": "MedMentions ST21pv",
     "codiesp": "CodiEsp + ICD-10-CM",
@@ -33,6 +54,7 @@ _CORPORA = {
     "patients": "generated patients' posts",
     "notes": "generated notes",
 }
+_TOYS = ("two_parameters", "cnn_fisher", "hessian_lesson")
 
 
 @dataclass
@@ -41,16 +63,17 @@ class ReportArguments:
 
     results: list[str] = field(
         metadata={
-            "help": "Results files of recipes/permutations.py; several may be of one model, and "
+            "help": "Results files of `laboratory permutations`; several may be of one model, and "
             "of several models."
         }
     )
     stream: str | None = field(
-        default=None, metadata={"help": "Results file of recipes/stream.py (default: left out)."}
+        default=None,
+        metadata={"help": "Results file of `laboratory stream` (default: left out)."},
     )
     toys: str | None = field(
         default=None,
-        metadata={"help": "Folder with the pictures of recipes/toys.py (default: left out)."},
+        metadata={"help": "Folder with the pictures of `laboratory toys` (default: left out)."},
     )
     output_dir: str = field(
         default="docs/report", metadata={"help": "Folder for report.md, report.html and pictures."}
@@ -74,136 +97,152 @@ def run_report(args: ReportArguments) -> None:
         if given is not None and not Path(given).exists():
             raise ConsolidationError(f"{given} does not exist; correct it or leave it out")
     models = load_models([Path(path) for path in args.results])
+    stream = None if args.stream is None else StreamRuns.read(Path(args.stream))
     directory.mkdir(parents=True, exist_ok=True)
-    tiers = [[Measures(m, tier) for tier in (2, 3) if m.methods(tier)] for m in models]
-    first = _verdict_blocks(tiers)
-    body = [*_table_blocks(models, tiers), *_figure_blocks(tiers, directory)]
-    if args.toys is not None:
-        body += toy_blocks(Path(args.toys), directory)
-    if args.stream is not None:
-        body += stream_blocks(Path(args.stream), directory)
-    body += [*method_blocks(models), *run_blocks(models)]
-    title = f"Learning {_count(models)} tasks one after another, in every order"
-    (directory / "report.md").write_text(_markdown(title, [*first, *body]), encoding="utf-8")
-    (directory / "report.html").write_text(_html(title, first, body), encoding="utf-8")
+    content = _content(models) | {
+        "pictures": list(_pictures(models, directory)),
+        "toys": None if args.toys is None else _toys(Path(args.toys), directory),
+        "stream": None if stream is None else _stream(stream, Path(str(args.stream)), directory),
+    }
+    (directory / "report.md").write_text(_markdown(content), encoding="utf-8")
+    (directory / "report.html").write_text(_html(content), encoding="utf-8")
 
 
-def _verdict_blocks(tiers: Sequence[Sequence[Measures]]) -> list[Block]:
-    blocks: list[Block] = []
-    for measures in (own for model in tiers for own in model):
-        runs = f"{len(measures.chains)} permutations, {len(measures.model.seeds)} seeds"
-        blocks.append(Text(f"**{measures.model.label}, tier {measures.tier}** ({runs})"))
-        blocks.append(Bullets(verdict(measures)))
-    return blocks
-
-
-def _table_blocks(models: Sequence[Model], tiers: Sequence[Sequence[Measures]]) -> list[Block]:
-    by_tier = {t: [m for model in tiers for m in model if m.tier == t] for t in (2, 3)}
-    blocks: list[Block] = [
-        Heading("Alone and together"),
-        baseline_table("Table 1. Each task alone, and together with others", models),
-        Heading("Tier 2: two tasks"),
-        *_tier_tables("2", "CNN", [m for m in by_tier[2] if m.model.is_cnn]),
-        *_tier_tables("3", "encoder", [m for m in by_tier[2] if not m.model.is_cnn]),
-        Heading("Tier 3: three tasks"),
-        *_tier_tables("4", "tier 3", by_tier[3]),
-        *_not_run(models, by_tier[3]),
-        Heading("Beside the paper"),
-        Text(_beside_the_paper(models)),
-    ]
-    if by_tier[2]:
-        title = "Table 5. CF reduction by method at tier 2, the paper's values beside ours"
-        blocks.append(summary_table(title, by_tier[2]))
-    blocks.append(Heading("Strengths chosen"))
-    blocks.append(
-        Text(
-            "On the development splits of the first seed: among the strengths whose new-task "
-            "accuracy is at most 1 point below that of no method, the one that keeps most of the "
-            "old tasks; if none is, the one that loses least of the new task. Other seeds take the "
-            "same."
-        )
-    )
-    for model, own in zip(models, tiers, strict=True):
-        blocks += strength_tables(f"Table 6. Strengths of the {model.label}", own)
-    return blocks
-
-
-def _tier_tables(number: str, what: str, measured: Sequence[Measures]) -> list[Block]:
-    if not measured:
-        return [Text(f"Table {number} is left out: the files hold no run of it ({what}).")]
-    letters = [""] if len(measured) == 1 else "abcdefgh"
-    return [
-        tier_table(
-            f"Table {number}{letter}. {own.model.label} at tier {own.tier}, all permutations", own
-        )
-        for letter, own in zip(letters, measured, strict=False)
-    ]
-
-
-def _not_run(models: Sequence[Model], measured: Sequence[Measures]) -> list[Block]:
-    run = [own.model for own in measured]
-    left = [model.label for model in models if model not in run]
-    return [Text(f"Not run at tier 3: {'; '.join(left)}.")] if run and left else []
-
-
-def _beside_the_paper(models: Sequence[Model]) -> str:
-    names = dict.fromkeys(_CORPORA.get(task, task) for model in models for task in model.tasks)
-    rankers = " and ".join(f"the {model.label}" for model in models)
-    return (
-        f"McInerney et al. 2021 ([arXiv:2111.06012]({_PAPER_URL})) report a CF reduction of 51 % "
-        "by KFC and 27 % by EWC, means of six permutations at tier 2. Their tasks were "
-        "MedMentions, 3DNotes and MedNorm, their model a BERT of 3 layers; ours are "
-        f"{', '.join(names)}, learnt by {rankers}, so that the numbers stand beside each other but "
-        "do not measure the same. The cells of the paper's own tables could not be consulted: its "
-        "other values are shown as -, and the layout of all tables here is ours."
-    )
-
-
-def _figure_blocks(tiers: Sequence[Sequence[Measures]], directory: Path) -> list[Block]:
-    blocks: list[Block] = [Heading("Figures")]
-    for measures in (own for model in tiers for own in model):
-        label, tier = measures.model.label, measures.tier
-        name = f"{anchor(label)}-tier{tier}"
-        for names in curve_names(measures) if tier == 2 else []:
-            which = "combinations" if any("+" in own for own in names) else "priors"
-            paths = [directory / f"{name}-{which}{end}" for end in (".png", ".svg")]
-            save_tradeoff_figure(measures, names, paths)
-            caption = (
-                f"{label}, tier {tier}, {which}: every strength that was tried, joined by λ, on "
-                f"the **test** splits of seed {measures.model.seeds[0]}; ringed is what the "
-                "development splits chose. Up is less forgetting, right a better new task; the "
-                "axis of points is stretched around 0."
-            )
-            blocks.append(Picture(paths[0], caption))
-        paths = [directory / f"{name}-summary{end}" for end in (".png", ".svg")]
-        if save_summary_figure(measures, paths):
-            caption = (
-                f"{label}, tier {tier}: CF reduction (ratio of mean changes over permutations and "
-                "seeds), and the new task's accuracy minus that of no method ± its standard error, "
-                "on the test splits."
-            )
-            blocks.append(Picture(paths[0], caption))
-    return blocks
-
-
-def _count(models: Sequence[Model]) -> str:
+def _content(models: Sequence[Model]) -> dict[str, Any]:
+    """What the templates tell of, but for the pictures."""
+    tiers = [measures for model in models for measures in model.tiers]
     count = max(len(model.tasks) for model in models)
-    return {2: "two", 3: "three", 4: "four"}.get(count, str(count))
+    number = {2: "two", 3: "three", 4: "four"}.get(count, str(count))
+    names = in_order(dict.fromkeys(name for own in tiers for name in own.methods))
+    return {
+        "title": f"Learning {number} tasks one after another, in every order",
+        "models": models,
+        "tiers": tiers,
+        "tier2": [measures for measures in tiers if measures.tier == 2],
+        "tier3": [measures for measures in tiers if measures.tier == 3],
+        "tasks": dict.fromkeys(_CORPORA.get(task, task) for m in models for task in m.tasks),
+        "baselines": baseline_table(models),
+        "missing_baselines": {
+            f"{model.label}: {name}": lacking
+            for model in models
+            for name, lacking in model.missing_baselines().items()
+        },
+        "methods": [
+            *(f"`{name}`: {description(name)}" for name in names),
+            "`individual`, `combined`: each task by a model of its own; both or all by one model "
+            "that sees them at once",
+        ],
+        "settings": settings_table(models),
+        "verdict": verdict,
+        "tier_table": tier_table,
+        "summary_table": summary_table,
+        "strength_table": strength_table,
+    }
 
 
-def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    return f"# {title}\n\n" + "\n\n".join(block.markdown() for block in blocks) + "\n"
+def _pictures(models: Sequence[Model], directory: Path) -> Iterator[tuple[Measures, str, Path]]:
+    """Draw each model and tier."""
+    for measures in (own for model in models for own in model.tiers):
+        stem = f"{_anchor(measures.model.label)}-tier{measures.tier}"
+
+        def paths(which: str, stem: str = stem) -> list[Path]:
+            return [directory / f"{stem}-{which}{end}" for end in (".png", ".svg")]
+
+        for names in curve_names(measures) if measures.tier == 2 else []:
+            which = "combinations" if any("+" in own for own in names) else "priors"
+            save_tradeoff_figure(measures, names, paths(which))
+            yield measures, which, paths(which)[0]
+        if save_summary_figure(measures, paths("summary")):
+            yield measures, "summary", paths("summary")[0]
 
 
-def _html(title: str, first: Sequence[Block], body: Sequence[Block]) -> str:
-    contents = [
-        f'<li><a href="#{anchor(block.text)}">{escape(block.text)}</a></li>'
-        for block in body
-        if isinstance(block, Heading) and block.level == 2
-    ]
-    return PAGE.format(
-        title=escape(title),
-        verdict="\n".join(block.html() for block in first),
-        contents="\n".join(contents),
-        body="\n".join(block.html() for block in body),
+def _toys(folder: Path, directory: Path) -> dict[str, Path | None]:
+    """Copy the pictures of the toy computations."""
+    copied: dict[str, Path | None] = dict.fromkeys(_TOYS)
+    for name in _TOYS:
+        for end in (".svg", ".png"):
+            if (folder / f"{name}{end}").exists():
+                copied[name] = directory / f"toy-{name}.png"
+                shutil.copyfile(folder / f"{name}{end}", directory / f"toy-{name}{end}")
+    if not any(copied.values()):
+        raise ConsolidationError(
+            f"{folder} has none of {', '.join(f'{name}.png' for name in _TOYS)}; make them with "
+            "`python -m laboratory toys` or leave --toys out"
+        )
+    return copied
+
+
+def _stream(runs: StreamRuns, path: Path, directory: Path) -> dict[str, Any]:
+    table, notes = stream_table(runs)
+    return {"table": table, "notes": notes} | save_stream_figures(runs, path.stem, directory)
+
+
+def _markdown(content: dict[str, Any]) -> str:
+    environment = _environment()
+    body = _rendered(environment, "markdown.j2", content)
+    text = f"# {content['title']}\n\n{body['verdict']}\n\n{body['body']}"
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _html(content: dict[str, Any]) -> str:
+    environment = _environment()
+    parts = _rendered(environment, "html.j2", content)
+    contents = re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', parts["body"])
+    page = environment.get_template("page.html.j2")
+    text = page.render(title=content["title"], contents=contents, **parts)
+    return re.sub(r"\n{2,}", "\n", text)
+
+
+def _rendered(environment: Environment, macros: str, content: dict[str, Any]) -> dict[str, str]:
+    form = environment.get_template(macros).module
+    return {
+        name: environment.get_template(f"{name}.j2").render(content, f=form)
+        for name in ("verdict", "body")
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        autoescape=False,
     )
+    environment.filters |= {
+        "anchor": _anchor,
+        "embedded": _embedded,
+        "inline": _inline,
+        "oneline": lambda text: " ".join(text.split()),
+        "paragraphs": lambda text: [" ".join(p.split()) for p in text.split("\n\n") if p.strip()],
+        "plain": _plain,
+    }
+    return environment
+
+
+def _anchor(text: str) -> str:
+    """The name by which a heading is led to."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _inline(text: str) -> str:
+    """Markdown of one line, with nothing but bold, code and links, as HTML."""
+    text = escape(text, quote=False).replace(" %", "&nbsp;%")
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
+    return re.sub(r"\[([^\]]+)\]\(([^)\s\"]+)\)", r'<a href="\2">\1</a>', text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("**", "")
+
+
+def _embedded(path: Path) -> str:
+    """A PNG file as a URL, or the SVG file of its name if that is not too large.
+
+    As an image of its own: the names inside one SVG would meet those of the next.
+    """
+    svg = path.with_suffix(".svg")
+    small = svg.exists() and svg.stat().st_size <= 500_000
+    content, kind = (svg, "svg+xml") if small else (path, "png")
+    return f"data:image/{kind};base64,{base64.b64encode(content.read_bytes()).decode('ascii')}"

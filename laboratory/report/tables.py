@@ -1,24 +1,27 @@
-"""Tables 1 to 6 of the experiment over all permutations."""
+"""Tables 1 to 6: the experiment over all permutations."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from itertools import combinations, groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from ..search import Point
-from .blocks import Table
+import pandas as pd
+
+from .frame import Measures, Model, Summary
 from .groups import group_of, in_order
-from .loading import Model
-from .measures import Chain, Measures, Summary, mean, standard_error
 
 __all__ = [
     "PAPER",
-    "arrow",
+    "Table",
     "baseline_table",
     "number",
+    "settings_table",
     "signed",
-    "strength_tables",
+    "strength_table",
     "summary_table",
     "tier_table",
     "with_error",
@@ -31,138 +34,169 @@ PAPER = {"ewc": 27, "kfc": 51, "paper_ewc": 27, "paper_kfc": 51}
 _PART = "†"  # fewer runs than there should be
 
 
-def baseline_table(title: str, models: Sequence[Model]) -> Table:
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows stand in groups.
+
+    Args:
+        columns: Of each, what stands above it and its neighbours (may be empty), and its name.
+        groups: Rows by the name of their group; an empty name for none.
+    """
+
+    columns: Sequence[tuple[str, str]]
+    groups: Sequence[tuple[str, Sequence[Sequence[str]]]]
+
+    @property
+    def rows(self) -> list[Sequence[str]]:
+        """All rows, without the names of their groups."""
+        return [row for _, rows in self.groups for row in rows]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, each with what stands above it."""
+        return [f"{above}: {name}" if above else name for above, name in self.columns]
+
+    @property
+    def heads(self) -> list[tuple[str, int]]:
+        """What stands above the columns, and over how many of them; nothing if nothing does."""
+        spans = [(above, len(list(own))) for above, own in groupby(self.columns, lambda c: c[0])]
+        return spans if any(above for above, _ in spans) else []
+
+
+def baseline_table(models: Sequence[Model]) -> Table:
     """Return what each task reaches alone and together with others.
 
     Args:
-        title: Of the table.
         models: A group of columns for each.
     """
     kinds = ["alone", "alone, 10 % of data", "alone, update", "with 1 other", "with all"]
     columns = [("", "task"), *((model.label, kind) for model in models for kind in kinds)]
-    tasks = list(dict.fromkeys(task for model in models for task in model.tasks))
+    tasks = dict.fromkeys(task for model in models for task in model.tasks)
     rows = [[task, *(cell for m in models for cell in _baselines(m, task))] for task in tasks]
-    means = []
-    for model in models:
-        own = [_baseline_values(model, task) for task in model.tasks]
-        means += [
-            number(mean(value for values in column for value in values))
-            for column in zip(*own, strict=True)
-        ]
-    return Table(
-        title,
-        columns,
-        [("", [*rows, ["mean", *means]])],
-        [
-            "Test accuracy in percent, ± its standard error over seeds. **Alone**: one model for "
-            "one task, on all of its training examples, a tenth of them, or as many as a later "
-            "tier has of it (update; - where that is all of them). **With**: one model for several "
-            "tasks at once, of two tasks the mean over the partners.",
-            *_missing_references(models),
-        ],
-    )
+    means = [
+        number(mean)
+        for model in models
+        for mean in pd.concat([model.baselines(task) for task in model.tasks]).mean()
+    ]
+    return Table(columns, [("", [*rows, ["mean", *means]])])
 
 
-def tier_table(title: str, measures: Measures) -> Table:
+def _baselines(model: Model, task: str) -> list[str]:
+    if task not in model.tasks:
+        return ["-"] * 5
+    own = model.baselines(task)
+    return [
+        number(mean) + ("" if math.isnan(error) else f" ± {error:.1f}")
+        for mean, error in zip(own.mean(), own.sem(), strict=True)
+    ]
+
+
+def tier_table(measures: Measures) -> Table:
     """Return what each method does on each permutation of a tier.
 
     Args:
-        title: Of the table.
         measures: Of one model at that tier.
     """
     columns = [("", "method")]
     for chain in measures.chains:
-        columns += [(arrow(chain), "old, % (CF red.)"), (arrow(chain), "new, acc.")]
-    over = "all permutations"
-    columns += [
-        (over, "old, change %"),
-        (over, "CF reduction %"),
-        (over, "plain mean %"),
-    ]
-    columns += [(over, "new, points vs none")]
+        columns += [(chain, "old, % (CF red.)"), (chain, "new, acc.")]
+    for name in ("old, change %", "CF reduction %", "plain mean %", "new, points vs none"):
+        columns.append(("all permutations", name))
     names = [*measures.methods, "individual", "combined"]
-    notes = [
-        "Change of the old task in percent of its accuracy when learnt alone"
-        + (" (mean of the two old tasks)" if measures.tier > 2 else "")
-        + ", in brackets the CF reduction on that permutation, which is unstable where little is "
-        "forgotten; accuracy on the new task in percent; means over seeds. The CF reduction over "
-        "all permutations is 1 \N{MINUS SIGN} (mean change) / (mean change with no method), a "
-        "ratio of means; the plain mean is that of the numbers in brackets. Points are ± the "
-        "standard error over permutations and seeds.",
-        *_missing_notes(measures),
-    ]
-    return Table(title, columns, _grouped([_tier_row(measures, name) for name in names]), notes)
+    return Table(columns, _grouped([_tier_row(measures, name) for name in names]))
 
 
-def summary_table(title: str, measured: Sequence[Measures]) -> Table:
+def _tier_row(measures: Measures, name: str) -> list[str]:
+    row = [name]
+    for chain in measures.chains:
+        news = measures.new[name][chain]
+        change = signed(measures.change[name][chain].mean())
+        reduction = signed(measures.reduction(name, chain), 0)
+        part = _PART if 0 < news.isna().sum() < len(news) else ""
+        bracket = "" if name == "none" or change == "-" else f" ({reduction})"
+        row += [f"{change}{bracket}{part}", f"{number(news.mean())}{part}"]
+    own = measures.summary(name)
+    row += [_marked(own, signed(own.change))]
+    if name == "none":
+        return [*row, "-", "-", "-"]
+    row += [_marked(own, signed(own.reduction, 0)), _plain_mean(own, len(measures.chains))]
+    return [*row, _marked(own, with_error(own.points, own.error))]
+
+
+def summary_table(measured: Sequence[Measures]) -> Table:
     """Return the CF reductions of all models at tier 2 beside the paper's.
 
     Args:
-        title: Of the table.
         measured: A group of columns for each.
     """
     columns = [("", "method"), ("McInerney et al. 2021", "CF reduction %")]
     for measures in measured:
-        label = measures.model.label
-        columns += [(label, "CF reduction %"), (label, "plain mean %")]
-        columns += [(label, "new, points vs none"), (label, "within 1 point")]
+        for name in ("CF reduction %", "plain mean %", "new, points vs none", "within 1 point"):
+            columns.append((measures.model.label, name))
     rows = []
     names = dict.fromkeys(name for measures in measured for name in measures.methods)
     for name in in_order(name for name in names if name != "none"):
         row = [name, str(PAPER[name]) if name in PAPER else "-"]
         for measures in measured:
+            if name not in measures.methods:
+                row += ["-"] * 4
+                continue
             own = measures.summary(name)
             within = "-" if math.isnan(own.points) else "yes" if within_a_point(own) else "no"
             row += [_marked(own, signed(own.reduction, 0))]
             row += [_plain_mean(own, len(measures.chains))]
             row += [_marked(own, with_error(own.points, own.error)), within]
         rows.append(row)
-    return Table(
-        title,
-        columns,
-        _grouped(rows),
-        [
-            "CF reduction: ratio of mean changes; plain mean: of the permutations' own CF "
-            f"reductions, of fewer where some forget nothing. {_PART}: of fewer runs than there "
-            "should be; -: not run."
-        ],
-    )
+    return Table(columns, _grouped(rows))
 
 
-def strength_tables(title: str, measured: Sequence[Measures]) -> list[Table]:
-    """Return the strengths that the development splits chose, a table for each tier.
+def strength_table(measures: Measures) -> Table:
+    """Return the strengths that the development splits chose.
 
     Args:
-        title: Of the tables.
-        measured: Tiers of one model.
+        measures: Of one model at one tier.
     """
-    tables = []
-    for measures in measured:
-        rows = []
-        for name in measures.methods:
-            cells = [_strengths(measures, chain, name) for chain in measures.chains]
-            if set(cells) - {"", "-"}:
-                rows.append([name, *(cell or "-" for cell in cells)])
-        note = (
-            "λ; ↑ the strongest and ↓ the weakest of several that were tried."
-            if measures.tier == 2
-            else "λ of the first task's prior, λ of the second's; ↑ and ↓: the strongest and the "
-            "weakest that were tried for the second (the first keeps what tier 2 chose)."
-        )
-        if rows:
-            columns = [("", "method"), *(("", arrow(chain)) for chain in measures.chains)]
-            tables.append(Table(f"{title}, tier {measures.tier}", columns, _grouped(rows), [note]))
-    return tables
+    rows = []
+    for name in measures.methods:
+        cells = [_strengths(measures, chain, name) for chain in measures.chains]
+        if set(cells) != {"-"}:
+            rows.append([name, *cells])
+    columns = [("", "method"), *(("", chain) for chain in measures.chains)]
+    return Table(columns, _grouped(rows))
+
+
+def settings_table(models: Sequence[Model]) -> Table:
+    """Return what the models' runs were made with, but for strengths and seeds.
+
+    Args:
+        models: A column for each.
+    """
+    settings = [_flat(model.settings) for model in models]
+    names = dict.fromkeys(name for own in settings for name in own)
+    columns = [("", "setting"), *(("", model.label) for model in models)]
+    return Table(columns, [("", [[n, *(own.get(n, "-") for own in settings)] for n in names])])
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    flat = {}
+    for name, value in settings.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for key, own in inner.items():
+            # Strengths and seeds are those of the runs, whatever the arguments' defaults say.
+            if name != "LearningArguments" or key not in ("strengths", "seed"):
+                flat[key or name] = _shown(own)
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def within_a_point(summary: Summary) -> bool:
     """Tell whether a method costs the new task at most a point, on the mean."""
     return summary.points >= -1 - 1e-9
-
-
-def arrow(chain: Sequence[str]) -> str:
-    """Return a chain as text."""
-    return " → ".join(chain)
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -189,100 +223,23 @@ def with_error(value: float, error: float) -> str:
     return f"{plus}{text}" + ("" if math.isnan(error) else f" ± {error:.2f}")
 
 
-def _tier_row(measures: Measures, name: str) -> list[str]:
-    row = [name]
-    seeds = measures.model.seeds
-    for chain in measures.chains:
-        changes = [measures.change(chain, name, seed) for seed in seeds]
-        news = [measures.new(chain, name, seed) for seed in seeds]
-        change, reduction = signed(mean(changes)), signed(measures.reduction(chain, name), 0)
-        part = _PART if 0 < sum(map(math.isnan, news)) < len(seeds) else ""
-        bracket = "" if name == "none" or change == "-" else f" ({reduction})"
-        row += [f"{change}{bracket}{part}", f"{number(mean(news))}{part}"]
-    own = measures.summary(name)
-    row += [_marked(own, signed(own.change))]
-    if name == "none":
-        return [*row, "-", "-", "-"]
-    row += [_marked(own, signed(own.reduction, 0)), _plain_mean(own, len(measures.chains))]
-    return [*row, _marked(own, with_error(own.points, own.error))]
-
-
 def _plain_mean(own: Summary, chains: int) -> str:
     """The plain mean, with the number of permutations that have a CF reduction if not all do."""
     text = signed(own.plain_mean, 0)
     return text if text == "-" or own.plain_count == chains else f"{text} (of {own.plain_count})"
 
 
-def _missing_notes(measures: Measures) -> list[str]:
-    notes = []
-    if missing := measures.missing():
-        which = ", ".join(f"{name} {count}" for name, count in missing.items())
-        notes.append(
-            f"**Missing runs: {sum(missing.values())}** ({which}). A value of fewer runs than "
-            f"there should be is marked {_PART}, one of none is shown as -; over all permutations, "
-            "a method is held against the runs of no method that it has too."
-        )
-    if count := measures.nothing_to_forget():
-        notes.append(
-            f"In {count} runs an old task has an accuracy of 0 when learnt alone; they have no "
-            "change and count in points alone."
-        )
-    return notes
-
-
-def _baselines(model: Model, task: str) -> list[str]:
-    if task not in model.tasks:
-        return ["-"] * 5
-    cells = []
-    for values in _baseline_values(model, task):
-        error = standard_error(values)
-        cells.append(number(mean(values)) + ("" if math.isnan(error) else f" ± {error:.1f}"))
-    return cells
-
-
-def _baseline_values(model: Model, task: str) -> list[list[float]]:
-    """Accuracies in percent of each kind of baseline, a list over seeds of each."""
-
-    def accuracies(method: str, sets: Sequence[Chain]) -> list[float]:
-        values = []
-        for seed in model.seeds:
-            records = [model.run(own, method, seed) for own in sets]
-            values.append(mean(100 * r["test"][task] for r in records if r is not None))
-        return values
-
-    with_sets = [
-        [own for own in combinations(model.tasks, count) if task in own]
-        for count in (2, len(model.tasks))
-    ]
-    return [
-        *(accuracies(f"individual{end}", [(task,)]) for end in ("", ":0.1", ":update")),
-        *(accuracies("combined", sets) for sets in with_sets),
-    ]
-
-
-def _missing_references(models: Sequence[Model]) -> list[str]:
-    missing = {
-        f"{model.label}: {name}": count
-        for model in models
-        for name, count in model.missing_references().items()
-    }
-    which = ", ".join(f"{name} {count}" for name, count in missing.items())
-    return [f"**Missing runs: {sum(missing.values())}** ({which})."] if missing else []
-
-
-def _strengths(measures: Measures, chain: Chain, name: str) -> str:
-    chosen = measures.model.chosen(chain, name)
-    if chosen is None or not chosen.strengths:
+def _strengths(measures: Measures, chain: str, name: str) -> str:
+    tried = measures.tried(chain, name)
+    chosen = tried[tried.chosen]
+    if chosen.empty or not chosen.strength.iloc[0]:
         return "-"
-    text = ", ".join(f"{float(f'{strength:.3g}'):g}" for strength in chosen.strengths)
-    return text + _edge(chosen, measures.model.tried(chain, name))
-
-
-def _edge(chosen: Point, tried: Sequence[Point]) -> str:
-    last = [point.strengths[-1] for point in tried]
+    strengths = chosen.strength.iloc[0]
+    text = ", ".join(f"{float(f'{strength:.3g}'):g}" for strength in strengths)
+    last = [strength[-1] for strength in tried.strength]
     if min(last) == max(last):
-        return ""
-    return {max(last): " ↑", min(last): " ↓"}.get(chosen.strengths[-1], "")
+        return text
+    return text + {max(last): " ↑", min(last): " ↓"}.get(strengths[-1], "")
 
 
 def _marked(summary: Summary, text: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .frame import Measures, Summary
 from .groups import group_of, is_control, needs_old_data, remark
-from .measures import Measures, Summary, mean, standard_error
 from .tables import PAPER, number, signed, with_error, within_a_point
 
 __all__ = ["GOALS", "verdict"]
@@ -151,7 +151,7 @@ def _beyond_a_point(kfc: Summary, controls: Sequence[Summary]) -> str:
 def _lead(measures: Measures, own: Summary) -> str:
     """By how much a control keeps more than KFC, run by run, and whether that is beyond noise."""
     ahead = measures.differences(own.method, "kfc")
-    lead, error = mean(ahead), standard_error(ahead)
+    lead, error = ahead.mean(), ahead.sem()
     text = f"the old tasks keep {number(lead)} % more"
     if math.isnan(error):
         return text

@@ -1,5 +1,7 @@
 """Three computations of seconds that show what the curvatures are, and what goes wrong without.
 
+    python -m laboratory toys --output_dir benchmarks/toys
+
 Figures 1 and 2 of McInerney et al. 2021 (arXiv:2111.06012) on generated tasks, and what becomes of
 a penalty made of the Hessian. All in float64 and from fixed seeds; results are JSON values.
 """
@@ -15,14 +17,16 @@ from typing import Any
 
 from hf_kfc.files import refuse_foreign
 
-from ..figures import require_matplotlib
-from ..results import RESULTS_NAME, command, versions
+from ..ledger import command, versions
+from ..report.figures import require_matplotlib
 from .cnn_fisher import cnn_fisher
 from .figures import save_cnn_fisher_figure, save_hessian_figure, save_two_parameter_figure
 from .hessian_lesson import hessian_lesson
 from .two_parameters import two_parameters
 
 __all__ = ["ToyArguments", "cnn_fisher", "hessian_lesson", "run_toys", "two_parameters"]
+
+_RESULTS = "results.json"
 
 
 @dataclass
@@ -45,7 +49,7 @@ def run_toys(arguments: ToyArguments) -> None:
     """
     require_matplotlib()
     output = Path(arguments.output_dir)
-    refuse_foreign(output, RESULTS_NAME)
+    refuse_foreign(output, _RESULTS)
     results = {
         "two_parameters": two_parameters(),
         "cnn_fisher": cnn_fisher(),
@@ -53,7 +57,7 @@ def run_toys(arguments: ToyArguments) -> None:
     }
     output.mkdir(parents=True, exist_ok=True)
     text = _json_text(results | {"command": command(), "versions": versions()})
-    (output / RESULTS_NAME).write_text(text, encoding="utf-8")
+    (output / _RESULTS).write_text(text, encoding="utf-8")
     for suffix in ("png", "svg"):
         save_two_parameter_figure(results["two_parameters"], output / f"two_parameters.{suffix}")
         save_cnn_fisher_figure(results["cnn_fisher"], output / f"cnn_fisher.{suffix}")

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError, DataError
 from laboratory import (
     DataArguments,
+    Grid,
     GridArguments,
     LearningArguments,
     RankerArguments,
+    engine,
     grid,
     grid_table,
-    run_grid,
 )
 from laboratory.arguments import settings_of
 
@@ -22,17 +23,19 @@ L2, EWC = (0.001, 0.1), (1.0, 10.0, 100.0)
 RANKER = RankerArguments(hidden_size=8, vocab_size=500)
 DATA = DataArguments(train_examples=64, validation_examples=32, test_examples=32)
 LEARNING = LearningArguments(epochs=1, learning_rate=0.01)
-FIRST_SEED = 1 + len(L2) + len(EWC)  # none, l2 and ewc
-RUNS = FIRST_SEED + 3
+FIRST_SEED = 2 + len(L2) + len(EWC)  # the old task alone, none, l2 and ewc
+RUNS = FIRST_SEED + 4
 
 
 def arguments(results: Path, **changes: Any) -> GridArguments:
     values = {"methods": ["l2", "ewc"], "dampings": [0.1], "seeds": [0, 1]}
-    return GridArguments("articles", "patients", str(results), **(values | changes))
+    tasks = {"old_task": "articles", "task": "patients", "results": str(results)}
+    return GridArguments(**(tasks | values | changes))
 
 
 def run(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -> None:
-    run_grid(arguments(results, **changes), RANKER, DATA, learning, CurvatureArguments())
+    args = arguments(results, **changes)
+    engine.run(Grid(args, RANKER, DATA, learning, CurvatureArguments()))
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -48,13 +51,13 @@ def few_strengths(monkeypatch):
 def learnt(monkeypatch) -> list[tuple[str, int]]:
     """Task and number of priors of every call of ``learn``."""
     calls: list[tuple[str, int]] = []
-    original = grid.learn
+    original = engine.learn
 
-    def learn(start, task, collator, args, priors=()):
+    def learn(start, task, collator, args, priors=(), **more):
         calls.append((task.name, len(priors)))
-        return original(start, task, collator, args, priors)
+        return original(start, task, collator, args, priors, **more)
 
-    monkeypatch.setattr(grid, "learn", learn)
+    monkeypatch.setattr(engine, "learn", learn)
     return calls
 
 
@@ -82,51 +85,62 @@ def test_every_point_is_run_once(whole):
     assert header["settings"]["LearningArguments"] == settings_of(LEARNING)["LearningArguments"]
     assert header["versions"]
     assert header["command"]
-    points = [tuple(record["point"].values()) for record in records]
+    points = [
+        (p["seed"], p["tasks"], p["method"], p.get("multiple"))
+        for p in (record["point"] for record in records)
+    ]
+    both = ["articles", "patients"]
     assert points[:FIRST_SEED] == [
-        (0, "none", None, None),
-        *((0, "l2", 0.0, multiple) for multiple in L2),
-        *((0, "ewc", 0.1, multiple) for multiple in EWC),
+        (0, ["articles"], "individual", None),
+        (0, both, "none", None),
+        *((0, both, "l2", multiple) for multiple in L2),
+        *((0, both, "ewc:0.1", multiple) for multiple in EWC),
     ]
     assert [point[:3] for point in points[FIRST_SEED:]] == [
-        *((1, "none", None), (1, "l2", 0.0), (1, "ewc", 0.1))
+        (1, ["articles"], "individual"),
+        *((1, both, method) for method in ("none", "l2", "ewc:0.1")),
     ]
     for record in records:
-        for which in (record, record["before"]):
-            accuracies = [value for key, value in which.items() if key.endswith(("_test", "ion"))]
-            assert len(accuracies) == (4 if which is record else 2)
-            assert all(0 <= value <= 1 for value in accuracies)
+        for split in ("validation", "test"):
+            assert list(record[split]) == record["point"]["tasks"]
+            assert all(0 <= value <= 1 for value in record[split].values())
 
 
 def test_strengths_are_multiples_of_the_bayesian_value(whole):
     for record in read(whole)[1:]:
         point = record["point"]
-        scale = {"none": None, "l2": 1.0, "ewc": 64 / (2 * 64)}[point["method"]]
-        expected = None if scale is None else point["multiple"] * scale
-        assert record["strength"] == expected
+        scale = {"l2": 1.0, "ewc:0.1": 64 / (2 * 64)}.get(point["method"])
+        assert record["strengths"] == ([point["multiple"] * scale] if scale else [])
 
 
 def test_later_seeds_use_the_strength_chosen_on_the_first_ones_development_splits(whole):
     records = read(whole)[1:]
-    plain = records[0]
-    for method in ("l2", "ewc"):
+    plain = records[1]
+    for method in ("l2", "ewc:0.1"):
         first, later = (
             [r for r in records if (r["point"]["seed"], r["point"]["method"]) == (seed, method)]
             for seed in (0, 1)
         )
-        kept = [r for r in first if r["new_validation"] >= plain["new_validation"] - 0.01]
-        best = (
-            max(kept, key=lambda r: (r["old_validation"], -r["point"]["multiple"]))
-            if kept
-            else max(first, key=lambda r: (r["new_validation"], -r["point"]["multiple"]))
+
+        def accuracy(record: dict[str, Any], task: str) -> tuple[float, float]:
+            return record["validation"][task], -record["point"]["multiple"]
+
+        least = plain["validation"]["patients"] - 0.01
+        kept = [r for r in first if r["validation"]["patients"] >= least]
+        best = max(
+            kept or first, key=lambda r, k=kept: accuracy(r, "articles" if k else "patients")
         )
         assert [r["point"]["multiple"] for r in later] == [best["point"]["multiple"]]
 
 
-@pytest.mark.parametrize("done", [2, FIRST_SEED], ids=str)
+def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("done", [3, FIRST_SEED], ids=str)
 def test_a_stopped_grid_goes_on_where_it_was(done, whole, tmp_path, monkeypatch, learnt, capsys):
     results = tmp_path / "results.jsonl"
-    original, runs = grid._Stage.run, []
+    original, runs = engine.Stage.run, []
 
     def stopped(stage, point):
         if len(runs) == done:
@@ -135,16 +149,16 @@ def test_a_stopped_grid_goes_on_where_it_was(done, whole, tmp_path, monkeypatch,
         return original(stage, point)
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid._Stage, "run", stopped)
+        patch.setattr(engine.Stage, "run", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(results)
     assert len(read(results)) == 1 + done
     learnt.clear()
     run(results)
-    tiers = 2 if done < FIRST_SEED else 1  # tier 1 is done again for the seeds that go on
-    assert [task for task, _ in learnt].count("articles") == tiers
-    assert [task for task, _ in learnt].count("patients") == RUNS - done
-    assert read(results)[1:] == read(whole)[1:]  # to the last digit
+    tasks = [task for task, _ in learnt]
+    assert tasks.count("articles") == (2 if done < FIRST_SEED else 1)  # for seeds that go on
+    assert tasks.count("patients") == RUNS - done - 1  # all that is left, but tier 1 of seed 1
+    assert untimed(read(results)[1:]) == untimed(read(whole)[1:])  # to the last digit
     assert grid_table(whole) in capsys.readouterr().out
 
 
@@ -160,8 +174,8 @@ def test_other_settings_are_refused_by_name(results, learnt):
     before = results.read_bytes()
     with pytest.raises(ConsolidationError, match="made with other LearningArguments; repeat"):
         run(results, learning=replace(LEARNING, epochs=2))
-    with pytest.raises(ConsolidationError, match="made with other GridArguments; repeat"):
-        run(results, seeds=[0, 1, 2])
+    with pytest.raises(ConsolidationError, match="made with other old_train_examples; repeat"):
+        run(results, old_train_examples=32)
     assert learnt == []
     assert results.read_bytes() == before
 
@@ -223,7 +237,7 @@ def test_no_file_is_left_where_the_first_run_fails(tmp_path):
 
 
 def test_an_old_task_that_was_not_learnt_is_refused_before_the_runs(tmp_path, monkeypatch, learnt):
-    monkeypatch.setattr(grid.Learned, "accuracy", lambda *_: 0.0)
+    monkeypatch.setattr(engine.Learned, "accuracy", lambda *_: 0.0)
     with pytest.raises(ConsolidationError, match="with seed 0 tier 1 ranks no test example of art"):
         run(tmp_path / "results.jsonl")
     assert [task for task, _ in learnt] == ["articles"]
@@ -231,32 +245,34 @@ def test_an_old_task_that_was_not_learnt_is_refused_before_the_runs(tmp_path, mo
 
 def record(seed: int, method: str, multiple: float | None, old: float, new: float) -> dict:
     """A run whose test accuracies are 0.1 below its validation accuracies."""
-    damping = {"none": None, "l2": 0.0, "ewc": 0.1}[method]
-    point = {"seed": seed, "method": method, "damping": damping, "multiple": multiple}
-    before = {"old_validation": 0.9, "old_test": 0.8}
-    accuracies = {"old_validation": old, "old_test": old - 0.1}
-    accuracies |= {"new_validation": new, "new_test": new - 0.1}
-    return {"point": point, "strength": multiple, "before": before, **accuracies}
+    point = {"seed": seed, "tasks": ["articles", "patients"], "method": method, "strengths": []}
+    if method == "individual":
+        point["tasks"] = ["articles"]
+    if multiple is not None:
+        point["multiple"] = multiple
+    found = dict(zip(point["tasks"], (old, new), strict=False))
+    test = {task: accuracy - 0.1 for task, accuracy in found.items()}
+    return {"point": point, "validation": found, "test": test}
 
 
 RECORDS = [
+    record(0, "individual", None, 0.9, 0.0),
     record(0, "none", None, 0.5, 0.7),
     record(0, "l2", 0.001, 0.5, 0.71),
     record(0, "l2", 0.1, 0.9, 0.2),
-    record(0, "ewc", 1.0, 0.6, 0.70),
-    record(0, "ewc", 10.0, 0.7, 0.69),
-    record(0, "ewc", 100.0, 0.8, 0.6),
+    record(0, "ewc:0.1", 1.0, 0.6, 0.70),
+    record(0, "ewc:0.1", 10.0, 0.7, 0.69),
+    record(0, "ewc:0.1", 100.0, 0.8, 0.6),
+    record(1, "individual", None, 0.9, 0.0),
     record(1, "none", None, 0.4, 0.8),
     record(1, "l2", 0.001, 0.5, 0.7),
-    record(1, "ewc", 10.0, 0.8, 0.75),
+    record(1, "ewc:0.1", 10.0, 0.8, 0.75),
 ]
 
 
 def write(path: Path, records: list[dict]) -> Path:
-    values = asdict(arguments(path))
-    del values["results"]
-    lines = [{"settings": {"GridArguments": values}}, *records]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [{"settings": {"tasks": ["articles", "patients"], "old_train_examples": None}}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *records]))
     return path
 
 
@@ -276,20 +292,16 @@ def test_table_has_means_and_deviations_over_seeds_of_the_chosen_strengths(tmp_p
 
 def test_second_table_has_every_strength_of_the_first_seed(tmp_path):
     table = grid_table(write(tmp_path / "results.jsonl", RECORDS)).split("\n\n")[2]
-    first = [r for r in RECORDS if r["point"]["seed"] == 0]
-    plain = next(r for r in first if r["point"]["method"] == "none")
-    ewc = next(line for line in table.splitlines() if line.startswith("| ewc"))
-    tried = [r for r in first if r["point"]["method"] == "ewc"]
-    assert len(tried) > 1
-    for record in tried:
-        kept = 1 - (0.8 - record["old_test"]) / (0.8 - plain["old_test"])
-        new = record["new_test"] - plain["new_test"]
-        assert f"{record['point']['multiple']:g}: {100 * kept:.0f} / {100 * new:+.1f}" in ewc
+    # Before 0.8, by none 0.4: at 0.5, 0.6 and 0.7 a quarter, a half and three quarters are kept.
+    assert table.splitlines()[2:] == [
+        "| l2 |  | 0.001: 0 / +1.0, 0.1: 100 / -50.0 |",
+        "| ewc | 0.1 | 1: 25 / +0.0, 10: 50 / -1.0, 100: 75 / -10.0 |",
+    ]
 
 
 def test_table_of_an_unfinished_grid_says_which_run_is_missing(tmp_path):
     results = write(tmp_path / "results.jsonl", RECORDS[:-1])
-    with pytest.raises(ConsolidationError, match=r"no run .*seed=1, method='ewc'.*run the grid"):
+    with pytest.raises(ConsolidationError, match=r"no run of ewc:0\.1 with seed 1; run the"):
         grid_table(results)
-    with pytest.raises(ConsolidationError, match="no strength to choose from"):
-        grid_table(write(results, [RECORDS[0], RECORDS[6]]))
+    with pytest.raises(ConsolidationError, match="has no run of none"):
+        grid_table(write(results, RECORDS[:1]))

@@ -15,12 +15,12 @@ from laboratory import (
     DataArguments,
     LearningArguments,
     PermutationArguments,
+    Permutations,
     RankerArguments,
-    permutations,
-    run_permutations,
+    engine,
 )
 from laboratory.ledger import read_ledger
-from laboratory.search import Choices, Point
+from laboratory.points import ANY_CHOICE, Choices, Point
 
 TASKS = ("articles", "patients", "notes")
 RANKER = RankerArguments(hidden_size=8, vocab_size=500)
@@ -30,7 +30,9 @@ METHODS = ["none", "ewc", "average", "scores"]
 TIER3 = ["none", "ewc", "scores"]
 
 
-def run(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -> None:
+def experiment(
+    results: Path, learning: LearningArguments = LEARNING, **changes: Any
+) -> Permutations:
     values: dict[str, Any] = {
         "tasks": list(TASKS),
         "methods": METHODS,
@@ -39,8 +41,12 @@ def run(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -
         "update_examples": 32,
         "seeds": [0, 1],
     }
-    arguments = PermutationArguments(str(results), **(values | changes))
-    run_permutations(arguments, RANKER, DATA, learning, CurvatureArguments())
+    arguments = PermutationArguments(results=str(results), **(values | changes))
+    return Permutations(arguments, RANKER, DATA, learning, CurvatureArguments())
+
+
+def run(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -> None:
+    engine.run(experiment(results, learning, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +60,13 @@ def whole(tmp_path_factory, examples_cache) -> Path:
 
 
 def records_of(path: Path) -> dict[Point, dict[str, Any]]:
-    return read_ledger(path, Point)[1]
+    return read_ledger(path)[1]
 
 
 def test_every_run_is_there_once(whole):
     points = list(records_of(whole))
-    arguments = PermutationArguments("", list(TASKS), METHODS, TIER3, ["ewc=1,100"], 32, [0, 1])
-    assert permutations._size(arguments) == len(points)  # what the bar counts
+    counted = [len(list(experiment(whole).points(seed, ANY_CHOICE))) for seed in (0, 1)]
+    assert sum(counted) == len(points)  # what the bar counts
     assert len(points) == len(whole.read_text("utf-8").splitlines()) - 1
     for seed in (0, 1):
         own = [point for point in points if point.seed == seed]
@@ -114,14 +120,14 @@ def test_further_methods_are_taken_into_the_same_file(whole, tmp_path):
 
 def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, monkeypatch):
     calls = []
-    original = permutations.learn
+    original = engine.learn
 
     def learn(start, task, collator, args, priors=(), **more):
         learned = original(start, task, collator, args, priors, **more)
         calls.append((_digest(start), task, priors, args.strengths, more.get("kept"), learned))
         return learned
 
-    monkeypatch.setattr(permutations, "learn", learn)
+    monkeypatch.setattr(engine, "learn", learn)
     run(
         tmp_path / "results.jsonl",
         tasks=["articles", "patients", "notes"],
@@ -148,7 +154,7 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
 
 def test_scores_are_of_models_that_learnt_what_the_chain_learns_of_each_task(tmp_path, monkeypatch):
     sizes, averaged = {}, []
-    original, average = permutations.learn, permutations.ScoreAverage
+    original, average = engine.learn, engine.ScoreAverage
 
     def learn(start, task, *args, **more):
         learned = original(start, task, *args, **more)
@@ -159,8 +165,8 @@ def test_scores_are_of_models_that_learnt_what_the_chain_learns_of_each_task(tmp
         averaged.append([sizes[_digest(model)] for model in models])
         return average(models)
 
-    monkeypatch.setattr(permutations, "learn", learn)
-    monkeypatch.setattr(permutations, "ScoreAverage", score_average)
+    monkeypatch.setattr(engine, "learn", learn)
+    monkeypatch.setattr(engine, "ScoreAverage", score_average)
     run(
         tmp_path / "results.jsonl",
         tasks=["articles", "patients"],

@@ -1,11 +1,9 @@
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from itertools import combinations, permutations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from hf_kfc.errors import ConsolidationError
 from laboratory.report import (
     Measures,
     ReportArguments,
+    grid_table,
     load_models,
     run_report,
     verdict,
@@ -22,7 +21,7 @@ from laboratory.report.groups import description, group_of, in_order, is_control
 from laboratory.report.tables import (
     baseline_table,
     signed,
-    strength_tables,
+    strength_table,
     summary_table,
     tier_table,
     with_error,
@@ -144,21 +143,21 @@ def results(tmp_path) -> Path:
 
 def test_changes_reductions_and_points_are_as_defined(results):
     own = measures(results)
-    chain = ("articles", "patients")
-    assert own.change(chain, "none", 0) == pytest.approx(-20)
-    assert own.change(("notes", "articles"), "none", 1) == pytest.approx(-10)
-    assert own.change(chain, "kfc", 0) == pytest.approx(-3)
-    assert own.new(chain, "kfc", 1) == pytest.approx(29.5)
-    assert own.reduction(chain, "kfc") == pytest.approx(85)
-    assert own.reduction(("notes", "articles"), "kfc") == pytest.approx(70)
+    chain = "articles → patients"
+    assert own.change["none"][chain, 0] == pytest.approx(-20)
+    assert own.change["none"]["notes → articles", 1] == pytest.approx(-10)
+    assert own.change["kfc"][chain, 0] == pytest.approx(-3)
+    assert own.new["kfc"][chain, 1] == pytest.approx(29.5)
+    assert own.reduction("kfc", chain) == pytest.approx(85)
+    assert own.reduction("kfc", "notes → articles") == pytest.approx(70)
     kfc = own.summary("kfc")
     # None: 4 permutations at -20 and 2 at -10, so -50/3 on the mean.
     assert own.summary("none").change == pytest.approx(-50 / 3)
     assert kfc.reduction == pytest.approx(100 * (1 - 3 * 3 / 50))
     assert kfc.plain_mean == pytest.approx((4 * 85 + 2 * 70) / 6)
     assert (kfc.points, kfc.error) == (pytest.approx(-0.5), pytest.approx(0, abs=1e-9))
-    assert (kfc.runs, kfc.expected, kfc.complete) == (12, 12, True)
-    assert own.differences("lora", "kfc") == pytest.approx([-6] * 12)
+    assert (kfc.runs, kfc.expected, kfc.every_chain) == (12, 12, True)
+    assert list(own.differences("lora", "kfc")) == pytest.approx([-6] * 12)
 
 
 def test_standard_error_is_over_permutations_and_seeds(tmp_path):
@@ -178,9 +177,9 @@ def test_later_tasks_are_held_against_what_an_update_learns(tmp_path):
     path = write(tmp_path / "r.jsonl", {"none": (-20, 0)}, {"none": (0, 0)}, update_examples=50)
     own = measures(path, tier=3)
     # articles as when alone, patients 0.5 against 0.4 on an update's examples: +25 %.
-    assert own.change(("articles", "patients", "notes"), "none", 0) == pytest.approx(12.5)
-    assert own.new(("articles", "patients", "notes"), "individual", 0) == pytest.approx(30)
-    first = cells(baseline_table("t", [own.model]), "patients")
+    assert own.change["none"]["articles → patients → notes", 0] == pytest.approx(12.5)
+    assert own.new["individual"]["articles → patients → notes", 0] == pytest.approx(30)
+    first = cells(baseline_table([own.model]), "patients")
     assert first == [
         "patients", "50.0 ± 0.0", "25.0 ± 0.0", "40.0 ± 0.0", "50.0 ± 0.0", "50.0 ± 0.0",
     ]  # fmt: skip
@@ -188,15 +187,14 @@ def test_later_tasks_are_held_against_what_an_update_learns(tmp_path):
 
 def test_strengths_are_those_that_development_splits_choose(results):
     own = measures(results)
-    chosen = own.model.chosen(("articles", "notes"), "kfc")
-    assert chosen is not None and chosen.strengths == (1.0,)
-    curve = own.curve(("articles", "notes"), "kfc")
-    assert [(p.strengths, p.chosen) for p in curve] == [((1.0,), True), ((10.0,), False)]
-    assert [(p.points, p.change) for p in curve] == [
-        (pytest.approx(-0.5), pytest.approx(-3)),
-        (pytest.approx(0), pytest.approx(0)),
+    curve = own.curve("articles → notes", "kfc")
+    assert list(zip(curve.strength, curve.chosen, strict=True)) == [
+        ((1.0,), True),
+        ((10.0,), False),
     ]
-    (table,) = strength_tables("t", [own])
+    assert list(curve.points) == [pytest.approx(-0.5), pytest.approx(0)]
+    assert list(curve.change) == [pytest.approx(-3), pytest.approx(0)]
+    table = strength_table(own)
     assert cells(table, "kfc")[1:] == ["1 ↓"] * 6
     assert cells(table, "ewc")[1:] == ["10"] * 6
     assert [row[0] for row in table.rows] == ["ewc", "kfc"]
@@ -204,19 +202,17 @@ def test_strengths_are_those_that_development_splits_choose(results):
 
 def test_both_strengths_of_tier_3_are_told(tmp_path):
     path = write(tmp_path / "r.jsonl", effects(), {"none": (-20, 0), "kfc": {1.0: (-3, 0)}})
-    model = load_models([path])[0]
-    tables = strength_tables("t", [Measures(model, 2), Measures(model, 3)])
-    assert cells(tables[1], "kfc")[1:] == ["1, 1"] * 6
+    assert cells(strength_table(measures(path, tier=3)), "kfc")[1:] == ["1, 1"] * 6
 
 
 def test_tables_hold_the_numbers(results):
     own = measures(results)
-    row = cells(tier_table("t", own), "kfc")
+    row = cells(tier_table(own), "kfc")
     assert row[:3] == ["kfc", "-3.0 (85)", "29.5"]
     assert row[-4:] == ["-3.0", "82", "80", "-0.50 ± 0.00"]
-    assert cells(tier_table("t", own), "none")[-4:] == ["-16.7", "-", "-", "-"]
-    assert cells(tier_table("t", own), "combined")[1] == "0.0 (100)"
-    summary = summary_table("t", [own])
+    assert cells(tier_table(own), "none")[-4:] == ["-16.7", "-", "-", "-"]
+    assert cells(tier_table(own), "combined")[1] == "0.0 (100)"
+    summary = summary_table([own])
     assert cells(summary, "kfc") == ["kfc", "51", "82", "80", "-0.50 ± 0.00", "yes"]
     assert cells(summary, "ewc") == ["ewc", "27", "52", "47", "+0.50 ± 0.00", "yes"]
     assert cells(summary, "lora")[1] == "-"
@@ -238,7 +234,7 @@ def test_files_of_one_model_are_merged(tmp_path, results):
     other = write(tmp_path / "b.jsonl", {"none": (-10, 0), "kfc": methods["kfc"]})
     (merged,) = load_models([parts[0], other])
     assert "12 of them differ in their accuracies" in merged.notes[0]
-    assert Measures(merged, 2).change(("articles", "notes"), "none", 0) == pytest.approx(-20)
+    assert Measures(merged, 2).change["none"]["articles → notes", 0] == pytest.approx(-20)
 
 
 @pytest.mark.parametrize(
@@ -288,14 +284,13 @@ def test_missing_runs_are_shown_and_counted(tmp_path):
 
     own = measures(write(tmp_path / "r.jsonl", effects(), keep=keep))
     assert own.missing() == {"ewc": 1, "lora": 2}
-    table = tier_table("t", own)
-    assert "**Missing runs: 3** (ewc 1, lora 2)." in table.notes[1]
+    table = tier_table(own)
     assert cells(table, "lora")[1:3] == ["-", "-"]
     assert cells(table, "ewc")[3:5] == ["-8.0 (60)†", "30.5†"]
     # Against the same runs of none: 7 at -20 and 4 at -10.
     assert own.summary("ewc").reduction == pytest.approx(100 * (1 - 8 * 11 / 180))
-    assert cells(summary_table("t", [own]), "ewc")[2] == "51†"
-    assert "**Missing runs: 1** (CNN: combined 1)." in baseline_table("t", [own.model]).notes[1]
+    assert cells(summary_table([own]), "ewc")[2] == "51†"
+    assert own.model.missing_baselines() == {"combined": 1}
     sentences = verdict(own)
     assert "`lora`" in sentences[-1] and "permutation are missing" in sentences[-1]
     assert not any("`lora`" in sentence for sentence in sentences[:-1])
@@ -355,7 +350,7 @@ def test_an_encoder_has_a_goal_of_its_own(tmp_path):
 def test_nothing_forgotten_means_no_reduction(tmp_path):
     path = write(tmp_path / "r.jsonl", {"none": (2, 0), "kfc": {1.0: (3, 0)}})
     assert "nothing is forgotten" in said(path)
-    row = cells(tier_table("t", measures(path)), "kfc")
+    row = cells(tier_table(measures(path)), "kfc")
     assert row[1] == "3.0 (-)" and row[-3:-1] == ["-", "-"]
 
 
@@ -401,36 +396,40 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+STREAM: list[dict[str, Any]] = [
+    {"point": {"tasks": tasks, "method": method}, "test": {"1": 0.5, "2": 0.4, "3": 0.3}}
+    for tasks, method in (
+        (["1"], "individual"),
+        *((["1", "2", "3"][:count], name) for count in (2, 3) for name in ("combined", "none")),
+    )
+]
+
+
+def write_stream(path: Path) -> Path:
+    lines = [{"settings": {"task": "articles", "periods": 3, "base_periods": 1}}]
+    lines += [run | {"point": run["point"] | {"seed": 0}} for run in STREAM]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """A report of all that there may be."""
     folder = tmp_path_factory.mktemp("report")
     tier3 = {"none": (-20, 0), "kfc": {1.0: (-3, 0)}}
-    cnn = write(folder / "cnn.jsonl", effects() | {"rehearsal+kfc": {1.0: (-1, 0)}}, tier3)
+
+    def keep(run):
+        return run["point"]["method"] != "lora" or run["point"]["tasks"][0] != "notes"
+
+    cnn = write(folder / "cnn.jsonl", effects() | {"rehearsal+kfc": {1.0: (-1, 0)}}, tier3, keep)
     ranker = {"ranker": "mini", "num_layers": None}
     encoder = write(folder / "e.jsonl", {"none": (-20, 0)}, RankerArguments=ranker)
     toys = folder / "toys"
     toys.mkdir()
     (toys / "cnn_fisher.png").write_bytes(b"\x89PNG toy")
-    stream = folder / "s.jsonl"
-    stream.touch()
-
-    def save_stream_figures(path, directory):
-        (directory / "s_last_update.png").write_bytes(b"\x89PNG stream")
-        return [directory / "s_last_update.png", directory / "s_last_update.svg"]
-
-    stub = SimpleNamespace(
-        stream_table=lambda path: "| method | all |\n|---|---:|\n| frozen |  |\n\nTwo\nnotes.",
-        save_stream_figures=save_stream_figures,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "laboratory.stream_report", stub)
-        run_report(
-            ReportArguments(
-                [str(cnn), str(encoder)], str(stream), str(toys), str(folder / "out" / "report")
-            )
-        )
-    return folder / "out" / "report"
+    stream, out = write_stream(folder / "s.jsonl"), folder / "out" / "report"
+    run_report(ReportArguments([str(cnn), str(encoder)], str(stream), str(toys), str(out)))
+    return out
 
 
 def test_html_is_well_formed_and_needs_nothing_else(report):
@@ -468,7 +467,8 @@ def test_report_tells_what_was_run(report):
         "| epochs | 1.0 | 1.0 |",
         "Not run at tier 3: mini.",
         "| frozen | - |",
-        "Two notes.",
+        "'frozen' is the base model",
+        "**Missing runs: 4** (lora 4). A value of fewer",
     ):
         assert expected in text
     runs = len(load_models([report.parent.parent / "cnn.jsonl"])[0].records)
@@ -486,6 +486,7 @@ def test_pictures_are_drawn_and_shown(report):
         "mini-tier2-summary.png",
         "toy-cnn_fisher.png",
         "s_last_update.png",
+        "s_each_update.png",
     ]
     for name in shown:
         assert (report / name).read_bytes().startswith(b"\x89PNG")
@@ -499,3 +500,34 @@ def test_what_is_not_there_is_told(tmp_path, results):
         with pytest.raises(ConsolidationError, match=r"nowhere.* does not exist"):
             run_report(ReportArguments([str(results)], output_dir=output, **given))
     assert not (tmp_path / "out").exists()
+
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = {
+    "permutations": ("cnn-priors", "cnn-others", "minilm-kfc", "minilm-rivals"),
+    "stream": ("medmentions",),
+}
+
+
+def test_the_committed_results_give_the_committed_report(tmp_path, monkeypatch):
+    """Whatever is changed in the engine or the report, no number of these is."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    monkeypatch.setattr(figure, "savefig", lambda _, path, **__: path.touch())  # for time
+    permutations, (stream,) = (
+        [str(ROOT / "benchmarks" / folder / f"{name}.jsonl") for name in names]
+        for folder, names in COMMITTED.items()
+    )
+    toys = str(ROOT / "benchmarks" / "toys")
+    run_report(ReportArguments(permutations, stream, toys, str(tmp_path)))
+    committed = ROOT / "docs" / "report"
+    assert (tmp_path / "report.md").read_text("utf-8") == (committed / "report.md").read_text(
+        "utf-8"
+    )
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in committed.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "forgetting").glob("*.jsonl")), ids=lambda p: p.stem
+)
+def test_the_committed_grids_give_their_committed_tables(path):
+    assert grid_table(path) + "\n" == path.with_suffix(".md").read_text("utf-8")

@@ -1,6 +1,5 @@
 import json
 import re
-import runpy
 import sys
 import warnings
 from collections import Counter
@@ -16,18 +15,24 @@ import torch
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError, DataError
 from hf_kfc.ranking.tasks import prepare_task
-from laboratory import DataArguments, LearningArguments, RankerArguments, stream
+from laboratory import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    Stream,
+    StreamArguments,
+    __main__,
+    engine,
+    stream,
+)
 from laboratory import periods as periods_module
 from laboratory.averaging import average_parameters
+from laboratory.ledger import periods_so_far
 from laboratory.periods import prepare_periods, split_periods
-from laboratory.stream import (
-    StreamArguments,
-    StreamPoint,
-    run_stream,
-)
-from laboratory.stream_report import _spread_out, save_stream_figures, stream_table
+from laboratory.points import ANY_CHOICE, Choices, Point
+from laboratory.report import StreamRuns, stream_table
+from laboratory.report.figures import _spread_out, save_stream_figures
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "stream.py"
 PERIODS, BASE = 4, 2
 MULTIPLES = {"identity": (0.001, 0.1), "diagonal": (10.0, 100.0)}
 METHODS = ["l2", "rehearsal:0.5+ewc", "average", "scores"]
@@ -35,23 +40,41 @@ RANKER = RankerArguments(hidden_size=8, vocab_size=500)
 # As many of each split, so that documents of all reach to the last period.
 DATA = DataArguments(train_examples=64, validation_examples=64, test_examples=64)
 LEARNING = LearningArguments(epochs=1, learning_rate=0.01)
-REFERENCES = 3 + 2  # frozen from the base model on, retrained for each update
+REFERENCES = 1 + 2  # the base model, and one retrained for each update
 FIRST_SEED = REFERENCES + 3 * 2 + 2 * 3  # and none, average, scores; and two that try strengths
+FROZEN, RETRAINED = "individual", "combined"
+
+
+def at(seed: int, period: int, method: str, multiple: float | None = None) -> Point:
+    """The run that has learnt a period."""
+    return Point(seed, periods_so_far(BASE, period), method, (), multiple)
+
+
+def period_of(point: Point) -> int:
+    return BASE + len(point.tasks) - 1
 
 
 def arguments(results: Path, **changes: Any) -> StreamArguments:
     values = {"periods": PERIODS, "base_periods": BASE, "methods": METHODS, "seeds": [0, 1]}
-    return StreamArguments(str(results), "articles", **(values | changes))
+    return StreamArguments(results=str(results), task="articles", **(values | changes))
+
+
+def experiment(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -> Stream:
+    return Stream(arguments(results, **changes), RANKER, DATA, learning, CurvatureArguments())
 
 
 def run(results: Path, learning: LearningArguments = LEARNING, **changes: Any) -> None:
-    run_stream(arguments(results, **changes), RANKER, DATA, learning, CurvatureArguments())
+    engine.run(experiment(results, learning, **changes))
 
 
-def read(results: Path) -> dict[StreamPoint, dict[str, Any]]:
+def read(results: Path) -> dict[Point, dict[str, Any]]:
     """The records by their points, without the times that they took."""
     records = map(json.loads, results.read_text("utf-8").splitlines()[1:])
-    return {StreamPoint(**r.pop("point")): r for r in records if r.pop("seconds") >= 0}
+    return {
+        Point(p["seed"], tuple(p["tasks"]), p["method"], (), p.get("multiple")): r
+        for r in records
+        if r.pop("seconds") >= 0 and (p := r.pop("point"))
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +100,9 @@ def articles(examples_cache) -> datasets.DatasetDict:
         return prepare_task("articles", seed=0, **DATA.config).as_dataset()
 
 
-def made_stage(results: Path, **changes: Any) -> stream._Stage:
-    return stream._Stage(
-        arguments(results, **changes), RANKER, DATA, LEARNING, CurvatureArguments()
-    )
-
-
 @pytest.fixture
-def stage(tmp_path) -> stream._Stage:
-    return made_stage(tmp_path / "results.jsonl")
+def stage(tmp_path) -> engine.Stage:
+    return engine.Stage(experiment(tmp_path / "results.jsonl"), seed=0)
 
 
 def test_periods_are_whole_documents_in_order_and_cover_all(articles):
@@ -156,81 +173,80 @@ def test_every_point_is_run_once(whole):
     lines = whole.read_text("utf-8").splitlines()
     header = json.loads(lines[0])
     assert header["settings"]["periods"] == PERIODS
-    points = [tuple(json.loads(line)["point"].values()) for line in lines[1:]]
-    assert len(points) == len(set(points))
-    assert [point for point in points if point[2] in ("frozen", "retrained", "none")] == [
-        (seed, period, method, None)
+    points = list(read(whole))
+    assert len(points) == len(lines) - 1
+    counted = [len(list(experiment(whole).points(seed, ANY_CHOICE))) for seed in (0, 1)]
+    assert counted == [FIRST_SEED, FIRST_SEED - 2]
+    assert [p for p in points if p.method in (FROZEN, RETRAINED, "none")] == [
+        at(seed, period, method)
         for seed in (0, 1)
-        for method, periods in (("frozen", (2, 3, 4)), ("retrained", (3, 4)), ("none", (3, 4)))
+        for method, periods in ((FROZEN, (2,)), (RETRAINED, (3, 4)), ("none", (3, 4)))
         for period in periods
     ]
     for method, tried in (("l2", MULTIPLES["identity"]), (METHODS[1], MULTIPLES["diagonal"])):
-        own = [
-            (seed, period, multiple) for seed, period, name, multiple in points if name == method
-        ]
-        chosen = own[2][2]
+        own = [point for point in points if point.method == method]
+        chosen = own[2].multiple
         assert own == [
-            *((0, 3, multiple) for multiple in tried),
-            *((seed, period, chosen) for seed, period in ((0, 4), (1, 3), (1, 4))),
+            *(at(0, 3, method, multiple) for multiple in tried),
+            *(at(seed, period, method, chosen) for seed, period in ((0, 4), (1, 3), (1, 4))),
         ]
-    assert [point[2] for point in points[FIRST_SEED - 4 : FIRST_SEED]] == [
+    assert [point.method for point in points[FIRST_SEED - 4 : FIRST_SEED]] == [
         *("average", "average", "scores", "scores")
     ]
 
 
 def test_a_point_has_accuracies_of_all_periods_and_its_examples(whole, articles):
     periods = split_periods("articles", articles, PERIODS)
-    sizes = {split: [len(period[split]) for period in periods] for split in articles}
+    sizes = {
+        split: {str(n): len(period[split]) for n, period in enumerate(periods, 1)}
+        for split in articles
+    }
     for point, record in read(whole).items():
         for split in ("test", "validation"):
-            assert len(record[split]) == PERIODS
-            assert all(0 <= value <= 1 for value in record[split])
+            assert list(record[split]) == ["1", "2", "3", "4"]  # the future ones too
+            assert all(0 <= value <= 1 for value in record[split].values())
         if point.seed == 0:
             assert record["examples"] == sizes
 
 
 def test_strengths_are_multiples_of_the_bayesian_value_of_each_prior(whole):
     for point, record in read(whole).items():
-        sizes = record["examples"]["train"]
-        learnt = [sum(sizes[:BASE]), *sizes[BASE : point.period - 1]]  # before this period
+        sizes = list(record["examples"]["train"].values())
+        period = period_of(point)
+        learnt = [sum(sizes[:BASE]), *sizes[BASE : period - 1]]  # before this period
         expected = {
             "l2": [point.multiple for _ in learnt],
-            METHODS[1]: [
-                (point.multiple or 0) * old / (2 * sizes[point.period - 1]) for old in learnt
-            ],
+            METHODS[1]: [(point.multiple or 0) * old / (2 * sizes[period - 1]) for old in learnt],
         }
         assert record["strengths"] == pytest.approx(expected.get(point.method, []))
 
 
 def test_the_multiple_is_chosen_on_the_development_splits_of_the_first_update(tmp_path):
-    sizes = {"validation": [30, 10, 20, 20]}
+    sizes = {"validation": dict(zip("1234", (30, 10, 20, 20), strict=True))}
 
     def record(old: list[float], new: float) -> dict[str, Any]:
-        return {"validation": [*old, new, 0.0], "examples": sizes}
+        return {
+            "validation": dict(zip("1234", (*old, new, 0.0), strict=True)),
+            "examples": sizes,
+        }
 
-    first = (0, 3)
     records = {
-        StreamPoint(*first, "none"): record([0.4, 0.4], 0.8),
-        StreamPoint(*first, "l2", 0.001): record([0.5, 0.9], 0.8),  # 24 of 40
-        StreamPoint(*first, "l2", 0.01): record([0.6, 0.8], 0.795),  # 26 of 40
-        StreamPoint(*first, "l2", 0.1): record([1.0, 1.0], 0.7),  # loses the new period
-        StreamPoint(0, 4, "l2", 0.001): record([1.0, 1.0], 1.0),  # another update
+        at(0, 3, "none"): record([0.4, 0.4], 0.8),
+        at(0, 3, "l2", 0.001): record([0.5, 0.9], 0.8),  # 24 of 40
+        at(0, 3, "l2", 0.01): record([0.6, 0.8], 0.795),  # 26 of 40
+        at(0, 3, "l2", 0.1): record([1.0, 1.0], 0.7),  # loses the new period
+        at(0, 4, "l2", 0.001): record([1.0, 1.0], 1.0),  # another update
     }
-    assert stream._chosen(records, arguments(tmp_path / "results.jsonl"), "l2") == 0.01
-
-
-def test_frozen_never_changes(whole):
-    for seed in (0, 1):
-        own = [r for p, r in read(whole).items() if (p.seed, p.method) == (seed, "frozen")]
-        assert len(own) == PERIODS - BASE + 1
-        assert all(record == own[0] for record in own)
+    own = experiment(tmp_path / "results.jsonl")
+    choices = Choices(records, 0, own.old_accuracy)
+    assert choices.chosen(periods_so_far(BASE, 3), "l2") == at(0, 3, "l2", 0.01)
 
 
 def test_each_update_goes_on_from_its_own_model_with_a_prior_of_each_earlier_one(
     stage, monkeypatch
 ):
     learnt: list[dict[str, Any]] = []
-    original = stream.learn
+    original = engine.learn
 
     def learn(start, task, collator, args, priors=(), **more):
         learned = original(start, task, collator, args, priors, **more)
@@ -238,13 +254,14 @@ def test_each_update_goes_on_from_its_own_model_with_a_prior_of_each_earlier_one
         learnt.append({**told, "model": learned.model, "kept": more.get("kept")})
         return learned
 
-    monkeypatch.setattr(stream, "learn", learn)
-    point = StreamPoint(0, 4, METHODS[1], 10.0)
+    monkeypatch.setattr(engine, "learn", learn)
+    point = at(0, 4, METHODS[1], 10.0)
+    periods = list(stage.material.measured.values())
     strengths = stage.run(point)["strengths"]
     base, third, fourth = learnt  # what the last builds on is learnt first
     assert [len(update["task"].train) for update in learnt] == [
-        sum(len(period.train) for period in stage._periods[:BASE]),
-        *(len(period.train) for period in stage._periods[BASE:]),
+        sum(len(period.train) for period in periods[:BASE]),
+        *(len(period.train) for period in periods[BASE:]),
     ]
     assert third["start"] is base["model"]
     assert fourth["start"] is third["model"]
@@ -256,7 +273,7 @@ def test_each_update_goes_on_from_its_own_model_with_a_prior_of_each_earlier_one
         for name, anchor in prior.anchor.items():
             assert torch.equal(anchor, parameters[name])
     # Half of each earlier period, the same half at every update.
-    assert len(fourth["kept"]) == sum(round(len(p.train) / 2) for p in stage._periods[:3])
+    assert len(fourth["kept"]) == sum(round(len(p.train) / 2) for p in periods[:3])
     assert fourth["kept"][: len(third["kept"])] == third["kept"]
     learnt.clear()
     stage.run(point)
@@ -264,30 +281,44 @@ def test_each_update_goes_on_from_its_own_model_with_a_prior_of_each_earlier_one
 
 
 def test_averages_are_of_the_base_model_and_one_of_each_later_period(stage):
-    models: list[Any] = []
-    original = stream.as_learned
-
-    def as_learned(model, collator, args):
-        models.append(model)
-        return original(model, collator, args)
-
+    averaged: list[Any] = []
+    original = engine.ScoreAverage
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "as_learned", as_learned)
-        patch.setattr(stream._Stage, "_forget_others", lambda *_: None)
-        stage.run(StreamPoint(0, 4, "scores"))
-    scores = models[-1]
-    alone = [
-        stage._models[at] for at in (stage._base, *(StreamPoint(0, t, "scores") for t in (3, 4)))
-    ]
-    assert list(scores.models) == alone
-    again = stage._fresh(stage._periods[3])
-    assert all(map(torch.equal, alone[-1].parameters(), again.parameters()))
-    stage.run(StreamPoint(0, 3, "average"))
-    third = stage._model(StreamPoint(0, 3, "average"))
-    newest = stage._model(StreamPoint(0, 3, "none"))
+        patch.setattr(
+            engine, "ScoreAverage", lambda models: averaged.append(models) or original(models)
+        )
+        stage.run(at(0, 4, "scores"))
+    (scores,) = averaged
+    alone = [stage.model(Point(0, (task,), "individual")) for task in ("1-2", "3", "4")]
+    assert all(a is b for a, b in zip(scores, alone, strict=True))
+    stage.run(at(0, 3, "average"))
+    third = stage.model(at(0, 3, "average"))
+    newest = stage.model(at(0, 3, "none"))
     expected = average_parameters([alone[0], newest])
     for name, value in third.state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_of_other_methods_the_models_do_not_stay_in_memory(stage):
+    for method in ("none", "average"):
+        stage.run(at(0, 3, method))
+    assert set(stage._models) == {at(0, 2, FROZEN), at(0, 3, "average")}
+
+
+def test_measuring_a_model_does_not_change_how_the_next_one_is_learnt(tmp_path):
+    """Mixed precision leaves marks on a model that is evaluated."""
+    learning = replace(LEARNING, bf16=True)
+    own = experiment(tmp_path / "results.jsonl", learning, methods=["ewc"])
+    whole, stopped = engine.Stage(own, seed=0), engine.Stage(own, seed=0)
+    for period in (3, 4):
+        expected = whole.run(at(0, period, "ewc", 10.0))
+    found = stopped.run(at(0, 4, "ewc", 10.0))  # learns, but does not measure, what it goes on from
+    assert found["test"] == expected["test"]
+    for point in (at(0, 3, "ewc", 10.0), at(0, 4, "ewc", 10.0)):
+        models = zip(
+            whole.model(point).parameters(), stopped.model(point).parameters(), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in models)
 
 
 @pytest.mark.parametrize(
@@ -300,25 +331,25 @@ def test_a_stopped_stream_goes_on_where_it_was(done, seeds, whole, tmp_path, mon
     results = tmp_path / "stream.jsonl"
     lines = whole.read_bytes().splitlines(keepends=True)
     results.write_bytes(b"".join(lines[: 1 + done]) + lines[1 + done][:20])
-    points: list[StreamPoint] = []
-    original = stream._Stage.run
+    points: list[Point] = []
+    original = engine.Stage.run
 
     def counted(stage, point):
         points.append(point)
         return original(stage, point)
 
-    monkeypatch.setattr(stream._Stage, "run", counted)
+    monkeypatch.setattr(engine.Stage, "run", counted)
     run(results, seeds=seeds)
     expected = [(p, r) for p, r in read(whole).items() if p.seed in seeds]
     assert list(read(results).items()) == expected  # to the last digit
     assert points == [point for point, _ in expected][done:]
-    assert (points[0].method, points[0].period) == (METHODS[1], PERIODS)
+    assert points[0] == at(seeds[-1], PERIODS, METHODS[1], points[0].multiple)
 
 
 def test_a_finished_stream_is_left_alone_and_takes_further_methods(whole, tmp_path, monkeypatch):
     results = tmp_path / "stream.jsonl"
     results.write_bytes(whole.read_bytes())
-    monkeypatch.setattr(stream._Stage, "run", lambda _, point: {"point of": point.method})
+    monkeypatch.setattr(engine.Stage, "run", lambda _, point: {"point of": point.method})
     run(results)
     assert results.read_bytes() == whole.read_bytes()
     run(results, methods=["lora"])
@@ -359,7 +390,7 @@ def test_wrong_arguments_are_refused(changes, message, tmp_path):
 def test_none_is_always_run_and_goes_first(tmp_path):
     for methods in (["l2"], ["l2", "none"]):
         assert arguments(tmp_path / "r.jsonl", methods=methods).methods == ["none", "l2"]
-    assert StreamArguments("r.jsonl").methods[0] == "none"
+    assert StreamArguments(results="r.jsonl").methods[0] == "none"
 
 
 @pytest.mark.parametrize("own", [{"strengths": [1.0]}, {"seed": 3}], ids=str)
@@ -368,15 +399,17 @@ def test_what_the_stream_varies_cannot_be_set(own, tmp_path):
         run(tmp_path / "stream.jsonl", replace(LEARNING, **own))
 
 
-def record(seed: int, period: int, method: str, test: list[float], multiple=None) -> dict:
-    point = {"seed": seed, "period": period, "method": method, "multiple": multiple}
-    return {"point": point, "test": test}
+def record(
+    seed: int, period: int, method: str, test: list[float], multiple: float | None = None
+) -> dict[str, Any]:
+    point = at(seed, period, method, multiple).to_dict()
+    return {"point": point, "test": {str(n): value for n, value in enumerate(test, 1)}}
 
 
 RECORDS = [
-    *(record(0, period, "frozen", [0.6, 0.5, 0.4, 0.3]) for period in (2, 3, 4)),
-    record(0, 3, "retrained", [0.7, 0.7, 0.7, 0.4]),
-    record(0, 4, "retrained", [0.8, 0.8, 0.8, 0.8]),
+    record(0, 2, FROZEN, [0.6, 0.5, 0.4, 0.3]),
+    record(0, 3, RETRAINED, [0.7, 0.7, 0.7, 0.4]),
+    record(0, 4, RETRAINED, [0.8, 0.8, 0.8, 0.8]),
     record(0, 3, "none", [0.4, 0.4, 0.8, 0.5]),
     record(0, 4, "none", [0.3, 0.3, 0.6, 0.8]),
     record(0, 3, "kfc", [0.9, 0.9, 0.9, 0.9], 10.0),
@@ -385,9 +418,9 @@ RECORDS = [
     record(0, 3, "l2", [0.6, 0.5, 0.4, 0.4], 0.1),
 ]
 SECOND = [
-    *(record(1, period, "frozen", [0.5, 0.5, 0.3, 0.3]) for period in (2, 3, 4)),
-    record(1, 3, "retrained", [0.7, 0.7, 0.7, 0.6]),
-    record(1, 4, "retrained", [0.8, 0.8, 0.8, 0.6]),
+    record(1, 2, FROZEN, [0.5, 0.5, 0.3, 0.3]),
+    record(1, 3, RETRAINED, [0.7, 0.7, 0.7, 0.6]),
+    record(1, 4, RETRAINED, [0.8, 0.8, 0.8, 0.6]),
     record(1, 3, "none", [0.4, 0.4, 0.8, 0.3]),
     record(1, 4, "none", [0.3, 0.3, 0.6, 0.6]),
 ]
@@ -400,56 +433,60 @@ def write(path: Path, records: list[dict], **changes: Any) -> Path:
     return path
 
 
-def rows_of(table: str) -> list[str]:
-    lines = table.split("\n\n", maxsplit=1)[0].splitlines()
-    assert {line.count("|") for line in lines} == {9}
-    return lines[2:]
+def made(path: Path) -> tuple[list[str], str]:
+    """The rows of a stream's table as text, and its notes."""
+    table, notes = stream_table(StreamRuns.read(path))
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    return [" | ".join(row) for row in table.rows], notes
 
 
 def test_table_has_the_chosen_run_of_each_finished_method(tmp_path):
-    table = stream_table(write(tmp_path / "results.jsonl", RECORDS))
-    assert rows_of(table) == [
-        "| frozen |  | 50.0 | 30.0 | 45.0 |  | -35.0 | 30.0 |",
-        "| retrained |  | 80.0 | 80.0 | 80.0 | +35.0 |  | 40.0 |",
-        "| none |  | 40.0 | 80.0 | 50.0 | +5.0 | -30.0 | 50.0 |",
-        "| kfc | 1 | 60.0 | 70.0 | 62.5 | +17.5 | -17.5 | 40.0 |",
+    rows, notes = made(write(tmp_path / "results.jsonl", RECORDS))
+    assert rows == [
+        "frozen | - | 50.0 | 30.0 | 45.0 | - | -35.0 | 30.0",
+        "retrained | - | 80.0 | 80.0 | 80.0 | +35.0 | - | 40.0",
+        "none | - | 40.0 | 80.0 | 50.0 | +5.0 | -30.0 | 50.0",
+        "kfc | 1 | 60.0 | 70.0 | 62.5 | +17.5 | -17.5 | 40.0",
     ]
-    assert "mean over periods 1 to 3" in table
-    assert "±" not in table
-    assert table.endswith("Not finished, and left out: l2.")
+    assert "mean over periods 1 to 3" in notes
+    assert "±" not in notes
+    assert notes.endswith("Not finished, and left out: l2.")
 
 
 def test_table_has_means_and_deviations_over_seeds(tmp_path):
-    table = stream_table(write(tmp_path / "results.jsonl", RECORDS[:-1] + SECOND))
-    assert rows_of(table)[2:] == [
-        "| none |  | 40.0 ± 0.0 | 70.0 ± 14.1 | 47.5 ± 3.5 | +5.0 ± 0.0 | -30.0 ± 0.0 "
-        "| 40.0 ± 14.1 |",
-        "| kfc | 1 | 60.0 | 70.0 | 62.5 | +17.5 | -17.5 | 40.0 |",
+    rows, notes = made(write(tmp_path / "results.jsonl", RECORDS[:-1] + SECOND))
+    assert rows[2:] == [
+        "none | - | 40.0 ± 0.0 | 70.0 ± 14.1 | 47.5 ± 3.5 | +5.0 ± 0.0 | -30.0 ± 0.0 | 40.0 ± 14.1",
+        "kfc | 1 | 60.0 | 70.0 | 62.5 | +17.5 | -17.5 | 40.0",
     ]
-    assert "mean ± standard deviation over 2 seeds" in table
-    assert table.endswith("Finished in fewer seeds: kfc (1).")
+    assert "mean ± standard deviation over 2 seeds" in notes
+    assert notes.endswith("Finished in fewer seeds: kfc (1).")
 
 
 def test_with_a_single_update_there_is_no_next_period(tmp_path):
-    records = [
-        record(0, 4, name, [0.6, 0.5, 0.4, value])
-        for name, value in (("frozen", 0.3), ("retrained", 0.5), ("none", 0.5))
-    ]
-    table = stream_table(write(tmp_path / "results.jsonl", records, base_periods=3))
-    assert rows_of(table)[2] == "| none |  | 50.0 | 50.0 | 50.0 | +5.0 | +0.0 |  |"
+    records = []
+    for name, tasks, value in (
+        (FROZEN, ["1-3"], 0.3),
+        (RETRAINED, ["1-3", "4"], 0.5),
+        ("none", ["1-3", "4"], 0.5),
+    ):
+        records.append(record(0, 4, name, [0.6, 0.5, 0.4, value]))
+        records[-1]["point"]["tasks"] = tasks
+    rows, _ = made(write(tmp_path / "results.jsonl", records, base_periods=3))
+    assert rows[2] == "none | - | 50.0 | 50.0 | 50.0 | +5.0 | +0.0 | -"
 
 
-def test_table_and_pictures_refuse_what_is_no_stream(tmp_path):
-    results = write(tmp_path / "results.jsonl", RECORDS[:4])
+def test_what_is_no_stream_is_refused(tmp_path):
+    results = write(tmp_path / "results.jsonl", RECORDS[:2])
     with pytest.raises(ConsolidationError, match=r"no finished run of 'retrained'.*run the stream"):
-        stream_table(results)
+        StreamRuns.read(results)
     results.write_text('{"settings": {"task": "articles"}}\n')
     with pytest.raises(
         ConsolidationError, match=r"holds no stream of periods.*'periods'.*give the"
     ):
-        save_stream_figures(results, tmp_path)
+        StreamRuns.read(results)
     with pytest.raises(ConsolidationError, match="does not hold the runs of an experiment"):
-        stream_table(tmp_path / "absent.jsonl")
+        StreamRuns.read(tmp_path / "absent.jsonl")
 
 
 MANY = RECORDS + [
@@ -459,18 +496,16 @@ MANY = RECORDS + [
 
 @pytest.mark.parametrize("records", [RECORDS, RECORDS[:-1] + SECOND, MANY], ids=["1", "2", "many"])
 def test_pictures_are_made_of_the_file_alone(records, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules["matplotlib"].rcParams, "svg.fonttype", "none")
+    monkeypatch.setitem(pytest.importorskip("matplotlib").rcParams, "svg.fonttype", "none")
     results = write(tmp_path / "results.jsonl", records)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # such as a layout that does not fit
-        pictures = save_stream_figures(results, tmp_path / "new")
-    assert [path.name for path in pictures] == [
-        f"results_{name}.{suffix}"
-        for name in ("last_update", "each_update")
-        for suffix in ("png", "svg")
-    ]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures[::2])
-    last, each = (path.read_text("utf-8") for path in pictures[1::2])
+        pictures = save_stream_figures(StreamRuns.read(results), "results", tmp_path)
+    assert pictures == {
+        name: tmp_path / f"results_{name}.png" for name in ("last_update", "each_update")
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures.values())
+    last, each = (path.with_suffix(".svg").read_text("utf-8") for path in pictures.values())
     for shown in ("frozen  30.0", "kfc  70.0", "articles after the update on period 4"):
         assert f">{shown}<" in last
     assert ">l2" not in last
@@ -486,16 +521,19 @@ def test_labels_are_spread_out_no_further_than_need_be():
     assert all(b - a == pytest.approx(10 / 11) for a, b in pairwise(crowded))
 
 
-def test_the_recipe_goes_on_from_the_same_file_of_which_table_and_pictures_are_made(
+def test_the_command_goes_on_from_the_same_file_of_which_table_and_pictures_are_made(
     whole, tmp_path, monkeypatch
 ):
     before = whole.read_bytes()
     told = "--task articles --periods 4 --base_periods 2 --methods l2 --seeds 0 1 --epochs 1 "
     told += "--hidden_size 8 --vocab_size 500 --learning_rate 0.01 --train_examples 64 "
     told += "--validation_examples 64 --test_examples 64"
-    monkeypatch.setattr(sys, "argv", ["stream.py", "--results", str(whole), *told.split()])
-    runpy.run_path(str(RECIPE), run_name="__main__")
+    words = ["laboratory", "stream", "--results", str(whole), *told.split()]
+    monkeypatch.setattr(sys, "argv", words)
+    __main__.main()
     assert whole.read_bytes() == before
-    table = stream_table(whole)
-    assert re.search(r"^\| rehearsal:0.5\+ewc \| 100? \| [\d.]+ ± [\d.]+ \|", table, re.MULTILINE)
-    assert len(save_stream_figures(whole, tmp_path)) == len(list(tmp_path.iterdir())) == 4
+    rows, _ = made(whole)
+    (own,) = (row for row in rows if row.startswith("rehearsal"))
+    assert re.match(r"rehearsal:0.5\+ewc \| 100? \| [\d.]+ ± [\d.]+ \|", own)
+    pictures = save_stream_figures(StreamRuns.read(whole), "stream", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 * len(pictures) == 4
