@@ -59,5 +59,5 @@ def command_line(
         check_processes()
         run(*arguments)
     except HfKfcError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None

@@ -206,7 +206,7 @@ def from_scratch(
         if method.average == "scores":
             raise ConsolidationError(
                 f"method '{name}' is of several models, of which a tier keeps one; run it by "
-                "recipes/permutations.py"
+                "python -m laboratory permutations"
             )
     start, tokenizer, (old, new) = prepare(
         ranker, learning.seed, [(old_task, data), (task, data)], curvature

@@ -2,29 +2,22 @@ import re
 import runpy
 import shlex
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from hf_kfc.curvature import CurvatureArguments
-from hf_kfc.errors import DataError, HfKfcError
 from laboratory import (
     DataArguments,
-    GridArguments,
     LearningArguments,
-    PermutationArguments,
     PublishArguments,
     RankerArguments,
-    StreamArguments,
     Tier1Arguments,
     Tier2Arguments,
     Tier3Arguments,
-    command_line,
 )
 from laboratory.prepare import PrepareArguments
-from laboratory.report import ReportArguments
-from laboratory.toys import ToyArguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -34,19 +27,10 @@ ARGUMENTS = {
     "tier1": (Tier1Arguments, *LEARNING, PublishArguments),
     "tier2": (Tier2Arguments, *LEARNING, PublishArguments),
     "tier3": (Tier3Arguments, *LEARNING, PublishArguments),
-    "grid": (GridArguments, *LEARNING),
-    "permutations": (PermutationArguments, *LEARNING),
-    "report": (ReportArguments,),
-    "stream": (StreamArguments, *LEARNING),
-    "toys": (ToyArguments,),
 }
-WITHOUT_LAUNCHER = ("prepare", "report", "toys")  # they train nothing, or toys alone
+WITHOUT_LAUNCHER = ("prepare",)  # it trains nothing
 REQUIRED = {
-    "grid": ("--old_task", "x", "--task", "x", "--results", "x"),
-    "permutations": ("--results", "x"),
     "prepare": ("--output_dir", "x", "--task", "notes"),
-    "report": ("--results", "x"),
-    "stream": ("--results", "x"),
 }
 
 
@@ -89,11 +73,6 @@ def test_unknown_argument_is_named_before_anything_is_done(recipe, monkeypatch, 
     assert "unrecognized arguments: --nosuch 1" in captured.err.splitlines()[-1]
 
 
-def test_missing_argument_is_named(monkeypatch, capsys):
-    assert run("grid", monkeypatch, "--task", "patients") == 2
-    assert "--old_task" in capsys.readouterr().err.splitlines()[-1]
-
-
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """The recipes that a page calls, each with its arguments."""
     text = page.read_text(encoding="utf-8").replace("\\\\\n", "\\\n").replace("\\\n", " ")
@@ -116,52 +95,3 @@ def test_commands_to_be_copied_are_understood(page, monkeypatch):
         monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *arguments])
         runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="__main__")
         assert tuple(map(type, called.pop())) == ARGUMENTS[recipe]
-
-
-@dataclass
-class Arguments:
-    number: int = field(default=1, metadata={"help": "A number."})
-
-    def __post_init__(self) -> None:
-        if self.number == 13:
-            raise DataError("number is 13; give another")
-
-
-def call(function, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-    command_line(function, (Arguments,), "Text.")
-
-
-def test_arguments_are_parsed_and_passed_on(monkeypatch, capsys):
-    seen = []
-    call(seen.append, monkeypatch, "--number", "7")
-    assert seen == [Arguments(7)]
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "")
-
-
-def raise_library_error(_: Arguments) -> None:
-    raise HfKfcError("file x:3 is\nwrong; correct it")
-
-
-@pytest.mark.parametrize(
-    ("number", "line"),
-    [
-        ("1", "error: file x:3 is wrong; correct it\n"),
-        ("13", "error: number is 13; give another\n"),
-    ],
-)
-def test_an_error_of_the_library_is_one_line_and_status_1(number, line, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stop:
-        call(raise_library_error, monkeypatch, "--number", number)
-    assert stop.value.code == 1
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", line)
-
-
-def test_any_other_error_keeps_its_traceback(monkeypatch):
-    def fail(_: Arguments) -> None:
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        call(fail, monkeypatch)
