@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -10,6 +11,7 @@ from .errors import CurvatureError
 __all__ = ["CurvatureArguments", "Labels", "Products", "Sharing"]
 
 KINDS = ("diagonal", "kronecker", "kronecker_eigen")
+FALLBACKS = ("diagonal", "refuse")
 
 
 class Labels(StrEnum):
@@ -73,8 +75,17 @@ class CurvatureArguments:
     ignore: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Parameters left to move freely: glob patterns of names or class names of "
-            "modules; 'LayerNorm' is the choice of McInerney et al. 2021."
+            "help": "Parameters left to move freely: glob patterns of names of parameters or "
+            "modules, or class names of modules; 'LayerNorm' is the choice of McInerney et al. "
+            "2021."
+        },
+    )
+    fallback: str = field(
+        default="diagonal",
+        metadata={
+            "help": "What a parameter has that no rule covers: 'diagonal' (its exact diagonal, by "
+            "one more forward and backward pass of every example alone), or 'refuse'.",
+            "choices": FALLBACKS,
         },
     )
     max_curvature_examples: int | None = field(
@@ -104,7 +115,13 @@ class CurvatureArguments:
             raise CurvatureError(
                 f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
             )
-        for name, kinds in (("labels", Labels), ("sharing", Sharing), ("products", Products)):
+        choices: dict[str, Iterable[str]] = {
+            "labels": Labels,
+            "sharing": Sharing,
+            "products": Products,
+            "fallback": FALLBACKS,
+        }
+        for name, kinds in choices.items():
             value = getattr(self, name)
             if value not in tuple(kinds):
                 raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_kfc.curvature import CurvatureArguments, find_layers
+from hf_kfc.curvature import CurvatureArguments, survey
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.tasks import prepare_task
 
@@ -113,7 +113,7 @@ def prepare_periods(
         builder = prepare_task(name, data_dir=data.data_dir, seed=seed, **data.config)
         periods = split_periods(name, builder.as_dataset(), count)
         model, tokenizer = new_ranker(ranker, periods[:base], seed)
-        find_layers(model, curvature.ignore)  # refuses now what the estimate would refuse later
+        survey(model, curvature.ignore)  # refuses now what the estimate would refuse later
         encoded = [
             encode_task(f"{name}, period {number}", period, tokenizer, ranker.max_length)
             for number, period in enumerate(periods, 1)

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_kfc.curvature import CurvatureArguments, find_layers
+from hf_kfc.curvature import CurvatureArguments, survey
 from hf_kfc.errors import ConsolidationError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import (
@@ -126,7 +126,7 @@ def prepare(
             for name, data in tasks
         ]
         model, tokenizer = new_ranker(ranker, splits if common_vocabulary else splits[:1], seed)
-        find_layers(model, curvature.ignore)  # refuses now what the estimate would refuse later
+        survey(model, curvature.ignore)  # refuses now what the estimate would refuse later
         encoded = [
             encode_task(name, task, tokenizer, ranker.max_length)
             for (name, _), task in zip(tasks, splits, strict=True)

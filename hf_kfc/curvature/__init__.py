@@ -3,7 +3,7 @@
 from ..curvature_arguments import CurvatureArguments, Labels
 from .blocks import Block, Curvature, Layout
 from .compressor import Compressed, Compressor
-from .discovery import PAPER_IGNORE, find_layers, identity_curvature
+from .discovery import PAPER_IGNORE, find_layers, identity_curvature, survey, unwrapped
 from .estimator import estimate_curvature
 from .layers import LayerRule, register_rule
 from .nearest_sum import Merged, merge, merge_sharing
@@ -57,4 +57,6 @@ __all__ = [
     "register_operator",
     "register_rule",
     "relative_difference",
+    "survey",
+    "unwrapped",
 ]

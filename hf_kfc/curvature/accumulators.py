@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -18,18 +18,36 @@ from ..precision import wide
 from .capture import Use
 from .discovery import Layer
 from .layers import EmbeddingRule, TiedEmbeddingRule
-from .moments import add_second_moment, mirrored, nonzero_rows
+from .moments import add_second_moment, mirrored, nearest_definite, nonzero_rows
 from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
-from .positions import Positions
+from .positions import PositionsError
 
 __all__ = [
     "Accumulator",
     "LayerBatch",
+    "LayerChangedError",
     "SquaredGradients",
     "make_accumulators",
     "rotate_accumulators",
     "squared_gradients",
+    "valid_positions",
 ]
+
+
+class LayerChangedError(CurvatureError):
+    """A layer does in a later batch what its rule cannot cover.
+
+    Args:
+        layer: The layer.
+        reason: What it does.
+        diagonal: Whether its diagonal is still right by its rule.
+    """
+
+    def __init__(self, layer: Layer, reason: str, *, diagonal: bool = False) -> None:
+        super().__init__(f"layer '{layer.name}': {reason}")
+        self.layer = layer
+        self.reason = reason
+        self.diagonal = diagonal
 
 
 class LayerBatch:
@@ -38,14 +56,13 @@ class LayerBatch:
     Args:
         layer: The layer.
         uses: Its calls in this forward pass.
-        positions: Of the batch.
+        examples: In the batch.
     """
 
-    def __init__(self, layer: Layer, uses: Sequence[Use], positions: Positions) -> None:
+    def __init__(self, layer: Layer, uses: Sequence[Use], examples: int) -> None:
         self.layer = layer
         self.uses = uses
-        self.examples = positions.examples
-        self._positions = positions
+        self.examples = examples
         self._gradients: Sequence[Tensor | None] = [None] * len(uses)
 
     @cached_property
@@ -61,12 +78,12 @@ class LayerBatch:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Which positions count [N, R]."""
-        rule, name = self.layer.rule, self.layer.name
-        return torch.cat(
-            [self._positions.valid(rule.leading(u.module, u.output), name) for u in self.uses],
-            dim=1,
-        )
+        """Which positions count [N, R].
+
+        Raises:
+            PositionsError: No mask is known for a call, or none of its levels fits.
+        """
+        return torch.cat([valid_positions(self.layer, use) for use in self.uses], dim=1)
 
     def set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         """Take the gradients of the uses' outputs, in their order; None is zero."""
@@ -90,7 +107,7 @@ class LayerBatch:
     def of(self, kind: type[nn.Module]) -> LayerBatch:
         """Return the uses by one kind of module alone, of a layer whose weight two kinds share."""
         chosen = [i for i, use in enumerate(self.uses) if isinstance(use.module, kind)]
-        part = LayerBatch(self.layer, [self.uses[i] for i in chosen], self._positions)
+        part = LayerBatch(self.layer, [self.uses[i] for i in chosen], self.examples)
         part.set_gradients([self._gradients[i] for i in chosen])
         return part
 
@@ -116,9 +133,11 @@ class Accumulator(ABC):
         """Add what depends on the inputs alone; called once per batch."""
         if self.input_examples is not None:
             rule = cast(EmbeddingRule, self.layer.rule)
-            self.input_examples += rule.input_examples(
-                batch.a, batch.valid, len(self.input_examples)
-            )
+            try:
+                valid = batch.valid
+            except PositionsError:  # padding is counted too then, as tokens of the text are
+                valid = torch.ones_like(batch.a, dtype=torch.bool)
+            self.input_examples += rule.input_examples(batch.a, valid, len(self.input_examples))
 
     @abstractmethod
     def add_gradients(self, batch: LayerBatch) -> None:
@@ -196,10 +215,10 @@ class InputMoment:
             self.positions += batch.valid.sum()
             self._read = read
         elif read != self._read:
-            raise CurvatureError(
-                f"layers '{self.leader.name}' and '{batch.layer.name}' read the same inputs for "
-                "the first examples but not for this batch; a model whose wiring depends on its "
-                "input is not supported"
+            raise LayerChangedError(
+                batch.layer,
+                f"it read the same inputs as '{self.leader.name}' for the first examples but not "
+                "for a later batch: the model's computation depends on its input",
             )
 
     @property
@@ -210,9 +229,14 @@ class InputMoment:
     def factor(self, num_examples: int) -> Tensor:
         """Return A; the same tensor for every layer that shares it."""
         if self._factor is None:
-            total = self.total if self.leader.rule.diagonal_inputs else mirrored(self.total)
+            total = self.total if self.leader.rule.diagonal_inputs else self.whole(self.total)
             self._factor = total / (num_examples if self.per_example else self.count)
         return self._factor
+
+    def whole(self, total: Tensor) -> Tensor:
+        """Return the whole matrix of a total; the rounding of its products is no curvature."""
+        matrix = mirrored(total)
+        return nearest_definite(matrix) if self.products is Products.BFLOAT16 else matrix
 
 
 class Factors(Accumulator):
@@ -247,8 +271,26 @@ class Factors(Accumulator):
     @override
     def operator(self, num_examples: int) -> Kronecker:
         average = self.sharing is Sharing.AVERAGE
-        G = mirrored(self.total) / (self.moment.count if average else num_examples)
+        G = self.moment.whole(self.total) / (self.moment.count if average else num_examples)
         return Kronecker(self.moment.factor(num_examples), G)
+
+
+def valid_positions(layer: Layer, use: Use) -> Tensor:
+    """Find which positions of one call of a layer count, shape [N, R].
+
+    Args:
+        layer: The layer.
+        use: The call.
+
+    Raises:
+        PositionsError: No mask is known for it, or none of its levels fits.
+    """
+    if use.positions is None:
+        raise PositionsError(
+            f"no position mask is given for a call of layer '{layer.name}'; give `position_mask=` "
+            "a function that returns masks by patterns of modules' names, one for this too"
+        )
+    return use.positions.valid(layer.rule.leading(use.module, use.output), layer.name)
 
 
 def squared_gradients(layer: Layer) -> SquaredGradients:
@@ -267,6 +309,7 @@ def make_accumulators(
     kind: str,
     sharing: str,
     products: str,
+    diagonal: Collection[str] = (),
 ) -> dict[str, Accumulator]:
     """Choose what to sum for every layer.
 
@@ -276,6 +319,7 @@ def make_accumulators(
         kind: ``diagonal``, or a Kronecker kind, which starts from the factors.
         sharing: How positions are treated.
         products: How factors are multiplied.
+        diagonal: Names of layers whose curvature is diagonal in any case.
 
     Returns:
         One accumulator per layer name.
@@ -283,7 +327,7 @@ def make_accumulators(
     moments: dict[tuple[object, ...], InputMoment] = {}
     accumulators: dict[str, Accumulator] = {}
     for layer in layers:
-        if kind == "diagonal" or not layer.rule.has_factors:
+        if kind == "diagonal" or not layer.rule.has_factors or layer.name in diagonal:
             accumulators[layer.name] = squared_gradients(layer)
             continue
         calls = uses[layer.name]
@@ -321,7 +365,10 @@ def rotate_accumulators(
 def _eigenvectors(factor: Tensor) -> Tensor:
     if factor.ndim == 1:
         return factor.new_empty(0)
-    basis: Tensor = torch.linalg.eigh(factor).eigenvectors.contiguous()
+    try:
+        basis: Tensor = torch.linalg.eigh(factor).eigenvectors.contiguous()
+    except RuntimeError:  # LAPACK gives up on some matrices in float32
+        basis = torch.linalg.eigh(factor.double()).eigenvectors.contiguous().to(factor.dtype)
     if dist.is_initialized():  # processes on unlike machines may differ in signs and order
         dist.broadcast(basis, src=0)
     return basis

@@ -164,6 +164,15 @@ class Curvature:
         """Names and shapes of all covered parameters."""
         return {name: shape for block in self.blocks for name, shape in block.shapes.items()}
 
+    @property
+    def coverage(self) -> dict[str, int]:
+        """Number of covered entries of parameters, by kind of operator."""
+        found: dict[str, int] = {}
+        for block in self.blocks:
+            entries = sum(prod(shape) for shape in block.anchor_shapes.values())
+            found[block.operator.kind] = found.get(block.operator.kind, 0) + entries
+        return found
+
     def quadratic(self, delta: Mapping[str, Tensor]) -> Tensor:
         """Return Σ_blocks ⟨Δ, F·Δ⟩: twice the predicted increase of the mean loss.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from ..errors import CurvatureError
 from .discovery import Layer
 from .positions import Positions
 
-__all__ = ["Use", "capture", "frozen"]
+__all__ = ["Use", "capture", "frozen", "learning"]
 
 
 @dataclass
@@ -28,12 +28,14 @@ class Use:
         x: Its input.
         output: Its output as the model reads it; an in-place activation may write to it.
         edge: Where the gradient of the output arrives; None without a graph.
+        positions: Those of its batch that this call is about; None if no mask is known for it.
     """
 
     module: nn.Module
     x: Tensor
     output: Tensor
     edge: GradientEdge | None
+    positions: Positions | None = None
 
     def __post_init__(self) -> None:
         self._version = self.x._version
@@ -78,7 +80,9 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         kwargs: Mapping[str, Any],
         output: Tensor,
     ) -> Tensor:
-        x, output = positions.separate(args[0] if args else next(iter(kwargs.values())), output)
+        x, own_positions = args[0] if args else next(iter(kwargs.values())), None
+        if (own_positions := positions.of(name, len(uses[name]))) is not None:
+            x, output = own_positions.separate(x, output)
         edge = None
         if torch.is_grad_enabled():
             own = output if output.requires_grad else output.detach().requires_grad_()
@@ -86,7 +90,7 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
             # An in-place activation moves the edge of a leaf or of a view (GPT-2's Conv1D returns
             # one): there the model goes on with a copy.
             output = own.clone() if own.is_leaf or own._is_view() else own
-        uses[name].append(Use(module, x, output, edge))
+        uses[name].append(Use(module, x, output, edge, own_positions))
         return output
 
     handles = [
@@ -102,10 +106,33 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
 
 
 @contextmanager
+def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let some parameters of a frozen model have gradients in the forward passes of the block.
+
+    Args:
+        parameters: Their ``requires_grad`` is False otherwise.
+    """
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode without trainable parameters; restore both afterwards."""
+    """Put a model in evaluation mode without trainable parameters; restore both afterwards.
+
+    What was compiled in place runs as it was written: compiled code does not call hooks.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     training = {module: module.training for module in model.modules()}
+    compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl}
+    for module in compiled:
+        module._compiled_call_impl = None
     model.eval()
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -116,3 +143,5 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, mode in training.items():
             module.training = mode
+        for module, call in compiled.items():
+            module._compiled_call_impl = call

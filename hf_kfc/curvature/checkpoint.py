@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -21,12 +21,19 @@ from torch import Tensor, nn
 
 from ..errors import CurvatureError
 from ..files import refuse_blocked
-from .accumulators import Accumulator, SquaredGradients
+from .accumulators import SquaredGradients
 from .discovery import Layer
 
-__all__ = ["CurvatureCheckpoint", "identity_of", "parameters_digest"]
+__all__ = ["CurvatureCheckpoint", "Sums", "identity_of", "parameters_digest"]
 
 logger = logging.getLogger(__name__)
+
+
+class Sums(Protocol):
+    """What is summed over examples."""
+
+    def totals(self) -> list[Tensor]:
+        """Return the tensors that grow."""
 
 
 class CurvatureCheckpoint:
@@ -59,7 +66,7 @@ class CurvatureCheckpoint:
         for path in sorted(directory.glob("*-of-*.safetensors")):
             self._refuse_other(path)
 
-    def restore(self, what: str, accumulators: Mapping[str, Accumulator]) -> int:
+    def restore(self, what: str, accumulators: Mapping[str, Sums]) -> int:
         """Fill the accumulators of a pass with what had been summed.
 
         Eigenbases are not kept: on another machine they may come out otherwise for the same
@@ -99,7 +106,7 @@ class CurvatureCheckpoint:
     def keep(
         self,
         what: str,
-        accumulators: Mapping[str, Accumulator],
+        accumulators: Mapping[str, Sums],
         done: int,
         *,
         last: bool = False,
@@ -166,6 +173,7 @@ def identity_of(
     model: nn.Module,
     args: Any,
     layers: Sequence[Layer],
+    others: Iterable[str],
     indices: Sequence[int],
     first_batch: Mapping[str, Tensor],
     functions: Iterable[Callable[..., Any]],
@@ -176,6 +184,7 @@ def identity_of(
         model: Its parameters and buffers count, to the bit.
         args: The estimate's arguments, a dataclass.
         layers: Names, shapes and rules count.
+        others: Names of parameters without a rule.
         indices: The examples that are used.
         first_batch: Their first few, collated; the other examples are not looked at.
         functions: That turn batches into logits and masks; their names count.
@@ -183,9 +192,11 @@ def identity_of(
     found = [(layer.name, type(layer.rule).__name__, layer.shapes) for layer in layers]
     return {f"argument {name}": str(value) for name, value in asdict(args).items()} | {
         "parameters of the model": parameters_digest(model),
-        "layers": _digest(json.dumps(found).encode()),
+        "layers": _digest(json.dumps([found, *others]).encode()),
         "choice of examples": _digest(json.dumps(list(indices)).encode()),
-        "first examples": _hash(first_batch[name] for name in sorted(first_batch)),
+        "first examples": _hash(
+            value for _, value in sorted(first_batch.items()) if isinstance(value, Tensor)
+        ),
         "functions": ", ".join(getattr(f, "__qualname__", type(f).__qualname__) for f in functions),
         "device": next(model.parameters()).device.type,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
@@ -201,7 +212,7 @@ def parameters_digest(model: nn.Module) -> str:
     return _hash([*model.parameters(), *model.buffers()])
 
 
-def _named(accumulators: Mapping[str, Accumulator]) -> dict[str, Tensor]:
+def _named(accumulators: Mapping[str, Sums]) -> dict[str, Tensor]:
     return {
         f"{name}.{index}": total
         for name, accumulator in accumulators.items()
@@ -209,7 +220,7 @@ def _named(accumulators: Mapping[str, Accumulator]) -> dict[str, Tensor]:
     }
 
 
-def _bases(accumulators: Mapping[str, Accumulator]) -> Iterator[Tensor]:
+def _bases(accumulators: Mapping[str, Sums]) -> Iterator[Tensor]:
     for accumulator in accumulators.values():
         if isinstance(accumulator, SquaredGradients) and accumulator.basis:
             yield from accumulator.basis

@@ -196,8 +196,9 @@ def identity_curvature(model: nn.Module, ignore: Sequence[str] = ()) -> Curvatur
 
     Args:
         model: The model; every kind of parameter is admitted.
-        ignore: As in :func:`find_layers`.
+        ignore: As in :func:`survey`.
     """
+    model = unwrapped(model)
     names = {id(p): name for name, p in model.named_parameters()}
     ignored = _ignored(model, ignore, names)
     blocks = tuple(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ from tqdm.auto import tqdm
 
 from ..curvature_arguments import CurvatureArguments, Labels, Products
 from ..errors import CurvatureError
-from .accumulators import Accumulator, LayerBatch, make_accumulators, rotate_accumulators
+from .accumulators import (
+    Accumulator,
+    LayerBatch,
+    LayerChangedError,
+    make_accumulators,
+    rotate_accumulators,
+    valid_positions,
+)
+from .batches import Collate, refuse_other_data, to_device
 from .blocks import Curvature
-from .capture import Use, capture, frozen
-from .checkpoint import CurvatureCheckpoint, identity_of
-from .discovery import Layer, find_layers
+from .capture import Use, capture, frozen, learning
+from .checkpoint import CurvatureCheckpoint, Sums, identity_of
+from .discovery import Layer, refuse, survey, unwrapped
+from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
-from .gradient_check import check_gradients, learning
+from .gradient_check import MIXED, check_gradients, mixed_layers
 from .objective import (
     Forward,
     Outputs,
@@ -30,12 +40,17 @@ from .objective import (
     default_forward,
     default_position_mask,
     logit_gradients,
+    refuse_other_loss,
 )
-from .positions import Positions
+from .positions import Positions, PositionsError
+from .sides import find_sides, has_sides, masks_by_side
 
 __all__ = ["estimate_curvature"]
 
 logger = logging.getLogger(__name__)
+
+NEVER = "never called in the forward pass"
+DEPENDS = "the model's computation depends on its input"
 
 
 def estimate_curvature(
@@ -64,15 +79,23 @@ def estimate_curvature(
     * ``reduce``: A = mean of ā āᵀ with ā the mean over positions, G = mean of (Σ_r g)(Σ_r g)ᵀ;
     * ``average``: as ``expand``, but G is a mean over positions too (McInerney et al. 2021).
 
-    Layer normalisation always has a diagonal curvature.
+    Layer normalisation always has a diagonal curvature, and so has every layer whose rule does not
+    tell which positions count. A parameter that no rule covers, or that the model reads in another
+    way than its rule expects, has its exact diagonal by one more forward and backward pass of every
+    example alone; ``fallback="refuse"`` refuses it instead.
 
     Args:
-        model: At the parameters to be remembered; unwrapped (not DDP or FSDP).
-        dataset: Examples by index, with a length.
+        model: At the parameters to be remembered. What ``torch.compile`` or DDP wraps is taken out;
+            a sharded model is refused.
+        dataset: Examples by index, with a length; columns that the model does not read are left
+            out where the collator cannot do with them.
         data_collator: Makes a batch of tensors of a list of examples.
         args: Kind, labels, sharing, ignored parameters and sizes.
         forward: Runs the model on a batch; the default expects a ``logits`` output.
-        position_mask: Says which positions of a batch count.
+        position_mask: Says which positions of a batch count: one mask for all layers, or masks by
+            glob patterns of modules' names. By default those of an encoder-decoder model have its
+            source's in the encoder and in keys and values of cross-attention, and its target's in
+            the decoder.
         checkpoint_dir: A folder of this estimate alone, the same for all processes: its progress
             is kept there, so that the same call goes on after a kill, to the same result; deleted
             at the end.
@@ -82,9 +105,9 @@ def estimate_curvature(
         The curvature, in float32 or the model's wider dtype, on the model's device.
 
     Raises:
-        CurvatureError: A parameter without a rule, a layer never used, tensors that cannot be
-            assigned to examples, a sharded model, an empty data set, or a checkpoint of another
-            estimate.
+        CurvatureError: A sharded model, a data set that is empty or has no examples by index,
+            logits that are no scores of the labels, an F that is 0 everywhere, a checkpoint of
+            another estimate, or, with ``fallback="refuse"``, a parameter that no rule covers.
 
     Example:
         >>> import torch
@@ -101,35 +124,39 @@ def estimate_curvature(
         torch.Size([5, 5])
     """
     args = args or CurvatureArguments()
-    _refuse_wrapped(model)
-    layers, ignored = find_layers(model, args.ignore)
-    if not layers:
+    model = unwrapped(model)
+    refuse_other_data(dataset)
+    found = survey(model, args.ignore)
+    if not found.layers and not found.without_rule:
         raise CurvatureError(
             f"{type(model).__name__} has no trainable parameter outside `ignore`, so there is no "
             "curvature to estimate; make some trainable"
         )
+    if found.without_rule and args.fallback == "refuse":
+        refuse(found.without_rule)
     indices = _choose_examples(len(dataset), args)
-    run = _Run(model, dataset, data_collator, args, forward, position_mask, layers, indices)
+    collate = Collate(model, data_collator, forward is not default_forward)
+    run = _Run(
+        model,
+        dataset,
+        collate,
+        args,
+        forward,
+        position_mask,
+        found.layers,
+        indices,
+        dict(found.without_rule),
+    )
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     with frozen(model):
-        accumulators = make_accumulators(
-            layers, run.discover(), args.curvature, args.sharing, args.products
-        )
-        checkpoint = None
-        if checkpoint_dir is not None:
-            checkpoint = run.checkpoint(Path(checkpoint_dir), checkpoint_seconds)
-        run.accumulate(accumulators, "curvature", checkpoint)
-        if args.curvature == "kronecker_eigen":
-            rotated = rotate_accumulators(accumulators, len(indices))
-            if rotated:
-                run.accumulate(rotated, "eigenvalues", checkpoint)
-            accumulators |= rotated
-    if checkpoint:
-        checkpoint.clear()
-    summed = [(layer, accumulators[layer.name]) for layer in layers]
-    blocks = [
-        layer.block(sums.operator(len(indices)), sums.input_examples) for layer, sums in summed
-    ]
-    return Curvature(tuple(blocks), len(indices), tuple(ignored))
+        while True:
+            try:
+                curvature = run.estimate(found.ignored, folder, checkpoint_seconds)
+            except LayerChangedError as change:
+                run.give_up(change)
+            else:
+                run.tell(curvature)
+                return curvature
 
 
 @dataclass
@@ -138,37 +165,144 @@ class _Run:
 
     model: nn.Module
     dataset: Any
-    data_collator: Callable[[list[Any]], Mapping[str, Tensor]]
+    collate: Collate
     args: CurvatureArguments
     forward: Forward
     position_mask: PositionMask
     layers: Sequence[Layer]
     indices: Sequence[int]
+    without_rule: dict[str, str]
+    """Why parameters have their diagonal by one example at a time."""
+    diagonal: dict[str, str] = field(default_factory=dict)
+    """Why layers with factors have their diagonal only."""
+    sides: dict[tuple[str, int], str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def has_sides(self) -> bool:
+        """Whether the masks are those of an encoder and a decoder."""
+        return self.position_mask is default_position_mask and has_sides(self.model)
+
+    def estimate(self, ignored: Sequence[str], folder: Path | None, seconds: float) -> Curvature:
+        """Find out how the layers are used, then sum over the examples, once or twice."""
+        args, count = self.args, len(self.indices)
+        uses = self.discover()
+        accumulators = make_accumulators(
+            self.layers, uses, args.curvature, args.sharing, args.products, self.diagonal
+        )
+        rest = PerExampleSquares(self.model, self.without_rule) if self.without_rule else None
+        checkpoint = None if folder is None else self.checkpoint(folder, seconds)
+        try:
+            self.accumulate(accumulators, "curvature", checkpoint, rest)
+            if args.curvature == "kronecker_eigen":
+                rotated = rotate_accumulators(accumulators, count)
+                if rotated:
+                    self.accumulate(rotated, "eigenvalues", checkpoint)
+                accumulators |= rotated
+        except LayerChangedError:
+            if checkpoint:
+                checkpoint.clear()  # its sums are of other layers
+            raise
+        if checkpoint:
+            checkpoint.clear()
+        blocks = [
+            layer.block(accumulators[layer.name].operator(count), sums.input_examples)
+            for layer, sums in ((layer, accumulators[layer.name]) for layer in self.layers)
+        ]
+        blocks += [] if rest is None else rest.blocks(count)
+        order = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
+        blocks.sort(key=lambda block: order[next(iter(block.shapes))])
+        return Curvature(tuple(blocks), count, tuple(ignored))
+
+    def give_up(self, change: LayerChangedError) -> None:
+        """Leave a layer's rule, or its factors, and begin anew.
+
+        Raises:
+            CurvatureError: It is not to be, or other processes could not know of it.
+        """
+        if self.args.fallback == "refuse" or _rank_and_world()[1] > 1:
+            raise CurvatureError(
+                f"{change}; list its parameters in `ignore=[...]` to let them move freely"
+            ) from change
+        logger.info("%s; the estimate begins anew without its rule", change)
+        if change.diagonal:
+            self.diagonal[change.layer.name] = change.reason
+        else:
+            self._leave_rules({change.layer.name: change.reason})
+
+    def tell(self, curvature: Curvature) -> None:
+        """Log what covers how many parameters; refuse a curvature of nothing."""
+        if not any(float(b.operator.trace(b.shape)) for b in curvature.blocks):
+            raise CurvatureError(
+                "the gradient of every example by itself is 0, so F is 0 everywhere and would hold "
+                "nothing: a loss over in-batch negatives tells nothing of one example alone, nor "
+                "do labels of -100; give `forward=` a function that scores each example by itself"
+            )
+        covered = curvature.coverage
+        total = sum(covered.values())
+        told = ", ".join(f"{kind} {number / total:.1%}" for kind, number in covered.items())
+        logger.info("curvature of %d parameters: %s", total, told)
+        for name, reason in self.diagonal.items():
+            logger.info("layer '%s' has its diagonal only: %s", name, reason)
+        if self.without_rule:
+            sizes = {n: p.numel() for n, p in self.model.named_parameters()}
+            share = sum(sizes[name] for name in self.without_rule) / total
+            logger.warning(
+                "%d parameters without a rule (%.1f %% of all entries) have their exact diagonal, "
+                "by a forward and backward pass of every example alone: %s",
+                len(self.without_rule),
+                100 * share,
+                _shortened(self.without_rule),
+            )
+
     def discover(self) -> dict[str, list[Use]]:
         """Run two examples to see which layers are used, how often, on what, and that it is all."""
         batch, examples = self._first_batch()
+        if self.has_sides:
+            self.sides = find_sides(self.model, self.layers, lambda: self._forward(batch))
         positions = self._positions(batch, examples)
-        with learning(self.layers):
+        parameters = dict(self.model.named_parameters())
+        taught = [p for layer in self.layers for p in layer.parameters.values()]
+        with learning([*taught, *(parameters[name] for name in self.without_rule)]):
             with torch.enable_grad(), capture(self.layers, positions) as uses:
                 outputs = self._forward(batch)
-            if unused := [name for name, calls in uses.items() if not calls]:
-                raise CurvatureError(
-                    f"layers {', '.join(unused)} were never called in the forward pass, so their "
-                    "curvature is unknown; list their parameters in `ignore=[...]`"
-                )
-            check_gradients(self.layers, outputs.logits, uses, positions)
-        return uses
+            called = [layer for layer in self.layers if uses[layer.name]]
+            wrong = {name: NEVER for name, calls in uses.items() if not calls}
+            wrong |= check_gradients(called, outputs.logits, uses, examples)
+            if self.forward is default_forward:
+                refuse_other_loss(self.model, batch, outputs)
+        if wrong:
+            self._leave_rules(wrong)
+        for layer in self.layers:
+            if self.args.curvature == "diagonal" or not layer.rule.has_factors:
+                continue
+            try:
+                for use in uses[layer.name]:
+                    valid_positions(layer, use)
+            except PositionsError as error:
+                if self.args.fallback == "refuse":
+                    raise
+                self.diagonal[layer.name] = str(error)
+        return {layer.name: uses[layer.name] for layer in self.layers}
+
+    def _leave_rules(self, wrong: Mapping[str, str]) -> None:
+        left = [layer for layer in self.layers if layer.name in wrong]
+        reasons = {name: wrong[layer.name] for layer in left for name in layer.parameters}
+        if self.args.fallback == "refuse":
+            refuse(reasons)
+        self.without_rule |= reasons
+        self.layers = [layer for layer in self.layers if layer.name not in wrong]
 
     def checkpoint(self, directory: Path, seconds: float) -> CurvatureCheckpoint:
         """Find out what this estimate has in a folder."""
         batch, _ = self._first_batch()
         functions = (self.forward, self.position_mask)
-        identity = identity_of(self.model, self.args, self.layers, self.indices, batch, functions)
+        identity = identity_of(
+            self.model, self.args, self.layers, self.without_rule, self.indices, batch, functions
+        )
         return CurvatureCheckpoint(directory, identity, *_rank_and_world(), seconds)
 
     def accumulate(
@@ -176,11 +310,13 @@ class _Run:
         accumulators: Mapping[str, Accumulator],
         what: str,
         checkpoint: CurvatureCheckpoint | None = None,
+        rest: PerExampleSquares | None = None,
     ) -> None:
         """Pass over this process's share of the data once, then sum over processes."""
         rank, world = _rank_and_world()
         mine, everything = self.indices[rank::world], len(self.indices)
-        done = checkpoint.restore(what, accumulators) if checkpoint else 0
+        sums: dict[str, Sums] = dict(accumulators) | ({} if rest is None else {"": rest})
+        done = checkpoint.restore(what, sums) if checkpoint else 0
         with tqdm(
             total=everything,
             initial=min(done * world, everything),
@@ -188,16 +324,20 @@ class _Run:
             unit=" examples",
             disable=rank != 0,
         ) as bar:
-            for keys, batch in self._batches(mine[done:]):
-                self._accumulate_batch(accumulators, keys, batch)
+            for number, (keys, batch) in enumerate(self._batches(mine[done:]), start=1):
+                halves = _checked_halves(number, len(keys))
+                if accumulators:
+                    self._accumulate_batch(accumulators, keys, batch, halves)
+                if rest is not None:
+                    self._accumulate_rest(rest, keys)
                 done += len(keys)
                 bar.update(
                     min(done * world, everything) - bar.n
                 )  # of all processes: they keep pace
                 if checkpoint:
-                    checkpoint.keep(what, accumulators, done, last=done == len(mine))
-        for accumulator in accumulators.values():
-            for total in accumulator.totals():
+                    checkpoint.keep(what, sums, done, last=done == len(mine))
+        for own in sums.values():
+            for total in own.totals():
                 if world > 1:
                     dist.all_reduce(total)
 
@@ -206,21 +346,21 @@ class _Run:
         accumulators: Mapping[str, Accumulator],
         keys: Sequence[int],
         batch: Mapping[str, Tensor],
+        halves: Iterable[Tensor],
     ) -> None:
-        positions = self._positions(batch, len(keys))
+        positions, examples = self._positions(batch, len(keys)), len(keys)
         layers = [layer for layer in self.layers if layer.name in accumulators]
         with torch.enable_grad(), capture(layers, positions) as uses:
             outputs = self._forward(batch)
-        if unused := [name for name, calls in uses.items() if not calls]:
-            raise CurvatureError(
-                f"layers {', '.join(unused)} were called for the first examples but not for this "
-                "batch; a model whose wiring depends on its input is not supported"
-            )
-        batches = [LayerBatch(layer, uses[layer.name], positions) for layer in layers]
+        self._refuse_changes(layers, uses, outputs, examples, halves)
+        batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
         edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer_batch in batches:
-                accumulators[layer_batch.layer.name].add_inputs(layer_batch)
+                try:
+                    accumulators[layer_batch.layer.name].add_inputs(layer_batch)
+                except PositionsError as error:
+                    raise LayerChangedError(layer_batch.layer, str(error), diagonal=True) from error
             kind = Labels(self.args.labels)
             for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
                 gradients = iter(
@@ -238,6 +378,47 @@ class _Run:
                     )
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
 
+    def _refuse_changes(
+        self,
+        layers: Sequence[Layer],
+        uses: Mapping[str, Sequence[Use]],
+        outputs: Outputs,
+        examples: int,
+        halves: Iterable[Tensor],
+    ) -> None:
+        """Make sure that a later batch is used as the first examples were.
+
+        Args:
+            layers: The layers.
+            uses: Of this batch.
+            outputs: Of this batch.
+            examples: In this batch.
+            halves: Of the examples, shape [N]: the gradient of each is to be zero at the others.
+        """
+        for layer in layers:
+            rows = [
+                torch.Size(layer.rule.leading(use.module, use.output)).numel()
+                for use in uses[layer.name]
+            ]
+            if not rows:
+                reason = "it was called for the first examples but not for a later batch"
+                raise LayerChangedError(layer, f"{reason}: {DEPENDS}")
+            if any(not number or number % examples for number in rows):
+                raise LayerChangedError(layer, MIXED)
+        for chosen in halves:
+            for layer in mixed_layers(layers, outputs.logits, uses, chosen):
+                raise LayerChangedError(layer, f"{MIXED}: {DEPENDS}")
+
+    def _accumulate_rest(self, rest: PerExampleSquares, keys: Sequence[int]) -> None:
+        for key in keys:
+            batch = to_device(self.collate([self.dataset[key]]), self.device)
+            rest.add(
+                partial(self._forward, batch),
+                Labels(self.args.labels),
+                key,
+                self.args.curvature_seed,
+            )
+
     def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
         products = Products(self.args.products)
         if products is Products.FULL:
@@ -253,32 +434,57 @@ class _Run:
         return outputs
 
     def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
-        positions = Positions(self.position_mask(batch))
-        if positions.examples != examples:
-            raise CurvatureError(
-                f"the position mask has {positions.examples} rows for a batch of {examples} "
-                "examples; its first dimension must be the examples"
-            )
+        if self.has_sides:
+            return Positions.given(masks_by_side(batch, examples), self.sides)
+        positions = Positions.given(self.position_mask(batch), {})
+        for mask in positions.by_module.values() or [positions.mask]:
+            if len(mask) != examples:
+                raise CurvatureError(
+                    f"the position mask has {len(mask)} rows for a batch of {examples} examples; "
+                    "its first dimension must be the examples"
+                )
         return positions
 
     def _batches(
         self, indices: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
         size = self.args.curvature_batch_size
-        loader = DataLoader(
-            Subset(self.dataset, indices), batch_size=size, collate_fn=self.data_collator
-        )
+        loader = DataLoader(Subset(self.dataset, indices), batch_size=size, collate_fn=self.collate)
         for start, batch in zip(range(0, len(indices), size), loader, strict=True):
-            yield indices[start : start + size], self._to_device(batch)
+            yield indices[start : start + size], to_device(batch, self.device)
 
     def _first_batch(self) -> tuple[dict[str, Tensor], int]:
         """Collate two examples, or one where batches have one."""
         chosen = self.indices[: min(2, self.args.curvature_batch_size)]
-        batch = self.data_collator([self.dataset[index] for index in chosen])
-        return self._to_device(batch), len(chosen)
+        batch = self.collate([self.dataset[index] for index in chosen])
+        return to_device(batch, self.device), len(chosen)
 
-    def _to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+def _checked_halves(number: int, examples: int) -> list[Tensor]:
+    """Choose halves of a pass's n-th batch whose gradients tell if a layer mixes examples.
+
+    In the first batch those by each bit of the examples' numbers, which tell any two apart; in
+    batches 2, 4, 8 and so on one of them, for a computation that depends on its input.
+    """
+    bits = range((examples - 1).bit_length())
+    halves = [torch.arange(examples) >> bit & 1 == value for bit in bits for value in (0, 1)]
+    if number == 1 or not halves:
+        return halves
+    return [halves[number.bit_length() % len(halves)]] if number & (number - 1) == 0 else []
+
+
+def _shortened(reasons: Mapping[str, str]) -> str:
+    """Group parameters by reason, a few of each named."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    phrases = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})"
+        for reason, names in groups.items()
+    ]
+    if left := phrases[5:]:
+        phrases[5:] = [f"and {len(left)} other reasons"]
+    return "; ".join(phrases)
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -295,17 +501,3 @@ def _choose_examples(available: int, args: CurvatureArguments) -> list[int]:
     chosen: list[int] = torch.randperm(available, generator=generator)[:wanted].tolist()
     logger.info("curvature is estimated on %d of %d examples", wanted, available)
     return sorted(chosen)
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    sharded = [name for name, p in model.named_parameters() if hasattr(p, "full_tensor")]
-    wrapper = type(model).__name__
-    if sharded or wrapper in (
-        "DistributedDataParallel",
-        "FullyShardedDataParallel",
-        "DataParallel",
-    ):
-        raise CurvatureError(
-            f"the model is wrapped or sharded ({wrapper}); estimate on the unwrapped model, for "
-            "example after save_pretrained and from_pretrained"
-        )

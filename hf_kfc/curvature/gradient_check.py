@@ -2,127 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import CurvatureError
 from .accumulators import LayerBatch, squared_gradients
 from .capture import Use
 from .discovery import Layer
 from .operators import Identity
-from .positions import Positions
 
-__all__ = ["check_gradients", "learning"]
+__all__ = ["MIXED", "check_gradients", "mixed_layers"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
 
-
-@contextmanager
-def learning(layers: Sequence[Layer]) -> Iterator[None]:
-    """Let the parameters of some layers have gradients in the forward passes of the block.
-
-    Args:
-        layers: Layers of a model that is otherwise frozen.
-    """
-    parameters = [p for layer in layers for p in layer.parameters.values()]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+MIXED = "its output is not separate for each example of a batch, as with curvature_batch_size=1"
+OTHER = (
+    "its gradient is not made of the inputs and outputs of its calls: its weight is read elsewhere "
+    "too, or its class computes something else than its name tells"
+)
 
 
 def check_gradients(
-    layers: Sequence[Layer],
-    logits: Tensor,
-    uses: Mapping[str, Sequence[Use]],
-    positions: Positions,
-) -> None:
-    """Make sure that the uses of the layers separate examples and make up all of their gradients.
+    layers: Sequence[Layer], logits: Tensor, uses: Mapping[str, Sequence[Use]], examples: int
+) -> dict[str, str]:
+    """Find layers whose uses do not separate examples or do not make up all of their gradients.
 
     Args:
         layers: The layers.
-        logits: Of a forward pass while the layers were (and still are) :func:`learning`,
+        logits: Of a forward pass while the layers' parameters had (and still have) gradients,
             [N, ..., K].
         uses: Of that pass, by layer name.
-        positions: Of its batch.
+        examples: N.
 
-    Raises:
-        CurvatureError: The first example's logits depend on rows of another example, or a
-            parameter's gradient is not what its layer's rule makes of the uses: the weight is read
-            outside of its module too, or the class computes something else than its name says.
+    Returns:
+        What is wrong, by layer name: the first example's logits depend on rows of another
+        example, or a parameter's gradient is not what the layer's rule makes of its uses.
     """
-    calls = [(layer, use) for layer in layers for use in uses[layer.name] if use.edge]
-    for layer, use in calls:
-        use.unchanged_input(layer.name)
-    first = torch.zeros_like(logits)
-    first[0] = torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]
-    edges = [use.edge for _, use in calls if use.edge]
-    sources: list[Any] = [*edges, *(p for layer in layers for p in layer.parameters.values())]
-    found = torch.autograd.grad(logits, sources, first, allow_unused=True)
-    of_uses, of_parameters = iter(found[: len(edges)]), iter(found[len(edges) :])
+    parameters = [p for layer in layers for p in layer.parameters.values()]
+    of_uses, of_parameters = _gradients(layers, logits, uses, _first(examples), parameters)
+    wrong: dict[str, str] = {}
     for layer in layers:
-        gradients = [next(of_uses) if use.edge else None for use in uses[layer.name]]
-        for use, gradient in zip(uses[layer.name], gradients, strict=True):
-            _refuse_mixing(layer, use, gradient, positions)
-        own = {name: _filled(next(of_parameters), p) for name, p in layer.parameters.items()}
-        _refuse_other_gradient(layer, uses[layer.name], gradients, own, positions)
+        calls, gradients = uses[layer.name], of_uses[layer.name]
+        own = {n: _filled(of_parameters[id(p)], p) for n, p in layer.parameters.items()}
+        try:
+            for use in calls:
+                use.unchanged_input(layer.name)
+            if _mixes(layer, calls, gradients, _first(examples)):
+                wrong[layer.name] = MIXED
+            elif not _makes_up(layer, calls, gradients, own):
+                wrong[layer.name] = OTHER
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            wrong[layer.name] = f"its rule cannot read it: {str(error)[:200]}"
+    return wrong
+
+
+def mixed_layers(
+    layers: Sequence[Layer], logits: Tensor, uses: Mapping[str, Sequence[Use]], chosen: Tensor
+) -> list[Layer]:
+    """Find layers whose uses do not separate some examples of a batch from the others.
+
+    A shape alone does not tell ``[examples, tokens]`` from ``[tokens, examples]``, from
+    ``[tokens]`` computed once for all examples, or from rows that happen to be sent somewhere.
+
+    Args:
+        layers: The layers.
+        logits: Of a forward pass, [N, ..., K]; the graph is kept.
+        uses: Of that pass, by layer name.
+        chosen: The examples, shape [N].
+    """
+    of_uses, _ = _gradients(layers, logits, uses, chosen, [])
+    return [
+        layer for layer in layers if _mixes(layer, uses[layer.name], of_uses[layer.name], chosen)
+    ]
+
+
+def _first(examples: int) -> Tensor:
+    return torch.arange(examples) == 0
+
+
+def _gradients(
+    layers: Sequence[Layer],
+    logits: Tensor,
+    uses: Mapping[str, Sequence[Use]],
+    chosen: Tensor,
+    parameters: Sequence[Tensor],
+) -> tuple[dict[str, list[Tensor | None]], dict[int, Tensor | None]]:
+    """Differentiate some function of some examples' logits by all outputs and parameters."""
+    weights = torch.zeros_like(logits)
+    weights[chosen] = (torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]).to(logits)
+    edges = [use.edge for layer in layers for use in uses[layer.name] if use.edge]
+    sources: list[Any] = [*edges, *parameters]
+    if not sources or not logits.requires_grad:
+        found: Sequence[Tensor | None] = [None] * len(sources)
+    else:
+        found = torch.autograd.grad(logits, sources, weights, retain_graph=True, allow_unused=True)
+    of_edges = iter(found[: len(edges)])
+    of_uses = {
+        layer.name: [next(of_edges) if use.edge else None for use in uses[layer.name]]
+        for layer in layers
+    }
+    return of_uses, dict(zip(map(id, parameters), found[len(edges) :], strict=True))
 
 
 def _filled(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if gradient is None else gradient.to_dense()
 
 
-def _refuse_mixing(layer: Layer, use: Use, gradient: Tensor | None, positions: Positions) -> None:
-    """Make sure that the gradient of the first example alone is zero at all other examples.
+def _mixes(
+    layer: Layer, uses: Sequence[Use], gradients: Sequence[Tensor | None], chosen: Tensor
+) -> bool:
+    """Whether the gradient of the chosen examples is not zero at all other examples."""
+    examples = len(chosen)
+    for use, gradient in zip(uses, gradients, strict=True):
+        if gradient is None:
+            continue
+        rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
+        if rows % examples or not rows:
+            return True
+        others = layer.rule.outputs(use.module, gradient, examples)[~chosen.to(gradient.device)]
+        if bool(others.any()):
+            return True
+    return False
 
-    A shape alone does not tell ``[examples, tokens]`` from ``[tokens, examples]``, or from
-    ``[tokens]`` computed once for all examples.
-    """
-    rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
-    if gradient is None or (
-        rows % positions.examples == 0
-        and not layer.rule.outputs(use.module, gradient, positions.examples)[1:].any()
-    ):
-        return
-    raise CurvatureError(
-        f"the output of layer '{layer.name}', of shape {list(use.output.shape)}, is not "
-        "separate for each example of a batch; estimate with curvature_batch_size=1"
-    )
 
-
-def _refuse_other_gradient(
+def _makes_up(
     layer: Layer,
     uses: Sequence[Use],
     gradients: Sequence[Tensor | None],
     own: Mapping[str, Tensor],
-    positions: Positions,
-) -> None:
+) -> bool:
     """Compare the gradient's size, entry by entry: of the rule, the batch one example, and own."""
-    batch = LayerBatch(layer, uses, Positions(positions.mask[None]))
-    batch.set_gradients(gradients)
-    squares = squared_gradients(layer)
     with torch.no_grad(), torch.autocast(uses[0].output.device.type, enabled=False):
+        expected = layer.block(Identity()).join(own).to(layer.zeros().dtype).abs()
+        # Squares of gradients below 1e-19 would be 0 in float32.
+        scale = float(expected.max()) or 1.0
+        batch = LayerBatch(layer, uses, 1)
+        batch.set_gradients([None if g is None else g / scale for g in gradients])
+        squares = squared_gradients(layer)
         squares.add_gradients(batch)
-        seen = squares.total.sqrt()
-        expected = layer.block(Identity()).join(own).to(seen.dtype).abs()
         half = any(torch.finfo(use.output.dtype).eps > 1e-4 for use in uses)
-        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * float(expected.max())
+        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * float((expected / scale).max())
         for use, gradient in zip(uses, gradients, strict=True):
             if gradient is not None:
                 reach = float(use.x.norm()) if use.x.is_floating_point() else 1.0
-                allowed += _ROUNDING * float(gradient.norm()) * reach
-    if float((seen - expected).abs().max()) > allowed:
-        kinds = " and ".join(dict.fromkeys(type(use.module).__name__ for use in uses))
-        raise CurvatureError(
-            f"the gradient of layer '{layer.name}' ({kinds}) is not made of the inputs and outputs "
-            "of its calls: its weight is read elsewhere too, or it computes something else than "
-            "its class tells; list its parameters in `ignore=[...]` to let them move freely"
-        )
+                allowed += _ROUNDING * float((gradient / scale).norm()) * reach
+        return bool((squares.total.sqrt() - expected / scale).abs().max() <= allowed)

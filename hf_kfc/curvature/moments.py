@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..curvature_arguments import Products
 
-__all__ = ["add_second_moment", "mirrored", "nonzero_rows"]
+__all__ = ["add_second_moment", "mirrored", "nearest_definite", "nonzero_rows"]
 
 _BLOCK = 96
 """Columns below which halving a product further costs more than it saves."""
@@ -44,6 +44,22 @@ def mirrored(total: Tensor) -> Tensor:
         total: Shape [n, n], of :func:`add_second_moment`.
     """
     return total.triu() + total.triu(1).T
+
+
+def nearest_definite(matrix: Tensor) -> Tensor:
+    """Return the positive semi-definite matrix that is nearest to a symmetric one (Higham 1988).
+
+    Products in bfloat16 are rounded to it before they are summed, which makes small eigenvalues
+    negative: along those directions a penalty would reward moving without bound.
+
+    Args:
+        matrix: Shape [n, n].
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    if bool(values[0] >= 0):
+        return matrix
+    nearest: Tensor = (vectors * values.clamp(min=0)) @ vectors.T
+    return ((nearest + nearest.T) / 2).to(matrix.dtype)
 
 
 def nonzero_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:

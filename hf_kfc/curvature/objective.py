@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..curvature_arguments import Labels
 from ..errors import CurvatureError
@@ -25,6 +26,7 @@ __all__ = [
     "default_forward",
     "default_position_mask",
     "logit_gradients",
+    "refuse_other_loss",
 ]
 
 
@@ -42,7 +44,7 @@ class Outputs(NamedTuple):
 
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Outputs]
-PositionMask = Callable[[Mapping[str, Tensor]], Tensor]
+PositionMask = Callable[[Mapping[str, Tensor]], Tensor | Mapping[str, Tensor]]
 
 
 def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
@@ -94,11 +96,10 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     inputs = dict(batch)
     labels = _labels(inputs)
     del inputs["labels"]
-    if (
-        labels.ndim > 1
-        and not labels.is_floating_point()
-        and (probe := _probe_labels(model, labels)) is not None
-    ):
+    probe, shifts = _probe_labels(model, labels), False
+    if probe is not None and (start := _first_attended(inputs, labels)):
+        shifts = _shifts(model, _loss_from(model, inputs, probe, start))
+    elif probe is not None:
         inputs["labels"] = probe
     output = model(**inputs)
     logits = getattr(output, "logits", None)
@@ -109,7 +110,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
             f"{list(labels.shape)}; curvature needs one score per class, so give `forward=` a "
             "function that returns them"
         )
-    if "labels" in inputs and _shifts(model, getattr(output, "loss", None)):
+    if shifts or ("labels" in inputs and _shifts(model, getattr(output, "loss", None))):
         return Outputs(logits[:, :-1], labels[:, 1:])
     return Outputs(logits, labels)
 
@@ -157,6 +158,43 @@ def logit_gradients(
         yield from _exact(probabilities, decided)
 
 
+def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
+    """Make sure that a model's own loss of labels per position is the one that is differentiated.
+
+    Args:
+        model: Its parameters, or some, have gradients.
+        batch: Tensors by name.
+        outputs: Of :func:`default_forward` on the batch.
+
+    Raises:
+        CurvatureError: For some example its gradient at the logits has another direction than that
+            of the softmax's cross-entropy: CTC, for example, class weights, or labels at padding
+            that the loss leaves out.
+    """
+    if _probe_labels(model, batch["labels"]) is None:
+        return
+    with torch.enable_grad():
+        output = model(**batch)
+    loss, logits = getattr(output, "loss", None), output.logits
+    if loss is None or not loss.requires_grad or not logits.requires_grad:
+        return
+    (own,) = torch.autograd.grad(loss, logits, allow_unused=True)
+    if own is None:  # of logits that it computes anew
+        return
+    (residual,) = logit_gradients(outputs, Labels.EMPIRICAL, range(len(logits)), 0)
+    own = wide(own)[:, : residual.shape[1]]
+    least = 0.98 if torch.finfo(logits.dtype).eps > 1e-4 else 0.999
+    cosine = functional.cosine_similarity(own.flatten(1), residual.flatten(1), eps=1e-30)
+    both = own.flatten(1).any(1) & residual.flatten(1).any(1)
+    if bool((cosine[both] < least).any()):
+        raise CurvatureError(
+            f"the loss of {type(model).__name__} is not the cross-entropy of its logits and labels "
+            "at each position (it is CTC, weighs classes, or leaves out positions that are not "
+            "labelled -100); give `forward=` a function whose logits and labels are those of the "
+            "loss"
+        )
+
+
 def _labels(batch: Mapping[str, Tensor]) -> Tensor:
     if batch.get("labels") is None:
         raise CurvatureError(
@@ -172,6 +210,8 @@ def _probe_labels(model: nn.Module, labels: Tensor) -> Tensor | None:
     An encoder–decoder gets the labels as they are: it makes its decoder's inputs of them, and
     compares logits and labels of the same position.
     """
+    if labels.ndim < 2 or labels.is_floating_point():
+        return None
     parameters = inspect.signature(getattr(model, "forward", model)).parameters.values()
     if not any(p.name == "labels" or p.kind is p.VAR_KEYWORD for p in parameters):
         return None
@@ -180,6 +220,28 @@ def _probe_labels(model: nn.Module, labels: Tensor) -> Tensor | None:
     probe = torch.full_like(labels, -100)
     probe[:, 0] = 1
     return probe
+
+
+def _first_attended(inputs: Mapping[str, Tensor], labels: Tensor) -> int:
+    """Return the first position that any example attends to: more than 0 of left padding alone."""
+    attended = inputs.get("attention_mask")
+    if attended is None or attended.shape != labels.shape:
+        return 0
+    return int(attended.bool().any(0).int().argmax())
+
+
+def _loss_from(
+    model: nn.Module, inputs: Mapping[str, Tensor], probe: Tensor, start: int
+) -> Tensor | None:
+    """Return the loss of the probe without the padding that some losses mask."""
+    length = probe.shape[1]
+    cut = {
+        name: value[:, start:] if value.ndim > 1 and value.shape[1] == length else value
+        for name, value in inputs.items()
+    }
+    with torch.no_grad():
+        loss: Tensor | None = getattr(model(**cut, labels=probe[:, : length - start]), "loss", None)
+    return loss
 
 
 def _shifts(model: nn.Module, loss: Tensor | None) -> bool:

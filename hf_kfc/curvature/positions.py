@@ -6,14 +6,21 @@ know which rows of a layer's tensors belong to one example, and which of them ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..errors import CurvatureError
 
-__all__ = ["Positions"]
+__all__ = ["Positions", "PositionsError"]
+
+
+class PositionsError(CurvatureError):
+    """Which positions of a layer's output count is not known."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,41 @@ class Positions:
     Args:
         mask: True where a position counts, shape [examples, ...]: ``[B]`` if every position
             counts (images), ``[B, T]`` for tokens, ``[B, C, T]`` for tokens of candidates.
+        by_module: Masks by glob patterns of modules' names, or by sides; empty if there is one.
+        sides: Which of these masks a call of a layer has, by its name and number.
     """
 
     mask: Tensor
+    by_module: Mapping[str, Tensor] = field(default_factory=dict)
+    sides: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    @classmethod
+    def given(
+        cls, masks: Tensor | Mapping[str, Tensor], sides: Mapping[tuple[str, int], str]
+    ) -> Self:
+        """Take one mask, or several.
+
+        Args:
+            masks: One mask for all layers, or masks by glob patterns of modules' names or by sides.
+            sides: The side of each call of each layer, where masks are by side.
+        """
+        if isinstance(masks, Tensor):
+            return cls(masks)
+        return cls(next(iter(masks.values())), masks, sides)
+
+    def of(self, layer: str, call: int) -> Positions | None:
+        """Return the positions of one call of a layer; None if no mask is given for it.
+
+        Args:
+            layer: Its name.
+            call: The number of the call in its forward pass.
+        """
+        if not self.by_module:
+            return self
+        if (side := self.sides.get((layer, call))) is not None:
+            return Positions(self.by_module[side])
+        found = (mask for name, mask in self.by_module.items() if fnmatchcase(layer, name))
+        return next((Positions(mask) for mask in found), None)
 
     @property
     def examples(self) -> int:
@@ -46,7 +85,7 @@ class Positions:
             Boolean tensor [examples, positions].
 
         Raises:
-            CurvatureError: The shape fits no level of the mask.
+            PositionsError: The shape fits no level of the mask.
         """
         level = self.mask
         while True:
@@ -82,7 +121,7 @@ class Positions:
         if bool(self.mask.all()) and leading and leading[0] % self.examples == 0:
             shape = (self.examples, torch.Size(leading).numel() // self.examples)
             return torch.ones(shape, dtype=torch.bool, device=self.mask.device)
-        raise CurvatureError(
+        raise PositionsError(
             f"the output of layer '{layer}' has leading dimensions {list(leading)}, which fit no "
             f"level of the position mask {list(self.mask.shape)}; give `position_mask=` a function "
             "that returns the mask of this model"

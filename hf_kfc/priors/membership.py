@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..curvature import Block, Layout, find_layers
+from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
 from ..curvature.capture import capture, frozen
 from ..curvature.objective import (
@@ -155,8 +155,7 @@ class _Attack:
         self.model, self.data_collator, self.batch_size = model, data_collator, batch_size
         self.forward, self.position_mask = forward, position_mask
         self.device = next(model.parameters()).device
-        found, _ = find_layers(model, prior.curvature.ignored)
-        layers = {layer.name: layer for layer in found}
+        layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
         blocks = [block for block in prior.curvature.blocks if block.name in layers]
         weights = {block.name: _weights(block) for block in blocks}
         self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
@@ -174,12 +173,15 @@ class _Attack:
             yield {name: value.to(self.device) for name, value in batch.items()}
 
     def _score(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        positions = Positions(self.position_mask(batch))
+        positions = Positions.given(self.position_mask(batch), {})
         with capture(self.layers, positions) as uses:
             outputs = self.forward(self.model, batch)
         yield "loss", -_losses(outputs)
         for layer in self.layers:
-            own, weights = LayerBatch(layer, uses[layer.name], positions), self.weights[layer.name]
+            own, weights = (
+                LayerBatch(layer, uses[layer.name], positions.examples),
+                self.weights[layer.name],
+            )
             if layer.rule.diagonal_inputs:
                 own = own.of(nn.Embedding)  # an output layer may share the weight
                 yield f"tokens of {layer.name}", _coverage(weights, own.a, own.valid)

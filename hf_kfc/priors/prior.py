@@ -14,6 +14,7 @@ from ..curvature import (
     CurvatureArguments,
     estimate_curvature,
     identity_curvature,
+    unwrapped,
 )
 from ..curvature.objective import (
     Forward,
@@ -92,7 +93,7 @@ class ConsolidationPrior(BasePrior):
         Raises:
             CurvatureError: See :func:`~hf_kfc.curvature.estimate_curvature`.
         """
-        args = args or CurvatureArguments()
+        args, model = args or CurvatureArguments(), unwrapped(model)
         curvature = estimate_curvature(
             model,
             dataset,
@@ -123,6 +124,7 @@ class ConsolidationPrior(BasePrior):
             ignore: Parameters left to move freely, as in
                 :func:`~hf_kfc.curvature.find_layers`.
         """
+        model = unwrapped(model)
         curvature = identity_curvature(model, ignore)
         return cls(_anchor(model, curvature), curvature, Provenance(task, **_origin(model)))
 

@@ -72,7 +72,7 @@ def test_its_curvature_is_that_of_the_oracle(make: type[nn.Module], labels: str)
 
 def test_a_subclass_that_computes_something_else_has_no_rule() -> None:
     with pytest.raises(CurvatureError, match=r"layer.offset, layer.kernel \(Changed\)"):
-        estimate(Probe(Changed()), examples([torch.randn(1, 4)]))
+        estimate(Probe(Changed()), examples([torch.randn(1, 4)]), fallback="refuse")
 
 
 def test_a_rule_that_is_wrong_is_noticed() -> None:
@@ -85,7 +85,7 @@ def test_a_rule_that_is_wrong_is_noticed() -> None:
 
     register_rule(Gated, WrongRule())
     with pytest.raises(CurvatureError, match="is not made of the inputs and outputs"):
-        estimate(Probe(Gated()), examples([torch.randn(1, 4)]))
+        estimate(Probe(Gated()), examples([torch.randn(1, 4)]), fallback="refuse")
 
 
 def test_a_rule_is_for_modules() -> None:

@@ -331,4 +331,4 @@ def test_adapters_of_peft_are_layers() -> None:
 )
 def test_adapters_that_are_no_layers_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(CurvatureError, match=message):
-        estimate(lora(**settings), texts(2), pad_texts())
+        estimate(lora(**settings), texts(2), pad_texts(), fallback="refuse")

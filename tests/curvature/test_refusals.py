@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_kfc.curvature import CurvatureArguments, Outputs
+from hf_kfc.curvature import Curvature, CurvatureArguments, Outputs
 from hf_kfc.errors import CurvatureError
 
-from .tiny import Logits, Mlp, assert_equal_matrices, dense, estimate, oracle, vectors
+from .tiny import Logits, Mlp, assert_equal_matrices, dense, oracle, vectors
+from .tiny import estimate as estimate_anything
+
+
+def estimate(model: nn.Module, data: Any, *rest: Any, **arguments: Any) -> Curvature:
+    """Estimate, and refuse what no rule covers."""
+    return estimate_anything(model, data, *rest, **{"fallback": "refuse"} | arguments)
 
 
 def switching(m: Logits, x: Tensor) -> Tensor:
@@ -24,7 +30,7 @@ def skipping(m: Logits, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("run", [switching, skipping])
 def test_dynamic_wiring_is_refused(run: Any) -> None:
     model = Logits(run, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
-    with pytest.raises(CurvatureError, match=r"b.*wiring depends on its input"):
+    with pytest.raises(CurvatureError, match=r"'b'.*depends on its input"):
         estimate(model, vectors(4))
 
 
@@ -111,7 +117,7 @@ WRONG_GRADIENTS: dict[str, tuple[Any, Any]] = {
 def test_a_gradient_that_the_uses_do_not_make_up_is_refused(name: str, curvature: str) -> None:
     run, make = WRONG_GRADIENTS[name]
     model = Logits(run, layer=make())
-    with pytest.raises(CurvatureError, match=r"'layer' .*is not made of the inputs and outputs"):
+    with pytest.raises(CurvatureError, match=r"layer.* is not made of the inputs and outputs"):
         estimate(model, vectors(4), curvature=curvature)
 
 
@@ -152,9 +158,34 @@ def test_nothing_to_estimate_is_refused() -> None:
         estimate(Mlp(), vectors(2), ignore=["*"])
 
 
-def test_wrapped_model_is_refused() -> None:
-    with pytest.raises(CurvatureError, match="DataParallel"):
-        estimate(nn.DataParallel(Mlp()), vectors(2))
+def wrapped() -> dict[str, Any]:
+    return {
+        "data_parallel": nn.DataParallel,
+        "compiled": lambda model: torch.compile(model, backend="eager"),
+        "both": lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+        "compiled_in_place": in_place,
+    }
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("name", wrapped())
+def test_a_wrapped_model_is_unwrapped(name: str) -> None:
+    model, data = Mlp(), vectors(4)
+    expected = estimate(model, data)
+    found = estimate(wrapped()[name](model), data)
+    assert found.parameters == expected.parameters
+    assert_equal_matrices(dense(found), dense(expected))
+
+
+def test_a_part_that_is_compiled_on_its_own_is_refused() -> None:
+    model = Mlp()
+    model.net = torch.compile(model.net, backend="eager")
+    with pytest.raises(CurvatureError, match=r"'net' is wrapped by torch\.compile"):
+        estimate(model, vectors(2))
 
 
 def test_mask_of_another_batch_is_refused() -> None:

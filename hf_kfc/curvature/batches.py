@@ -1,0 +1,129 @@
+"""Examples and batches as the Trainer takes them: what a model does not read is left out."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel
+
+from ..errors import CurvatureError
+
+__all__ = ["Collate", "refuse_other_data", "to_device"]
+
+logger = logging.getLogger(__name__)
+
+_LABELS = {"label", "label_ids", "labels"}
+
+
+def refuse_other_data(dataset: Any) -> None:
+    """Refuse what is no data set of examples by index.
+
+    Args:
+        dataset: What was given as one.
+
+    Raises:
+        CurvatureError: A stream, several splits, a data loader, or something else without examples
+            by index.
+    """
+    kind = type(dataset).__name__
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(str(name) for name in list(dataset)[:5])
+        raise CurvatureError(f"a {kind} holds several data sets ({splits}); give one of them")
+    if isinstance(dataset, DataLoader):
+        raise CurvatureError("a DataLoader makes batches; give its data set and its collator")
+    if isinstance(dataset, IterableDataset | datasets.IterableDataset):
+        raise CurvatureError(
+            f"a {kind} is a stream, and curvature needs examples by index; give a data set with a "
+            "length, for example datasets.Dataset.from_list(list(stream.take(1000)))"
+        )
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise CurvatureError(
+            f"a {kind} has no examples by index; give a data set with a length and items"
+        )
+
+
+class Collate:
+    """Makes batches of tensors; columns that the model does not read are left out, as by Trainer.
+
+    A collator that cannot do with all columns of the examples (texts, for example) gets those that
+    the model's forward names, and labels. Of its batch None, and what is neither a tensor nor named
+    by the forward, is left out.
+
+    Args:
+        model: The model.
+        collator: The user's.
+        reads_all: Whether batches are read by a function of the user's, which may know tensors
+            that the model does not name.
+    """
+
+    def __init__(
+        self, model: nn.Module, collator: Callable[[list[Any]], Mapping[str, Any]], reads_all: bool
+    ) -> None:
+        self._collator = collator
+        self._named, self._takes_others = _signature(model)
+        self._reads_all = reads_all
+        self._strips: bool | None = None
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Make one batch."""
+        return {n: v for n, v in self._collated(list(rows)).items() if self._is_read(n, v)}
+
+    def _collated(self, rows: list[Any]) -> Mapping[str, Any]:
+        if self._strips:
+            return self._collator(self._stripped(rows))
+        if self._strips is False or not all(isinstance(row, Mapping) for row in rows):
+            return self._collator(rows)
+        try:
+            batch = self._collator(rows)
+        except Exception as error:
+            stripped = self._stripped(rows)
+            left_out = sorted(rows[0].keys() - stripped[0].keys())
+            if not left_out:
+                raise
+            try:
+                batch = self._collator(stripped)
+            except Exception:  # the columns are not what it cannot do with
+                raise error from None
+            logger.info("columns that the model does not read are left out: %s", left_out)
+            self._strips = True
+            return batch
+        self._strips = False
+        return batch
+
+    def _stripped(self, rows: list[Any]) -> list[Any]:
+        kept = self._named | _LABELS
+        return [{name: value for name, value in row.items() if name in kept} for row in rows]
+
+    def _is_read(self, name: str, value: Any) -> bool:
+        if value is None:
+            return False
+        if name in self._named or name == "labels":
+            return True
+        return isinstance(value, Tensor) and (self._reads_all or self._takes_others)
+
+
+def _signature(model: nn.Module) -> tuple[set[str], bool]:
+    """Return the names that a model's forward takes, and whether it may take others."""
+    get_base: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
+    base = model if get_base is None else get_base()  # of PEFT
+    parameters = inspect.signature(base.forward).parameters.values()
+    named = {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    takes_others = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return named, takes_others and not isinstance(base, PreTrainedModel)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move the tensors of a batch.
+
+    Args:
+        batch: Of :class:`Collate`.
+        device: Where the model is.
+    """
+    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}

@@ -1,0 +1,153 @@
+"""What covers any parameter: the exact diagonal by autograd, one example at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..curvature_arguments import Labels
+from ..precision import wide, wide_dtype
+from .blocks import Block, Layout
+from .capture import learning
+from .objective import Outputs, logit_gradients
+from .operators import Diagonal
+
+__all__ = ["PerExampleSquares"]
+
+
+@dataclass
+class _Sum:
+    """Σ over examples of the squared gradient of one parameter.
+
+    Args:
+        parameter: The parameter.
+        tables: The embedding modules whose weight it is.
+        total: The sum, in the parameter's shape.
+        seen: In how many examples each row of an embedding was looked up; None of others.
+    """
+
+    parameter: nn.Parameter
+    tables: list[nn.Embedding]
+    total: Tensor = field(init=False)
+    seen: Tensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = torch.zeros_like(self.parameter, dtype=wide_dtype(self.parameter.dtype))
+        self.seen = self.total.new_zeros(len(self.total)) if self.tables else None
+
+
+class PerExampleSquares:
+    """Σ over examples of the squared gradients of parameters that no rule covers.
+
+    It costs a forward and a backward pass of every example by itself, whatever the model does with
+    its parameters: they may be read without a call, once for a batch, or by data-dependent routes.
+
+    Args:
+        model: The model.
+        names: Of the parameters.
+    """
+
+    def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
+        parameters = dict(model.named_parameters())
+        tables: dict[int, list[nn.Embedding]] = {}
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                tables.setdefault(id(module.weight), []).append(module)
+        self._sums = {
+            name: _Sum(parameters[name], tables.get(id(parameters[name]), [])) for name in names
+        }
+
+    def totals(self) -> list[Tensor]:
+        """Return the tensors to be summed over processes."""
+        seen = [own.seen for own in self._sums.values() if own.seen is not None]
+        return [own.total for own in self._sums.values()] + seen
+
+    def add(self, forward: Callable[[], Outputs], kind: Labels, key: int, seed: int) -> None:
+        """Add one example.
+
+        Args:
+            forward: Runs the model on a batch of that example alone.
+            kind: The label kind.
+            key: The example's number.
+            seed: Of sampled labels.
+        """
+        parameters = [own.parameter for own in self._sums.values()]
+        nonzero: dict[str, Tensor] = {}
+        with learning(parameters):
+            with torch.enable_grad(), self._looked_up() as looked_up:
+                outputs = forward()
+            if not outputs.logits.requires_grad:  # no parameter has a part in this example
+                return
+            for v in logit_gradients(outputs, kind, [key], seed):
+                gradients = torch.autograd.grad(
+                    outputs.logits,
+                    parameters,
+                    v.to(outputs.logits.dtype),
+                    retain_graph=kind is Labels.EXACT,
+                    allow_unused=True,
+                )
+                self._add(gradients, looked_up, nonzero)
+        for name, rows in {**nonzero, **looked_up}.items():
+            seen = self._sums[name].seen
+            assert seen is not None
+            seen += rows
+
+    def _add(
+        self,
+        gradients: Sequence[Tensor | None],
+        looked_up: Mapping[str, Tensor],
+        nonzero: dict[str, Tensor],
+    ) -> None:
+        for (name, own), gradient in zip(self._sums.items(), gradients, strict=True):
+            if gradient is None:  # the parameter has no part in this example
+                continue
+            square = wide(gradient.to_dense()).square()
+            own.total += square
+            if own.seen is not None and name not in looked_up:
+                rows = square.flatten(1).any(1)
+                nonzero[name] = nonzero[name] | rows if name in nonzero else rows
+
+    def blocks(self, num_examples: int) -> Iterator[Block]:
+        """Give each parameter a block: by tokens of an embedding, else one column.
+
+        Args:
+            num_examples: How many examples were added.
+        """
+        for name, own in self._sums.items():
+            mean, shapes = own.total / num_examples, {name: tuple(own.parameter.shape)}
+            if own.seen is not None:
+                by_token = Diagonal(mean.T.contiguous())
+                yield Block(name, Layout.IN_OUT, shapes, by_token, input_examples=own.seen)
+            else:
+                yield Block(name, Layout.ELEMENTWISE, shapes, Diagonal(mean.reshape(-1, 1)))
+
+    @contextmanager
+    def _looked_up(self) -> Iterator[dict[str, Tensor]]:
+        """Note which rows of embeddings the calls of their modules read."""
+        rows: dict[str, Tensor] = {}
+
+        def note(name: str, module: nn.Embedding, args: tuple[Any, ...], output: Any) -> None:
+            if not args or not isinstance(args[0], Tensor) or args[0].is_floating_point():
+                return
+            read = torch.zeros(module.num_embeddings, dtype=torch.bool, device=args[0].device)
+            read[args[0].flatten()] = True
+            if module.padding_idx is not None:
+                read[module.padding_idx] = False
+            rows[name] = rows[name] | read if name in rows else read
+
+        handles = [
+            table.register_forward_hook(partial(note, name))
+            for name, own in self._sums.items()
+            for table in own.tables
+        ]
+        try:
+            yield rows
+        finally:
+            for handle in handles:
+                handle.remove()
