@@ -148,10 +148,9 @@ def train(
         model,
         settings(str(folder), **(defaults | changes)),
         train_dataset=rows,
-        data_collator=pad,
         callbacks=[recorder],
         **(given if issubclass(kind, ConsolidationMixin) else {}),
-        **(more or {}),
+        **({"data_collator": pad} | (more or {})),
     )
     trainer.recorder = recorder
     trainer.train()
