@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..licenses import CORPUS_LICENSES
+from ..licenses import License
 from .config import SPLITS
 from .pubtator import Pubtator
 
@@ -17,6 +17,11 @@ class Bc5cdr(Pubtator):
     ``data_files``: ``train``, ``validation``, ``test`` (PubTator format) and ``ontology``.
     """
 
-    LICENSE = CORPUS_LICENSES["bc5cdr"]
+    LICENSE = License(
+        "public domain (NCBI)",
+        "https://www.ncbi.nlm.nih.gov/home/about/policies/",
+        redistributable=True,
+        citation="Li et al. (2016), Database, baw068",
+    )
     FILES = (*SPLITS, "ontology")
     OPTIONAL_FILES = ()

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import DataError
 from ..formats.documents import Document, Span
 from ..formats.tables import read_table
-from ..licenses import CORPUS_LICENSES
+from ..licenses import License
 from ..problems import Problems
 from .documents import DocumentCorpus
 
@@ -189,7 +189,13 @@ class PsyTar(DocumentCorpus):
     sheets as a table (see :func:`read_psytar`), and, optionally, ``ontology``.
     """
 
-    LICENSE = CORPUS_LICENSES["psytar"]
+    LICENSE = License(
+        "CC BY 4.0",
+        "https://creativecommons.org/licenses/by/4.0/",
+        redistributable=True,
+        citation="Zolnoori et al. (2019), Data in Brief 24",
+        id="cc-by-4.0",
+    )
     FILES = ("mentions",)
 
     def _all_documents(self, problems: Problems) -> Iterator[Document]:
