@@ -198,7 +198,7 @@ def from_scratch(
     Raises:
         HfKfcError: Something in the input is missing or wrong.
     """
-    parsed = {method.name: method for method in check_methods(methods)}
+    parsed = check_methods(methods)
     _check_strengths(learning.strengths, 1)
     for name, method in parsed.items():
         if learning.strengths is None and method.curvature == "identity":
