@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .curvature import CurvatureArguments, estimate_curvature
     from .priors import ConsolidationPrior
-    from .training import ConsolidationArguments, ConsolidationMixin, ConsolidationTrainer
+    from .training import (
+        ConsolidationArguments,
+        ConsolidationConfig,
+        ConsolidationMixin,
+        ConsolidationTrainer,
+    )
 
 __version__ = "0.2.0"
 
 __all__ = [
     "ConsolidationArguments",
+    "ConsolidationConfig",
     "ConsolidationMixin",
     "ConsolidationPrior",
     "ConsolidationTrainer",
@@ -30,6 +36,7 @@ __all__ = [
 
 _HOMES = {
     "ConsolidationArguments": "training",
+    "ConsolidationConfig": "training",
     "ConsolidationMixin": "training",
     "ConsolidationPrior": "priors",
     "ConsolidationTrainer": "training",

@@ -201,7 +201,7 @@ def read_config(place: Path | Snapshot) -> dict[str, Any]:
     try:
         path = find(place, CONFIG_NAME, CONFIG_LIMIT)
         if isinstance(place, Snapshot):
-            again = f"delete the cached copy {path} and load it again, or have it pushed again"
+            again = f"delete the cached copy {path.resolve()} and load it again"
         text = read_bounded(path, CONFIG_LIMIT).decode()
     except FileNotFoundError:
         raise PriorError(
@@ -313,7 +313,7 @@ def read_tensors(
     """
     if not path.is_file():
         raise PriorError(f"file {path.name} is missing")
-    remedy = f"; delete the cached copy {path} and load it again" if cached else ""
+    remedy = f"; delete the cached copy {path.resolve()} and load it again" if cached else ""
     try:
         for key, value in checksum_of(path).items():
             if value != (due := getattr(expected, key)):

@@ -185,15 +185,16 @@ def _parts(
     blocks = [own[name] for own in by_name]
     tokens = None
     if any(block.inputs is not None for block in blocks):
-        (vocabulary, _), *_ = blocks[0].shapes.values()
-        seen = torch.zeros(vocabulary, dtype=torch.bool)
-        for block in blocks:
-            seen[slice(None) if block.inputs is None else block.inputs] = True
-        tokens = seen.nonzero().flatten()
+        # As many as the files have rows: how many the vocabulary has is only said.
+        tokens = torch.unique(torch.cat([_tokens(block) for block in blocks]))
     return [
         _Part(*_over_tokens(block, tokens), prior.anchor, share)
         for block, prior, share in zip(blocks, priors, shares, strict=True)
     ]
+
+
+def _tokens(block: Block) -> Tensor:
+    return torch.arange(block.shape[1]) if block.inputs is None else block.inputs
 
 
 def _over_tokens(block: Block, tokens: Tensor | None) -> tuple[Block, Tensor]:
@@ -221,10 +222,15 @@ def _merge(names: Sequence[str], layers: Sequence[Sequence[_Part]], rank: int) -
 
 
 def _merged_block(parts: Sequence[_Part], operator: Operator) -> Block:
+    """Join the blocks; a token's count is the most that one prior tells.
+
+    That many different examples have it for certain. The sum may be of the same ones: two priors
+    of one data set would make a token of 7 examples one of 14, and it would be published.
+    """
     counts = [part.block.input_examples for part in parts]
     known = [count for count in counts if count is not None]
-    total = torch.stack(known).sum(0) if len(known) == len(counts) else None
-    return replace(parts[0].block, operator=operator, input_examples=total)
+    most = torch.stack(known).amax(0) if len(known) == len(counts) else None
+    return replace(parts[0].block, operator=operator, input_examples=most)
 
 
 def _merged_anchor(parts: Sequence[_Part], merged: Block, damping: float) -> dict[str, Tensor]:
@@ -251,9 +257,11 @@ def _merged_anchor(parts: Sequence[_Part], merged: Block, damping: float) -> dic
             solution.residual,
             solution.iterations,
         )
-    found = merged.covered(merged.split(mean + solution.x))
+    found = mean + solution.x
+    (name, *_), whole = merged.shapes, merged.inputs is None
+    values = merged.split(found) if whole else {name: found.T}
     dtypes = {name: value.dtype for name, value in parts[0].anchor.items()}
-    return {name: value.to(dtypes[name]).contiguous() for name, value in found.items()}
+    return {name: value.to(dtypes[name]).contiguous() for name, value in values.items()}
 
 
 # --- Provenance ----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ..curvature.objective import (
 from ..errors import PriorError
 from ..hub import Source
 from ..precision import wide_dtype
-from .base import BasePrior
+from .base import BasePrior, parts_without
 from .compress import compressed_parts
 from .merge import merged_parts
 from .provenance import Provenance
@@ -146,8 +146,10 @@ class ConsolidationPrior(BasePrior):
         how near F is, and at the mean of the anchors the penalty's gradient is exact. By default
         the Bayesian strength of the result gives Σ_i λ_i F_i with those of the priors.
 
-        Of embeddings, tokens that a prior does not cover count as never seen by it. Directions in
-        which no prior has curvature keep the mean of the anchors.
+        Of embeddings, tokens that a prior does not cover count as never seen by it, and in how many
+        examples a token was seen is the most that any one prior tells: they may be of the same
+        examples, which added up would pass :func:`~hf_kfc.priors.privacy.without_rare_inputs`.
+        Directions in which no prior has curvature keep the mean of the anchors.
 
         Args:
             priors: Of the same parameters: all Kronecker, all diagonal or all L2. They may be
@@ -187,6 +189,31 @@ class ConsolidationPrior(BasePrior):
         """
         return type(self)(*compressed_parts(self, rank, dtype))
 
+    def without(self, patterns: str | Sequence[str]) -> Self:
+        """Return this prior without some blocks, whose parameters are ignored: they move freely.
+
+        For a next task that gives them another shape or another meaning: a head of new labels, an
+        embedding to which tokens were added.
+
+        Args:
+            patterns: Names of blocks or of their parameters, with ``*``, ``?`` and ``[...]``, as
+                ``"classifier"`` or ``"*.word_embeddings"``.
+
+        Raises:
+            PriorError: A pattern matches none, or nothing is left.
+
+        Example:
+            >>> model = AutoModelForSequenceClassification.from_pretrained(
+            ...     "runs/tier1", num_labels=5, ignore_mismatched_sizes=True
+            ... )  # doctest: +SKIP
+            >>> trainer = ConsolidationTrainer(
+            ...     model, args, priors=[prior.without("classifier")], ...
+            ... )  # doctest: +SKIP
+        """
+        return type(self)(
+            *parts_without(self, [patterns] if isinstance(patterns, str) else patterns)
+        )
+
     def check(self, model: nn.Module) -> None:
         """Make sure that the prior can consolidate a model.
 
@@ -197,34 +224,24 @@ class ConsolidationPrior(BasePrior):
             PriorError: A covered parameter is missing or has another shape, or a trainable
                 parameter is neither covered nor ignored; all are listed.
         """
-        self.check_parameters(dict(model.named_parameters()), type(model).__name__)
-
-    def check_parameters(self, parameters: Mapping[str, Tensor], model_name: str) -> None:
-        """Do as :meth:`check` for parameters that go by other names in the model.
-
-        Args:
-            parameters: By the names of the prior; of what is not trained only shapes matter.
-            model_name: For the error.
-
-        Raises:
-            PriorError: See :meth:`check`.
-        """
-        misfits = []
+        parameters = dict(model.named_parameters())
+        problems = []
         for name, shape in self.curvature.parameters.items():
             if name not in parameters:
-                misfits.append(f"the model has no parameter {name}")
+                problems.append(f"the model has no parameter {name}")
             elif tuple(parameters[name].shape) != shape:
                 found = list(parameters[name].shape)
-                misfits.append(f"{name} has shape {found}, the prior's has {list(shape)}")
+                problems.append(f"{name} has shape {found}, the prior's has {list(shape)}")
         known = self.curvature.parameters.keys() | set(self.curvature.ignored)
-        misfits += [
+        problems += [
             f"the prior knows nothing of {name}"
             for name, parameter in parameters.items()
             if parameter.requires_grad and name not in known
         ]
-        if misfits:
+        if problems:
             raise PriorError(
-                f"prior of task '{self.task}' does not fit {model_name}: " + "; ".join(misfits)
+                f"prior of task '{self.task}' does not fit {type(model).__name__}; leave what is "
+                f"meant to differ out of it with prior.without([...]): {'; '.join(problems)}"
             )
 
     def save_pretrained(

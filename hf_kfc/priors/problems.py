@@ -86,20 +86,19 @@ def block_problems(block: Block) -> list[str]:
 
 def _row_problems(block: Block, tokens: int) -> list[str]:
     inputs, examples = block.inputs, block.input_examples
-    problems = []
     if inputs is not None and (
         inputs.ndim != 1
         or not len(inputs)
         or not bool((inputs.diff() > 0).all())
         or not 0 <= int(inputs[0]) <= int(inputs[-1]) < tokens
     ):
-        problems.append(f"inputs are not ascending numbers from 0 to {tokens - 1}")
+        return [f"inputs are not ascending numbers from 0 to {tokens - 1}"]
     size = tokens if inputs is None else len(inputs)
     if examples is not None and (
         tuple(examples.shape) != (size,) or not bool((examples >= 0).all())
     ):
-        problems.append(f"input_examples are not {size} counts")
-    return problems
+        return [f"input_examples are not {size} counts"]
+    return []
 
 
 def _operator_problems(block: Block) -> list[str]:

@@ -8,8 +8,28 @@ from . import extra as extra  # first: it says what is not installed
 from . import plugin as plugin
 from .cnn import CnnConfig, CnnForMultipleChoice
 from .collator import CandidateCollator
+from .comparison import (
+    METHODS,
+    Comparison,
+    Outcome,
+    Remembered,
+    choose_strength,
+    is_finished,
+    method_name,
+    require_matplotlib,
+)
 from .encoder import load_ranker
 from .encoding import encode_candidates, train_tokenizer
+from .loading import (
+    DataArguments,
+    OldDataArguments,
+    dataset_name,
+    encode_splits,
+    find_sources,
+    load_examples,
+    load_pretrained,
+    new_cnn,
+)
 from .loss import masked_logits, ranking_loss
 from .metrics import (
     Forgetting,
@@ -19,30 +39,55 @@ from .metrics import (
     ranking_accuracy,
     relative_change,
 )
-from .objective import ranking_forward, ranking_position_mask
+from .objective import estimate_prior, ranking_forward, ranking_position_mask
+from .push_tier import PushArguments, model_card, push_tier
 from .schema import FEATURES, Concept, Mention
+from .scripts import LearningArguments, ScriptParser, check_processes
 from .trainer import RankingConsolidationTrainer, RankingTrainer
 
 __all__ = [
     "FEATURES",
+    "METHODS",
     "CandidateCollator",
     "CnnConfig",
     "CnnForMultipleChoice",
+    "Comparison",
     "Concept",
+    "DataArguments",
     "Forgetting",
+    "LearningArguments",
     "Mention",
+    "OldDataArguments",
+    "Outcome",
+    "PushArguments",
     "RankingAccuracy",
     "RankingConsolidationTrainer",
     "RankingTrainer",
+    "Remembered",
+    "ScriptParser",
     "cf_reduction",
+    "check_processes",
+    "choose_strength",
     "compute_metrics",
+    "dataset_name",
     "encode_candidates",
+    "encode_splits",
+    "estimate_prior",
+    "find_sources",
+    "is_finished",
+    "load_examples",
+    "load_pretrained",
     "load_ranker",
     "masked_logits",
+    "method_name",
+    "model_card",
+    "new_cnn",
+    "push_tier",
     "ranking_accuracy",
     "ranking_forward",
     "ranking_loss",
     "ranking_position_mask",
     "relative_change",
+    "require_matplotlib",
     "train_tokenizer",
 ]

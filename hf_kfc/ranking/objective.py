@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from ..curvature import CurvatureArguments
 from ..curvature.objective import Outputs, default_forward, default_position_mask
+from ..priors import ConsolidationPrior
 from .loss import masked_logits
 
-__all__ = ["ranking_forward", "ranking_position_mask"]
+__all__ = ["estimate_prior", "ranking_forward", "ranking_position_mask"]
 
 
 def ranking_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
@@ -50,3 +54,43 @@ def ranking_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
     if "attention_mask" not in batch:
         return offered
     return batch["attention_mask"].bool() & offered[..., None]
+
+
+def estimate_prior(
+    model: nn.Module,
+    examples: Any,
+    collator: Callable[[list[Any]], Mapping[str, Tensor]],
+    args: CurvatureArguments | None = None,
+    *,
+    task: str,
+    accuracy: float | None = None,
+    checkpoint_dir: str | Path | None = None,
+) -> ConsolidationPrior:
+    """Make the prior of a ranker that has just learnt a task, by ``ConsolidationPrior.estimate``.
+
+    Args:
+        model: The ranker.
+        examples: The task's encoded training examples.
+        collator: A :class:`~hf_kfc.ranking.CandidateCollator`.
+        args: How the curvature is estimated.
+        task: Name of the task.
+        accuracy: The ranker's accuracy on the task, which later tiers compare theirs with.
+        checkpoint_dir: Where the progress is kept, from which an estimate that was killed goes on.
+
+    Raises:
+        CurvatureError: See :func:`~hf_kfc.curvature.estimate_curvature`.
+
+    Example:
+        >>> prior = estimate_prior(model, train, collator, task="psytar")  # doctest: +SKIP
+    """
+    return ConsolidationPrior.estimate(
+        model,
+        examples,
+        collator,
+        args,
+        task=task,
+        anchor_metrics={} if accuracy is None else {"accuracy": accuracy},
+        forward=ranking_forward,
+        position_mask=ranking_position_mask,
+        checkpoint_dir=checkpoint_dir,
+    )

@@ -1,7 +1,7 @@
 """Training with the penalty."""
 
 from .arguments import ConsolidationArguments
-from .config import ConsolidationConfig
+from .config import ConsolidationConfig, PenaltySettings
 from .penalty import ConsolidationPenalty
 from .strengths import bayesian_strength
 from .trainer import ConsolidationMixin, ConsolidationTrainer
@@ -12,5 +12,6 @@ __all__ = [
     "ConsolidationMixin",
     "ConsolidationPenalty",
     "ConsolidationTrainer",
+    "PenaltySettings",
     "bayesian_strength",
 ]

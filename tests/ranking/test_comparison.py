@@ -1,0 +1,180 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.ranking import Comparison, Outcome, choose_strength, is_finished, method_name
+
+PLAIN = Outcome("none", [], None, 0.5, 0.70)
+
+
+def kfc(strength: float, old: float | None, new: float) -> Outcome:
+    return Outcome("kfc", [strength], 0.1, old, new)
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    outcomes = [
+        Outcome("none", [], None, 0.4, 0.625),
+        Outcome("kfc", [0.5], 0.1, 0.6, 0.6125),
+        Outcome("ewc + kfc", [1234.56, 2.0], 0.0, 0.9, 0.5),
+    ]
+    return Comparison("articles", "patients", 0.8, outcomes, {"seed": 3})
+
+
+def cells(table: str) -> list[list[str]]:
+    header, rule, *rows = table.splitlines()
+    assert header.count("|") == rule.count("|") == rows[0].count("|")
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_table_tells_change_and_reduction_of_every_method(comparison):
+    assert "articles before" in comparison.table().splitlines()[0]
+    assert cells(comparison.table()) == [
+        ["none", "-", "-", "80.0%", "40.0%", "-50.0%", "-", "62.5%"],
+        ["kfc", "0.5", "0.1", "80.0%", "60.0%", "-25.0%", "50%", "61.3%"],
+        # It gains on the old task: more than all forgetting is prevented.
+        ["ewc + kfc", "1.23e+03, 2", "0", "80.0%", "90.0%", "+12.5%", "125%", "50.0%"],
+    ]
+
+
+def test_to_dict_has_everything_needed_to_repeat_it(comparison, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["recipes/tier2.py", "--seed", "3"])
+    values = comparison.to_dict()
+    assert values["command"] == "recipes/tier2.py --seed 3"
+    assert set(values["versions"]) == {
+        *("python", "hf_kfc", "torch", "transformers", "datasets", "accelerate")
+    }
+    assert all(values["versions"].values())
+    assert (values["old_task"], values["new_task"], values["old_before"]) == (
+        *("articles", "patients", 0.8),
+    )
+    assert values["settings"] == {"seed": 3}
+    assert values["outcomes"][0] == {
+        "method": "none",
+        "strengths": [],
+        "damping": None,
+        "old": 0.4,
+        "new": 0.625,
+        "old_by_task": {},
+        "change": -50.0,
+        "cf_reduction": None,
+    }
+    assert values["outcomes"][2]["strengths"] == [1234.56, 2.0]
+    assert values["outcomes"][1]["change"] == pytest.approx(-25)
+    assert values["outcomes"][1]["cf_reduction"] == pytest.approx(0.5)
+
+
+def test_save_writes_json_and_table(comparison, tmp_path):
+    comparison.settings = {"name": "λ"}
+    comparison.save(tmp_path)
+    written = ["forgetting.png", "results.json", "results.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
+    text = (tmp_path / "results.json").read_text("utf-8")
+    assert "λ" in text
+    assert json.loads(text) == comparison.to_dict()
+    assert (tmp_path / "results.md").read_text("utf-8") == comparison.table() + "\n"
+
+
+def test_a_folder_is_finished_for_the_very_settings_and_versions(comparison, tmp_path, monkeypatch):
+    assert not is_finished(tmp_path, comparison.settings)
+    comparison.settings = {"tier": {"priors": ("a", "b")}, "seed": 3}
+    comparison.save(tmp_path)
+    assert is_finished(tmp_path, comparison.settings)
+    assert not is_finished(tmp_path, comparison.settings | {"seed": 4})
+    monkeypatch.setattr("hf_kfc.ranking.comparison.versions", lambda: {"torch": "1"})
+    assert not is_finished(tmp_path, comparison.settings)
+
+
+def test_measured_are_the_old_tasks_their_mean_and_the_new_one():
+    accuracies = {"old a": 0.5, "old b": 0.7, "new": 0.25}
+    trainer = SimpleNamespace(
+        evaluate=lambda examples: {"eval_accuracy": accuracies[examples]},
+        strengths=[2.0],
+        consolidation=SimpleNamespace(damping=0.3),
+    )
+    outcome = Outcome.of("kfc", trainer, "new", {"a": "old a", "b": "old b"})
+    assert outcome == Outcome("kfc", [2.0], 0.3, 0.6, 0.25, {"a": 0.5, "b": 0.7})
+    trainer.strengths = []
+    assert Outcome.of("none", trainer, "new", {}) == Outcome("none", [], None, None, 0.25)
+    del trainer.strengths, trainer.consolidation  # any other Trainer
+    assert Outcome.of("none", trainer, "new", {}) == Outcome("none", [], None, None, 0.25)
+
+
+def test_methods_are_named_by_the_curvatures_of_their_priors():
+    kinds = ("kronecker", "diagonal", "kronecker", "identity", "kronecker_eigen")
+    priors = [SimpleNamespace(provenance=SimpleNamespace(curvature=kind)) for kind in kinds]
+    assert method_name(priors) == "kfc + ewc + l2 + ekfac"
+    assert method_name(priors[2:3]) == "kfc"
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("before", "old"),
+    [(None, None), (0.5, None), (None, 0.5), (0.0, 0.5), (0.0, 0.0)],
+    ids=str,
+)
+def test_without_something_to_forget_there_is_no_change(before, old, tmp_path):
+    outcomes = [Outcome("none", [], None, old, 0.5), Outcome("kfc", [1.0], 0.1, old, 0.25)]
+    comparison = Comparison("a", "b", before, outcomes)
+    for outcome in outcomes:
+        assert math.isnan(comparison.change(outcome))
+        assert math.isnan(comparison.reduction(outcome))
+    known = [] if before is None else [f"{before:.1%}"]
+    known += [] if old is None else [f"{old:.1%}"]
+    assert cells(comparison.table()) == [
+        ["none", "-", "-", *known, "50.0%"],
+        ["kfc", "1", "0.1", *known, "25.0%"],
+    ]
+    comparison.save(tmp_path)
+    text = (tmp_path / "results.json").read_text("utf-8")
+    read = json.loads(text, parse_constant=refuse_constant)
+    assert [(o["change"], o["cf_reduction"]) for o in read["outcomes"]] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("plain", [None, 0.5, 0.6], ids=["no none", "kept", "gained"])
+def test_where_no_method_forgets_nothing_there_is_no_reduction(plain):
+    outcomes = [] if plain is None else [Outcome("none", [], None, plain, 0.7)]
+    comparison = Comparison("a", "b", 0.5, [*outcomes, kfc(1.0, 0.4, 0.7)])
+    assert math.isnan(comparison.reduction(comparison.outcomes[-1]))
+    assert comparison.change(comparison.outcomes[-1]) == pytest.approx(-20)
+
+
+def test_chosen_is_the_highest_old_accuracy_among_those_that_keep_the_new_task():
+    candidates = [kfc(1, 0.5, 0.70), kfc(10, 0.6, 0.695), kfc(100, 0.9, 0.68)]
+    assert choose_strength(candidates, PLAIN) is candidates[1]
+
+
+def test_the_tolerance_is_inclusive_and_can_be_set():
+    plain = Outcome("none", [], None, 0.5, 0.75)
+    candidates = [kfc(1, 0.5, 0.75), kfc(10, 0.9, 0.5)]
+    assert choose_strength(candidates, plain, tolerance=0.25) is candidates[1]
+    assert choose_strength(candidates, plain, tolerance=0.2) is candidates[0]
+    assert choose_strength(candidates, plain) is candidates[0]
+
+
+def test_of_equal_old_accuracies_the_smaller_strength_is_chosen():
+    candidates = [kfc(10, 0.6, 0.72), kfc(1, 0.6, 0.7), kfc(3, 0.6, 0.71), kfc(0.5, 0.5, 0.8)]
+    assert choose_strength(candidates, PLAIN) is candidates[1]
+
+
+def test_if_none_keeps_the_new_task_the_one_that_loses_least_is_chosen():
+    candidates = [kfc(1, 0.5, 0.60), kfc(10, 0.6, 0.65), kfc(100, 0.9, 0.3)]
+    assert choose_strength(candidates, PLAIN) is candidates[1]
+    tie = [kfc(10, 0.9, 0.6), kfc(1, 0.5, 0.6)]
+    assert choose_strength(tie, PLAIN) is tie[1]
+
+
+def test_an_old_task_that_was_not_measured_counts_as_forgotten():
+    candidates = [kfc(1, None, 0.7), kfc(10, 0.1, 0.7)]
+    assert choose_strength(candidates, PLAIN) is candidates[1]
+
+
+def test_nothing_to_choose_from_is_refused():
+    with pytest.raises(ConsolidationError, match="no strength to choose from"):
+        choose_strength([], PLAIN)
