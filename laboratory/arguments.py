@@ -12,12 +12,8 @@ from hf_kfc.training.config import PENALTY_DTYPES
 
 __all__ = [
     "DataArguments",
-    "LaterTierArguments",
     "LearningArguments",
     "RankerArguments",
-    "Tier1Arguments",
-    "Tier2Arguments",
-    "Tier3Arguments",
     "refuse_set",
     "settings_of",
 ]
@@ -172,77 +168,3 @@ def settings_of(*arguments: Any) -> dict[str, Any]:
         }
         for own in arguments
     }
-
-
-@dataclass
-class Tier1Arguments:
-    """Tier 1: what is learnt first, and where it goes."""
-
-    task: str = field(
-        default="articles",
-        metadata={
-            "help": "Task to learn: articles, notes or patients (generated), or bc5cdr, psytar or "
-            "medmentions (with --data_dir)."
-        },
-    )
-    output_dir: str = field(
-        default="runs/tier1",
-        metadata={"help": "Folder for the model, its prior (in prior/) and the results."},
-    )
-
-
-@dataclass
-class LaterTierArguments:
-    """What is learnt next, from which model, and against which priors."""
-
-    task: str = field(default="patients", metadata={"help": "New task to learn."})
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Model to go on from: its folder, or its repository as ORG/NAME or "
-            "ORG/NAME@REVISION."
-        },
-    )
-    priors: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Priors to consolidate against: folders or repositories (default: those that "
-            "the card of --model leads back to, from the first tier to the last)."
-        },
-    )
-    old_task: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Old tasks to measure forgetting on (default: none with --model, otherwise "
-            "articles, which is then learnt first)."
-        },
-    )
-    output_dir: str = field(
-        default="runs/tier2",
-        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
-    )
-
-
-@dataclass
-class Tier2Arguments(LaterTierArguments):
-    """Tier 2: what is learnt next, from which model, and against which priors."""
-
-    methods: list[str] = field(
-        default_factory=lambda: ["none", "ewc", "ekfac", "kfc"],
-        metadata={
-            "help": "What to compare when tier 1 is done on the spot: none, l2, ewc, ekfac, kfc, "
-            "replay, rehearsal, lr_control, lora and others, joined as in 'rehearsal:0.05+kfc' "
-            "(docs/explanation/methods.md has them all); the model of the last one is kept."
-        },
-    )
-
-
-@dataclass
-class Tier3Arguments(LaterTierArguments):
-    """Tier 3: what is learnt next, from which model, and against which priors."""
-
-    task: str = field(default="notes", metadata={"help": "New task to learn."})
-    output_dir: str = field(
-        default="runs/tier3",
-        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
-    )

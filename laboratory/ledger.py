@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
+from hf_kfc.ranking.comparison import versions
 
-from .points import Point, Record, periods_so_far
+from .points import Point, Record
 from .processes import process_state
 
-__all__ = ["Ledger", "command", "read_ledger", "versions"]
+__all__ = ["Ledger", "command", "periods_so_far", "read_ledger", "versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,18 +116,23 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], dict[Point, Record]]:
     return {"settings": settings, "made_by": made_by}, runs
 
 
+def periods_so_far(base: int, period: int) -> tuple[str, ...]:
+    """Return a stream's tasks up to a period: the base periods as one, then each by its number.
+
+    Args:
+        base: How many the base model learns at once.
+        period: Number of the last one.
+    """
+    first = "1" if base == 1 else f"1-{base}"
+    return (first, *map(str, range(base + 1, period + 1)))
+
+
 def command() -> str:
     """Return the command line, from the script or the laboratory on."""
     script = sys.argv[0]
     if Path(script).parts[-2:] == ("laboratory", "__main__.py"):
         script = "laboratory"
     return " ".join([script, *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
-    libraries = ("hf_kfc", "torch", "transformers", "datasets", "accelerate")
-    return {"python": platform.python_version()} | {name: version(name) for name in libraries}
 
 
 def _runs(line: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[tuple[Point, Record]]:

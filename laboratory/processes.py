@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -10,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.ranking import check_processes
 
 __all__ = ["check_processes", "process_state", "shared"]
 
@@ -23,29 +22,6 @@ def process_state() -> PartialState:
     accelerate's own default takes several processes without an accelerator for single ones.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def check_processes() -> None:
-    """Make sure that as many processes run as ``accelerate launch`` was asked for.
-
-    Raises:
-        ConsolidationError: There are fewer, or more.
-    """
-    asked = os.environ.get("WORLD_SIZE")
-    if asked is not None:
-        started = process_state().num_processes
-        if started != int(asked):
-            raise ConsolidationError(
-                f"{asked} processes were asked for and {started} run; start the recipe again with "
-                "as many as there are devices"
-            )
-    elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ:
-        # Where accelerate is asked for several processes it sets the address, but without
-        # --multi_gpu it then starts a single one (accelerate#2741).
-        raise ConsolidationError(
-            "several processes were asked for and one was started; on GPUs and CPUs alike, launch "
-            "with --multi_gpu --num_processes N --num_machines 1"
-        )
 
 
 def shared(make: Callable[[], _T]) -> _T:

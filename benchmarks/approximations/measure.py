@@ -30,9 +30,9 @@ from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.tasks import prepare_task
 from laboratory import DataArguments, LearningArguments, RankerArguments
 from laboratory.data import TaskData, encode_task
+from laboratory.ledger import command, versions
 from laboratory.methods import Method
 from laboratory.periods import split_periods
-from laboratory.results import command, versions
 from laboratory.tiers import as_learned, learn, make_prior, prepare
 
 HERE = Path(__file__).parent
@@ -175,7 +175,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
             + f" | {100 * mean(r['old_before'] for r in own):.1f}"
             f" | {100 * mean(r['old'] for r in own):.1f}"
             f" | {mean(drops):.1f}{spread}"
-            f" | {f'{100 * (1 - mean(drops) / plain):.0f}' if name != 'none' and plain else ''}"
+            f" | {'' if name == 'none' else f'{100 * (1 - mean(drops) / plain):.0f}'}"
             f" | {100 * mean(r['new'] for r in own):.1f} |"
         )
     return lines

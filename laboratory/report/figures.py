@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.ranking import require_matplotlib
 
 from .frame import Measures, Summary
 from .groups import COLOURS, group_of
@@ -43,20 +43,6 @@ _STYLES = (("o", "-"), ("s", "--"), ("^", "-."))  # where methods are more than 
 _PERIOD = "period (shaded: those of the base model)"
 _GREY = "#8a8a8a"
 _WIDTH = 9.0  # inches: 900 pixels at the 100 dots of a browser's inch
-
-
-def require_matplotlib() -> None:
-    """Make sure that pictures can be drawn, before hours of work end without one.
-
-    Raises:
-        ConsolidationError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: PLC0415, F401
-    except ImportError:
-        raise ConsolidationError(
-            "pictures need matplotlib; install it with pip install hf_kfc[recipes]"
-        ) from None
 
 
 def curve_names(measures: Measures) -> list[list[str]]:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from hf_kfc.errors import ConsolidationError
 
-from ..ledger import read_ledger
-from ..points import periods_so_far
+from ..ledger import periods_so_far, read_ledger
 from .grid_table import spread
 from .tables import Table
 

@@ -295,7 +295,7 @@ def test_tokens_that_a_prior_does_not_cover_have_frequency_zero_in_it() -> None:
         torch.testing.assert_close(found[row], owner.anchor["words.weight"][own])
     assert not torch.allclose(found[1], one.anchor["words.weight"][1])
     assert words.input_examples is not None
-    assert words.input_examples.tolist() == [8, 10 + 10, 11, 13]
+    assert words.input_examples.tolist() == [8, 10, 11, 13]
 
 
 def test_tokens_of_all_priors_together_are_all(tmp_path: Path) -> None:
@@ -306,6 +306,30 @@ def test_tokens_of_all_priors_together_are_all(tmp_path: Path) -> None:
         assert merged.anchor["words.weight"].shape == (TOKENS, 4)
     merged.save_pretrained(tmp_path / "prior")
     assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == merged.fingerprint
+
+
+def test_a_prior_merged_with_itself_publishes_no_more_tokens() -> None:
+    """Tokens of 8 and 9 examples stay in 8 and 9 however often the same examples are counted."""
+    local = prior(0)
+    kept = without_rare_inputs(local, 10).curvature.blocks[0].inputs
+    assert kept is not None
+    assert len(kept) < TOKENS
+    for others in ([prior(1)], [local], [local, local, local]):
+        public = without_rare_inputs(ConsolidationPrior.merge([local, *others], rank=1), 10)
+        assert torch.equal(public.curvature.blocks[0].inputs, kept)  # type: ignore[arg-type]
+        assert public.provenance.min_examples == 10
+        assert public.provenance.dropped_inputs == {"words": TOKENS - len(kept)}
+
+
+def test_a_vocabulary_that_is_only_claimed_takes_no_memory() -> None:
+    made = prior(0, tokens=[0, 2, 5])
+    words = made.curvature.blocks[0]
+    claimed = replace(words, shapes={"words.weight": (2**50, 4)})
+    curvature = replace(made.curvature, blocks=(claimed, *made.curvature.blocks[1:]))
+    huge = ConsolidationPrior(made.anchor, curvature, made.provenance)
+    merged = ConsolidationPrior.merge([huge, huge], rank=1)
+    expected = ConsolidationPrior.merge([made, made], rank=1)
+    torch.testing.assert_close(merged.anchor, expected.anchor, rtol=0, atol=0)
 
 
 def test_published_priors_are_merged_to_one_that_can_be_published() -> None:

@@ -314,7 +314,10 @@ def test_check_lists_every_misfit() -> None:
     with pytest.raises(PriorError) as refusal:
         prior().check(other)
     prefix, misfits = str(refusal.value).split(": ", 1)
-    assert prefix == "prior of task 'old' does not fit Model"
+    assert prefix == (
+        "prior of task 'old' does not fit Model; leave what is meant to differ out of it with "
+        "prior.without([...])"
+    )
     assert misfits.split("; ") == [
         "the model has no parameter words.weight",
         "query.weight has shape [2, 4], the prior's has [3, 4]",
@@ -401,3 +404,53 @@ def test_provenance_is_checked() -> None:
         f"provenance: field anchor_metrics is {OrderedDict(f1='high')!r}, expected finite numbers "
         "by name",
     ]
+
+
+# --- Without some blocks -------------------------------------------------------------------------
+
+
+def test_without_some_blocks_their_parameters_move_freely(tmp_path: Path) -> None:
+    made = prior()
+    part = made.without(["words", "k*"])
+    assert [b.name for b in part.curvature.blocks] == [
+        b.name for b in made.curvature.blocks if b.name not in ("words", "key", "kinds")
+    ]
+    gone = {"words.weight", "key.weight", "key.bias", "kinds.weight"}
+    assert set(part.curvature.ignored) == {"head.bias", "head.weight", *gone}
+    assert part.anchor.keys() == made.anchor.keys() - gone
+    assert_equal_priors(reload(part, tmp_path), part)
+    other = model()
+    other.words = nn.Embedding(9, 4)  # four more tokens
+    with pytest.raises(PriorError, match=r"prior\.without\(.*words\.weight has shape"):
+        made.check(other)
+    part.check(other)
+    assert made.curvature.blocks[0].name == "words"  # it stays as it was
+
+
+def test_blocks_are_named_by_their_parameters_too() -> None:
+    made = prior()
+    for patterns in ("query", "query.weight", ["query.bias"], ["qu?ry*"], ("query", "query.*")):
+        assert made.without(patterns).fingerprint == made.without("query").fingerprint
+    assert made.without([]).fingerprint == made.fingerprint
+
+
+def test_what_a_prior_cannot_be_without() -> None:
+    names = ", ".join(block.name for block in prior().curvature.blocks)
+    for patterns, what in (
+        (["query", "head"], "no block is called 'head'"),
+        ("*", "nothing would"),
+    ):
+        with pytest.raises(PriorError, match=what) as refusal:
+            prior().without(patterns)
+        assert str(refusal.value).endswith(f"; its blocks are {names}")
+
+
+def test_what_the_provenance_tells_of_blocks_goes_with_them() -> None:
+    made = prior()
+    errors = {"words": 0.1, "query": 0.2}
+    made.provenance = replace(
+        made.provenance, approximation_errors=errors, dropped_inputs={"words": 3}
+    )
+    origin = made.without("words").provenance
+    assert origin.approximation_errors == {"query": 0.2}
+    assert origin.dropped_inputs == {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from recipe_runs import TINY, Recipes
+from recipe_runs import SMALL_CNN, TINY, Recipes
 
 torch.set_num_threads(1)  # tiny tensors only: threads cost more than they gain
 
@@ -29,7 +29,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Recipes:
 def tier1(recipes: Recipes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What ``accelerate launch recipes/tier1.py`` leaves."""
     directory = tmp_path_factory.mktemp("launched") / "runs" / "tier1"
-    result = recipes.launch("tier1", *TINY, "--output_dir", directory)
+    result = recipes.launch("tier1", *TINY, *SMALL_CNN, "--output_dir", directory)
     assert result.status == 0, result.err
     assert f"saved in {directory}" in result.out
     return directory

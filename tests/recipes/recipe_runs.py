@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "recipes" / "data"
 TINY = (
-    *("--train_examples", "64", "--validation_examples", "32", "--test_examples", "32"),
-    *("--hidden_size", "8", "--vocab_size", "500", "--epochs", "1", "--learning_rate", "0.01"),
+    *("--max_train_examples", "64", "--max_validation_examples", "32"),
+    *("--max_test_examples", "32", "--num_train_epochs", "1", "--learning_rate", "0.01"),
 )
+SMALL_CNN = ("--hidden_size", "8", "--vocab_size", "500")
 TWO = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 TIMEOUT = 120.0
 
@@ -66,6 +68,8 @@ class Recipes:
                     runpy.run_path(str(path), run_name="__main__")
                 except SystemExit as stop:
                     status = stop.code
+        if isinstance(status, str):  # what sys.exit prints
+            return Result(1, out.getvalue(), f"{err.getvalue()}{status}\n")
         assert isinstance(status, int)
         return Result(status, out.getvalue(), err.getvalue())
 

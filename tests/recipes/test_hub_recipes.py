@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi
-from recipe_runs import TINY, Recipes, Result
+from recipe_runs import DATA, SMALL_CNN, TINY, Recipes, Result
 
 from hf_kfc.hub import walk_tiers
 
@@ -35,14 +35,15 @@ def test_three_tiers_by_the_hub_are_as_accurate_as_by_folders(
 ) -> None:
     local, away = tmp_path / "local", tmp_path / "away"
     first, second, third = (local / name for name in ("tier1", "tier2", "tier3"))
-    push = ("--push_to_hub", "--hub_model_id")
-    succeed(recipes.call("tier1", *ALIKE, *push, "org/tier1", "--output_dir", first))
+    articles, patients = DATA / "articles", DATA / "patients"
+    push = ("--push_to_hub", "org/tier1")
+    succeed(recipes.call("tier1", *ALIKE, *SMALL_CNN, *push, "--output_dir", first))
 
     sources = ("--model", "org/tier1", "--priors", "org/tier1-kfc")
-    old = ("--old_task", "articles")
+    old = ("--old_datasets", articles)
     published = recipes.start(
         "tier2",
-        *(*ALIKE, *sources, *old, *push, "org/tier2", "--output_dir", away / "tier2"),
+        *(*ALIKE, *sources, *old, "--push_to_hub", "org/tier2", "--output_dir", away / "tier2"),
         environment=hub.environment(tmp_path / "cache2"),
     )
     assert "published as org/tier2, its prior as org/tier2-kfc@" in succeed(published).out
@@ -54,11 +55,11 @@ def test_three_tiers_by_the_hub_are_as_accurate_as_by_folders(
     # What comes after the first look at the model is seen by none of the processes.
     readme = second_tier.model.replace("@", "/resolve/") + "/README.md"
     hub.before("HEAD", readme, lambda: overwrite("org/tier2"))
-    old = ("--old_task", "articles", "patients")
+    old = ("--old_datasets", articles, patients)
     published = recipes.launch_two(
         "tier3",
         *(*ALIKE, "--model", "org/tier2", *old),
-        *(*push, "org/tier3", "--output_dir", away / "tier3"),
+        *("--push_to_hub", "org/tier3", "--output_dir", away / "tier3"),
         environment=hub.environment(tmp_path / "cache3"),
     )
     assert succeed(published).out.count("published as org/tier3") == 1
@@ -92,7 +93,7 @@ def test_fewer_processes_than_asked_for_are_refused(asked, recipes, tmp_path):
 def test_all_of_it_offline_once_it_is_cached(hub, recipes, tmp_path, monkeypatch):
     succeed(
         recipes.call(
-            *("tier1", *TINY, "--push_to_hub", "--hub_model_id", "org/tier1"),
+            *("tier1", *TINY, *SMALL_CNN, "--push_to_hub", "org/tier1"),
             *("--output_dir", tmp_path / "tier1"),
         )
     )

@@ -1,17 +1,14 @@
 """From raw files to a ready data set by one command."""
 
-import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
 from recipe_runs import ROOT, content
 
-from hf_kfc.ranking.tasks import prepare_task
-
-SIZES = {"train": 20, "validation": 10, "test": 10}
-SMALL = f"max_examples={json.dumps(SIZES)}"
 NOTES = {
     "train": ("A fever and a cough.", [(2, 7, "fever", "D1"), (14, 19, "cough", "D2")]),
     "validation": ("No fever today.", [(3, 8, "fever", "D1")]),
@@ -35,24 +32,37 @@ def corpus(tmp_path):
     return ["--corpus", "pubtator", "--files", *files, "--config", *settings], paths
 
 
-def test_a_task_in_a_process_of_its_own(recipes, tmp_path):
+def test_in_a_process_of_its_own_with_two_at_work(recipes, corpus, tmp_path):
+    arguments, _ = corpus
     output = tmp_path / "prepared"
-    result = recipes.start(
-        *("prepare", "--task", "patients", "--output_dir", output, "--num_proc", "2"),
-        *("--config", SMALL, "num_candidates=5"),
-    )
+    own = ("--name", "mine", "--output_dir", output, "--num_proc", "2")
+    result = recipes.start("prepare", *arguments, *own)
     assert result.status == 0, result.err
-    assert "| **kept as examples** | 20 | 10 | 10 |" in result.out
+    assert "| **kept as examples** | 2 | 1 | 1 |" in result.out
     assert result.out.endswith(f"saved in {output}\n")
     assert "mentions" in result.err  # the progress bars
-    data = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))
-    assert {split: len(rows) for split, rows in data.items()} == SIZES
-    builder = prepare_task(
-        "patients", max_examples=SIZES, num_candidates=5, cache_dir=tmp_path / "cache"
+    data = datasets.load_dataset(str(output), "mine", cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in data.items()} == {
+        "train": 2,
+        "validation": 1,
+        "test": 1,
+    }
+    assert (output / "mine" / "counts.json").is_file()
+
+
+def test_the_data_of_the_recipes_is_what_its_readme_makes(recipes, tmp_path):
+    """To the byte, by the command in the README of recipes/data."""
+    readme = (ROOT / "recipes" / "data" / "README.md").read_text("utf-8")
+    code = readme.split("```python\n")[1].split("```")[0].replace("recipes/data", str(tmp_path))
+    environment = {"HF_DATASETS_CACHE": str(recipes.cache), "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | environment, cwd=tmp_path
     )
-    assert data["test"].to_list() == builder.as_dataset()["test"].to_list()
-    counts = json.loads((output / "patients" / "counts.json").read_text())
-    assert counts == builder.counts.to_dict()
+    for name in ("articles", "patients", "notes"):
+        for split in ("train", "validation", "test"):
+            path = Path(name) / name / f"{split}.parquet"
+            made = (tmp_path / path).read_bytes()
+            assert made == (ROOT / "recipes" / "data" / path).read_bytes()
 
 
 def test_files_of_the_users_own(recipes, corpus, tmp_path):
@@ -93,20 +103,26 @@ def test_publishing_by_the_command(hub, recipes, corpus, tmp_path):
     assert own.items() <= {name: blob.sha256 for name, blob in head.files.items()}.items()
 
 
+ANY_FILES = [f"{key}={__file__}" for key in ("train", "validation", "test", "ontology")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "give either a task or a corpus"),
-        (["--task", "patients", "--corpus", "pubtator"], "give either a task or a corpus"),
+        (["--task", "bc5cdr", "--corpus", "pubtator"], "give either a task or a corpus"),
         (["--task", "nosuch"], "unknown task 'nosuch'; use one of"),
         (["--corpus", "nosuch"], "unknown corpus 'nosuch'; use one of"),
-        (["--task", "patients", "--files", "train=a"], "'patients' has files of its own"),
+        (["--task", "bc5cdr", "--files", "train=a"], "'bc5cdr' has files of its own"),
         (["--task", "bc5cdr"], "'bc5cdr' reads files; pass data_dir"),
-        (["--task", "patients", "--config", "k=1"], "patients has no setting 'k'; use num_cand"),
-        (["--task", "patients", "--config", "seed"], "config: 'seed' is not KEY=VALUE"),
-        (["--task", "patients", "--config", "seed=a"], "seed is 'a'; give a value such as 0"),
-        (["--task", "patients", "--config", "num_candidates=1"], "num_candidates is 1; give at"),
-        (["--task", "patients", "--ontology_license", "x"], "unknown ontology license 'x'"),
+        (["--task", "bc5cdr", "--config", "k=1"], "bc5cdr has no setting 'k'; use num_cand"),
+        (["--task", "bc5cdr", "--config", "seed"], "config: 'seed' is not KEY=VALUE"),
+        (["--task", "bc5cdr", "--config", "seed=a"], "seed is 'a'; give a value such as 0"),
+        (
+            ["--corpus", "pubtator", "--files", *ANY_FILES, "--config", "num_candidates=1"],
+            "num_candidates is 1; give at",
+        ),
+        (["--task", "bc5cdr", "--ontology_license", "x"], "unknown ontology license 'x'"),
         (["--corpus", "pubtator", "--files", "train=/no/file"], "was given no file"),
     ],
 )
@@ -136,7 +152,7 @@ def test_a_malformed_file_is_told_by_its_line_and_leaves_the_older_set(recipes, 
 
 def test_a_folder_with_something_else_is_left_alone(recipes, tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    result = recipes.call("prepare", "--task", "patients", "--output_dir", tmp_path)
+    result = recipes.call("prepare", "--task", "bc5cdr", "--output_dir", tmp_path)
     assert (result.status, len(result.errors)) == (1, 1)
     assert "choose another folder" in result.errors[0]
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

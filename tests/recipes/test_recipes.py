@@ -1,23 +1,25 @@
+import ast
+import importlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from recipe_runs import TINY, content
+from recipe_runs import DATA, ROOT, SMALL_CNN, TINY, content
 from safetensors.torch import load_file
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
-from hf_kfc import ConsolidationPrior
+from hf_kfc import ConsolidationPrior, ranking
 from hf_kfc.curvature import estimator
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError
-from laboratory import runs
+from hf_kfc.ranking import Comparison
 
 # No import of the CNN: hf_kfc has registered it.
 TIER_FILES = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    *("results.json", "results.md", "prediction.json"),
+    *("results.json", "results.md"),
     *("prior", "prior/config.json", "prior/prior.safetensors"),
 }
 
@@ -28,7 +30,7 @@ def tier2(recipes, tier1, tmp_path_factory) -> Path:
     result = recipes.launch(
         "tier2",
         *TINY,
-        *("--model", tier1, "--priors", tier1 / "prior", "--old_task", "articles"),
+        *("--model", tier1, "--priors", tier1 / "prior", "--old_datasets", DATA / "articles"),
         *("--output_dir", directory),
     )
     assert result.status == 0, result.err
@@ -67,32 +69,15 @@ def test_model_and_its_prior_load_and_fit(tier, task, request):
         torch.testing.assert_close(anchor, parameters[name].detach(), rtol=0, atol=0)
 
 
-def test_rival_methods_run_by_name(recipes, tmp_path):
-    methods = ["none", "lr_control", "replay:0.5", "rehearsal:0.5+kfc", "average", "lora:2"]
-    directory = tmp_path / "tier2"
-    result = recipes.call(
-        "tier2", *TINY, "--batch_size", 8, "--output_dir", directory, "--methods", *methods
-    )
-    assert result.status == 0, result.err
-    outcomes = results(directory)["outcomes"]
-    assert [outcome["method"] for outcome in outcomes] == methods
-    assert [len(outcome["strengths"]) for outcome in outcomes] == [0, 0, 0, 1, 0, 0]
-    assert len({(outcome["old"], outcome["new"]) for outcome in outcomes}) > 1
-    model = AutoModelForMultipleChoice.from_pretrained(directory)  # the last one's, merged
-    ConsolidationPrior.from_pretrained(directory / "prior").check(model)
-
-
 def test_results_of_tier_1_are_complete(tier1):
     found = results(tier1)
     (outcome,) = found["outcomes"]
     assert 0 < outcome["new"] <= 1
     assert (found["old_task"], found["new_task"], found["old_before"]) == ("", "articles", None)
-    assert found["settings"].keys() == {
-        *("Tier1Arguments", "RankerArguments", "DataArguments", "LearningArguments"),
-        *("CurvatureArguments", "min_examples", "processes"),
-    }
-    assert found["settings"]["RankerArguments"]["hidden_size"] == 8
-    assert found["command"].startswith("recipes/tier1.py --train_examples 64 ")
+    assert found["settings"].keys() == {"tier", "data", "learning", "curvature", "processes"}
+    assert found["settings"]["tier"]["hidden_size"] == 8
+    assert found["settings"]["data"]["dataset"] == "recipes/data/articles"
+    assert found["command"].startswith("recipes/tier1.py --max_train_examples 64 ")
     assert found["versions"].keys() >= {"hf_kfc", "torch", "python"}
 
 
@@ -111,7 +96,7 @@ def test_results_of_tier_2_are_complete(tier1, tier2):
         assert 0 <= outcome["new"] <= 1
         expected = 100 * (outcome["old"] / found["old_before"] - 1)
         assert outcome["change"] == pytest.approx(expected)
-    assert found["settings"]["Tier2Arguments"]["priors"] == [str(tier1 / "prior")]
+    assert found["settings"]["tier"]["priors"] == [str(tier1 / "prior")]
     assert (tier2 / "forgetting.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -121,7 +106,7 @@ def test_the_penalty_keeps_the_model_nearer_to_the_prior(recipes, tier1, tmp_pat
     for strength in ("0", "1000"):
         result = recipes.call(
             "tier2",
-            *(*TINY, "--epochs", "5"),
+            *(*TINY, "--num_train_epochs", "5"),
             *("--model", tier1, "--priors", tier1 / "prior", "--strengths", strength),
             *("--output_dir", tmp_path / strength),
         )
@@ -145,7 +130,7 @@ def test_an_estimate_that_was_stopped_goes_on(recipes, tmp_path, monkeypatch):
     def stop(*_):
         raise CurvatureError("stopped")
 
-    arguments = ("tier1", *TINY, "--curvature", "kronecker_eigen", "--output_dir")
+    arguments = ("tier1", *TINY, *SMALL_CNN, "--curvature", "kronecker_eigen", "--output_dir")
     with monkeypatch.context() as patch:
         patch.setattr(estimator, "rotate_accumulators", stop)
         assert recipes.call(*arguments, tmp_path / "tier1").errors == ["error: stopped"]
@@ -166,7 +151,9 @@ def test_an_estimate_that_was_stopped_goes_on(recipes, tmp_path, monkeypatch):
 def test_the_same_seed_gives_the_same_files_in_another_process(recipes, tier1, tmp_path):
     """The seed of Python's hashes differs between processes, for example."""
     for seed in ("0", "1"):
-        assert recipes.call("tier1", *TINY, "--output_dir", tmp_path / seed, "--seed", seed)
+        assert recipes.call(
+            "tier1", *TINY, *SMALL_CNN, "--output_dir", tmp_path / seed, "--seed", seed
+        )
     same, other = content(tmp_path / "0"), content(tmp_path / "1")
     launched = content(tier1)
     for name in ("model.safetensors", "tokenizer.json", "prior/prior.safetensors", "results.md"):
@@ -178,12 +165,12 @@ def test_the_same_seed_gives_the_same_files_in_another_process(recipes, tier1, t
 def test_two_priors_of_different_kinds_with_a_strength_each(recipes, tier1, tier2, tmp_path):
     ewc = tmp_path / "ewc"
     result = recipes.call(
-        "tier1", *TINY, "--ranker", tier1, "--curvature", "diagonal", "--output_dir", ewc
+        "tier1", *TINY, "--model", tier1, "--curvature", "diagonal", "--output_dir", ewc
     )
     assert result.status == 0, result.err
     result = recipes.call(
         "tier3",
-        *(*TINY, "--old_task", "patients", "articles"),
+        *(*TINY, "--old_datasets", DATA / "patients", DATA / "articles"),
         *("--model", tier2, "--priors", tier2 / "prior", ewc / "prior", "--strengths", "1", "3"),
         *("--output_dir", tmp_path / "tier3"),
     )
@@ -208,15 +195,14 @@ def test_without_priors_tier_1_is_done_and_all_methods_compared(recipes, tmp_pat
     result = recipes.call(
         "tier2",
         *TINY,
-        *("--methods", "none", "l2", "ewc", "ekfac", "kfc", "--strengths", "0.25"),
-        *("--output_dir", tmp_path / "tier2"),
+        *("--strengths", "0.25", "--output_dir", tmp_path / "tier2"),
     )
     assert result.status == 0, result.err
     found = results(tmp_path / "tier2")
     assert (found["old_task"], found["new_task"]) == ("articles", "patients")
-    methods = ["none", "l2", "ewc", "ekfac", "kfc"]
+    methods = ["none", "ewc", "ekfac", "kfc"]
     assert [outcome["method"] for outcome in found["outcomes"]] == methods
-    assert [outcome["strengths"] for outcome in found["outcomes"]] == [[]] + [[0.25]] * 4
+    assert [outcome["strengths"] for outcome in found["outcomes"]] == [[]] + [[0.25]] * 3
     assert set(content(tmp_path / "tier2")) == TIER_FILES | {"forgetting.png"}
 
 
@@ -228,9 +214,9 @@ def test_an_older_result_is_replaced_only_by_a_whole_one(recipes, tier1, tmp_pat
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    arguments = ("--output_dir", output, "--methods", "none", "kfc")
+    arguments = ("--output_dir", output, "--methods", "kfc")
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_comparison_figure", fail)  # the last thing to be written
+        patch.setattr(Comparison, "save_figure", fail)  # the last thing to be written
         with pytest.raises(OSError, match="disk full"):
             recipes.call("tier2", *TINY, *arguments)
     assert content(tmp_path) == before
@@ -247,10 +233,12 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
     config = json.loads((start / "config.json").read_text())
     # Dropout differs between processes, as it should.
     (start / "config.json").write_text(json.dumps(config | {"dropout": 0.0}))
-    arguments = ("--task", "patients", *TINY, "--ranker", start, "--output_dir")
-    one = recipes.call("tier1", *arguments, tmp_path / "one", "--batch_size", "32")
+    dataset = ("--dataset", DATA / "patients")
+    arguments = (*dataset, *TINY, "--model", start, "--output_dir")
+    size = "--per_device_train_batch_size"
+    one = recipes.call("tier1", *arguments, tmp_path / "one", size, "32")
     assert one.status == 0, one.err
-    two = recipes.launch_two("tier1", *arguments, tmp_path / "two", "--batch_size", "16")
+    two = recipes.launch_two("tier1", *arguments, tmp_path / "two", size, "16")
     assert two.status == 0, two.err
     assert two.out.count(f"saved in {tmp_path / 'two'}") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "start", "two"]
@@ -268,13 +256,53 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
     assert results(tmp_path / "two")["outcomes"] == results(tmp_path / "one")["outcomes"]
 
 
-def test_two_processes_write_every_run_of_a_grid_once(recipes, tmp_path):
-    results = tmp_path / "grid.jsonl"
-    grid = ("--old_task", "articles", "--task", "patients", "--results", results, "--seeds", "0")
-    points = ("--methods", "ewc", "--dampings", "0.1", "--multiples", "1")
-    result = recipes.launch_two("grid", *TINY, *grid, *points)
+def test_the_strength_is_chosen_on_the_validation_splits(recipes, tmp_path):
+    """Both are tried, and the model of the better one is measured and kept."""
+    arguments = (*TINY, "--methods", "kfc", "--num_train_epochs", "3", "--output_dir")
+    assert recipes.call("tier2", *arguments, tmp_path / "chosen").status == 0
+    (strength,) = results(tmp_path / "chosen")["outcomes"][-1]["strengths"]
+    assert strength in (0.5, 5.0)
+    arguments = ("--strengths", strength, *arguments)
+    assert recipes.call("tier2", *arguments, tmp_path / "given").status == 0
+    found = [results(tmp_path / name)["outcomes"][-1] for name in ("chosen", "given")]
+    assert found[0] == found[1]
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("chosen", "given")]
+    assert weights[0] == weights[1]
+
+
+def test_names_of_ones_own_stand_in_results_prior_and_table(recipes, tier1, tmp_path):
+    result = recipes.call(
+        "tier2",
+        *(*TINY, "--model", tier1, "--priors", tier1 / "prior", "--output_dir", tmp_path / "tier2"),
+        *("--name", "clinic", "--old_datasets", DATA / "articles", "--old_names", "library"),
+    )
     assert result.status == 0, result.err
-    header, *runs = map(json.loads, results.read_text("utf-8").splitlines())
-    assert "settings" in header
-    assert [run["point"]["method"] for run in runs] == ["none", "ewc"]
-    assert result.out.count("| method | damping |") == 2  # the two tables, printed once
+    found = results(tmp_path / "tier2")
+    assert (found["old_task"], found["new_task"]) == ("library", "clinic")
+    assert found["outcomes"][-1]["old_by_task"].keys() == {"library"}
+    header = (tmp_path / "tier2" / "results.md").read_text("utf-8").splitlines()[0]
+    assert "| library before |" in header
+    assert header.endswith("| clinic |")
+    assert ConsolidationPrior.from_pretrained(tmp_path / "tier2" / "prior").task == "clinic"
+
+
+RECIPES = [*sorted((ROOT / "recipes").glob("tier*.py")), ROOT / "recipes" / "prepare.py"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_is_short_and_stands_on_the_public_api_alone(recipe):
+    text = recipe.read_text("utf-8")
+    assert len(text.splitlines()) <= 200
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            assert not any(name.name.startswith(("laboratory", "hf_kfc")) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module.partition(".")[0] != "laboratory"
+            if node.module.startswith("hf_kfc"):
+                public = importlib.import_module(node.module).__all__
+                modules = {"ranking"} if node.module == "hf_kfc" else set()
+                assert {name.name for name in node.names} <= set(public) | modules
+        elif isinstance(node, ast.Attribute):
+            assert not (node.attr.startswith("_") or ast.unparse(node) == "sys.path")
+            if isinstance(node.value, ast.Name) and node.value.id == "ranking":
+                assert node.attr in ranking.__all__

@@ -3,17 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import pytest
 import torch
-from recipe_runs import TINY, Recipes, Result
+from recipe_runs import DATA, SMALL_CNN, TINY, Recipes, Result
 
 from hf_kfc.priors.files import read_prior_files, write_prior_files
 from hf_kfc.ranking.schema import FEATURES
-from laboratory import tiers
 
 
 def document(id_: str, title: str, abstract: str, *marks: tuple[str, str]) -> str:
@@ -45,7 +43,7 @@ class Workplace:
     Args:
         folder: Holds ``data`` and, in ``tier1``, a model with its prior.
         recipes: Starts recipes.
-        monkeypatch: To replace what is loaded.
+        monkeypatch: To cut off the Hub.
     """
 
     folder: Path
@@ -64,31 +62,30 @@ class Workplace:
     def corpus(self) -> Path:
         return self.folder / "data" / "bc5cdr"
 
+    @property
+    def prepared(self) -> Path:
+        return self.folder / "prepared"
+
     def tier1(self, *arguments: object) -> Result:
         """Run tier 1."""
-        return self._call("tier1", *arguments)
+        return self._call("tier1", *SMALL_CNN, *arguments)
 
     def bc5cdr(self) -> Result:
         """Run tier 1 on the corpus in ``data``."""
-        return self.tier1("--task", "bc5cdr", "--data_dir", self.folder / "data")
+        return self.tier1("--dataset", "bc5cdr", "--data_dir", self.folder / "data")
 
     def tier2(self, *arguments: object) -> Result:
         """Run tier 2 from the model and the prior."""
         return self._call("tier2", "--model", self.ranker, "--priors", self.prior, *arguments)
 
     def tier3(self, *arguments: object) -> Result:
-        """Run tier 3."""
-        return self._call("tier3", *arguments)
+        """Run tier 3 from the model and the prior, twice."""
+        priors = ("--priors", self.prior, self.prior)
+        return self._call("tier3", "--model", self.ranker, *priors, *arguments)
 
     def methods(self, *arguments: object) -> Result:
         """Run tier 2 with tier 1 on the spot."""
         return self._call("tier2", *arguments)
-
-    def grid(self, *arguments: object) -> Result:
-        """Run a grid."""
-        tasks = ("--old_task", "articles", "--task", "patients")
-        results = self.folder / "new" / "results.jsonl"
-        return self.recipes.call("grid", *TINY, *tasks, "--results", results, *arguments)
 
     def change(self, file: str, change: Callable[[str], str]) -> None:
         """Rewrite a file of the corpus."""
@@ -101,18 +98,23 @@ class Workplace:
         change(tensors)
         write_prior_files(self.prior, config, tensors, "5GB")
 
-    def spoil_example(self, split: str, **values: Any) -> None:
-        """Let the builders return an example that they would never make."""
-        original = tiers.prepare_task
+    def prepare(self, change: Callable[[dict[str, datasets.Dataset]], None]) -> Result:
+        """Run tier 1 on a folder as somebody else may have made it."""
+        articles = datasets.load_dataset(str(DATA / "articles"), cache_dir=str(self.recipes.cache))
+        splits = {split: rows.select(range(20)) for split, rows in articles.items()}
+        change(splits)
+        datasets.DatasetDict(splits).save_to_disk(str(self.prepared))
+        return self.tier1("--dataset", self.prepared)
 
-        def prepare_task(*args: Any, **kwargs: Any) -> SimpleNamespace:
-            splits = original(*args, **kwargs).as_dataset()
+    def spoil_example(self, split: str, **values: Any) -> Result:
+        """Run tier 1 on a folder with an example that the builders would never make."""
+
+        def spoil(splits: dict[str, datasets.Dataset]) -> None:
             rows = splits[split].to_list()
             rows[5] |= {"id": "example five"} | values
-            spoilt = splits | {split: datasets.Dataset.from_list(rows, features=FEATURES)}
-            return SimpleNamespace(as_dataset=lambda: spoilt)
+            splits[split] = datasets.Dataset.from_list(rows, features=FEATURES)
 
-        self.monkeypatch.setattr(tiers, "prepare_task", prepare_task)
+        return self.prepare(spoil)
 
     def _call(self, recipe: str, *arguments: object) -> Result:
         output = ("--output_dir", self.folder / "new" / "output")

@@ -1,4 +1,4 @@
-"""Publishing a tier: what is on the Hub afterwards, whatever happened on the way."""
+"""Pushing a tier: what is on the Hub afterwards, whatever happened on the way."""
 
 import multiprocessing
 import os
@@ -9,30 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hub_repository import Repository
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from recipe_runs import SMALL_CNN, TINY, Recipes, Result
 
-from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import HfKfcError
 from hf_kfc.hub import Tier, find_prior, walk_tiers
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.ranking import CnnForMultipleChoice
-from laboratory import (
-    DataArguments,
-    LearningArguments,
-    PublishArguments,
-    RankerArguments,
-    Tier1Arguments,
-    run_tier1,
-)
-from laboratory.publish import Target, publish
+from hf_kfc.ranking import CnnForMultipleChoice, PushArguments, push_tier
 
-TARGET = Target("org/tier1", "org/tier1-kfc")
-ARGUMENTS = PublishArguments(
-    push_to_hub=True,
-    hub_model_id=TARGET.model,
+MODEL, PRIOR = "org/tier1", "org/tier1-kfc"
+ARGUMENTS = PushArguments(
+    push_to_hub=MODEL,
     license="apache-2.0",
     data_statement="Invented by a program.",
     min_examples=5,
@@ -40,23 +29,14 @@ ARGUMENTS = PublishArguments(
 MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
-def learn(directory: Path, publishing: PublishArguments) -> None:
-    run_tier1(
-        Tier1Arguments(output_dir=str(directory)),
-        RankerArguments(hidden_size=8, vocab_size=500),
-        DataArguments(train_examples=48, validation_examples=16, test_examples=16),
-        LearningArguments(epochs=1),
-        CurvatureArguments(),
-        publishing,
-    )
+def run(recipes: Recipes, tier: Path, *arguments: object) -> Result:
+    return recipes.call("tier1", *TINY, *SMALL_CNN, "--output_dir", tier, *arguments)
 
 
 @pytest.fixture(scope="module")
-def tier(tmp_path_factory: pytest.TempPathFactory, examples_cache: Path) -> Path:
+def tier(tmp_path_factory: pytest.TempPathFactory, recipes: Recipes) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "tier1"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", examples_cache)
-        learn(directory, PublishArguments(min_examples=5))
+    assert run(recipes, directory).status == 0
     return directory
 
 
@@ -75,67 +55,57 @@ def files(hub: HubServer, name: str, revision: str = "main") -> Mapping[str, byt
 
 def check_published(hub: HubServer, tier: Path) -> None:
     """The model is there as in the folder, with one prior, and each leads to the other."""
-    model, prior = files(hub, TARGET.model), files(hub, TARGET.prior)
+    model, prior = files(hub, MODEL), files(hub, PRIOR)
     assert {name: model[name] for name in MODEL_FILES} == {
         name: (tier / name).read_bytes() for name in MODEL_FILES
     }
     assert model.keys() == MODEL_FILES | {"README.md"}
-    assert prior.keys() == {"README.md", "config.json", "prior.safetensors", "prediction.png"}
-    assert repository(hub, TARGET.model).private
-    assert repository(hub, TARGET.prior).private
-    (walked,) = walk_tiers(TARGET.model)
+    assert prior.keys() == {"README.md", "config.json", "prior.safetensors"}
+    assert repository(hub, MODEL).private
+    assert repository(hub, PRIOR).private
+    (walked,) = walk_tiers(MODEL)
     assert walked == Tier(
-        f"{TARGET.model}@{repository(hub, TARGET.model).resolve('main').sha}",
-        f"{TARGET.prior}@{repository(hub, TARGET.prior).resolve('main').sha}",
+        f"{MODEL}@{repository(hub, MODEL).resolve('main').sha}",
+        f"{PRIOR}@{repository(hub, PRIOR).resolve('main').sha}",
     )
-    loaded = ConsolidationPrior.from_pretrained(find_prior(TARGET.model))
+    loaded = ConsolidationPrior.from_pretrained(find_prior(MODEL))
     loaded.check(CnnForMultipleChoice.from_pretrained(tier))
     base = ModelCard(prior["README.md"].decode()).data
-    anchored_at = files(hub, TARGET.model, base.base_model_revision)
+    anchored_at = files(hub, MODEL, base.base_model_revision)
     assert anchored_at["model.safetensors"] == model["model.safetensors"]
-    assert [ref for ref in repository(hub, TARGET.prior).refs if "tags" in ref] == [
+    assert [ref for ref in repository(hub, PRIOR).refs if "tags" in ref] == [
         f"refs/tags/articles-{loaded.fingerprint[:12]}"
     ]
 
 
-def test_model_then_prior_then_the_link_each_in_one_commit(hub, tier, capsys):
-    publish(tier, ARGUMENTS, TARGET)
+def test_model_then_prior_then_the_link_each_in_one_commit(hub, tier):
+    pushed = push_tier(tier, ARGUMENTS)
     check_published(hub, tier)
-    assert titles(hub, TARGET.model) == ["initial commit", "Publish the model", "Name its prior"]
-    assert titles(hub, TARGET.prior) == ["initial commit", "Publish the prior of articles"]
+    assert titles(hub, MODEL) == ["initial commit", "Push the model", "Name its prior"]
+    assert titles(hub, PRIOR) == ["initial commit", "Publish the prior of articles"]
     commits = [r.path for r in hub.asked("POST", "/commit/")]
     assert [path.split("/")[4] for path in commits] == ["tier1", "tier1-kfc", "tier1"]
-    assert (
-        f"published as org/tier1, its prior as {find_prior('org/tier1')}" in capsys.readouterr()[0]
-    )
+    assert pushed == find_prior(MODEL)
 
 
 def test_nothing_is_done_twice(hub, tier):
-    publish(tier, ARGUMENTS, TARGET)
-    refs = [dict(repository(hub, name).refs) for name in (TARGET.model, TARGET.prior)]
+    push_tier(tier, ARGUMENTS)
+    refs = [dict(repository(hub, name).refs) for name in (MODEL, PRIOR)]
     uploads = len(hub.asked("PUT", "/lfs/"))
-    publish(tier, ARGUMENTS, TARGET)
-    assert [dict(repository(hub, name).refs) for name in (TARGET.model, TARGET.prior)] == refs
+    push_tier(tier, ARGUMENTS)
+    assert [dict(repository(hub, name).refs) for name in (MODEL, PRIOR)] == refs
     assert len(hub.asked("PUT", "/lfs/")) == uploads
 
 
-def test_no_target_and_no_flag_publish_nothing(hub, tier, tmp_path):
-    assert PublishArguments().target(tmp_path, "kronecker") is None
-    publish(tier, ARGUMENTS, None)
-    assert hub.requests == []
-
-
 @pytest.mark.parametrize(
-    ("curvature", "ending"),
-    [("kronecker", "kfc"), ("diagonal", "ewc"), ("kronecker_eigen", "ekfac")],
+    ("curvature", "ending"), [("diagonal", "ewc"), ("kronecker_eigen", "ekfac")]
 )
-def test_repositories_are_named_by_user_folder_and_method(curvature, ending, hub, tmp_path):
-    folder = tmp_path / "my-tier"
-    own = PublishArguments(push_to_hub=True).target(folder, curvature)
-    assert own == Target("tester/my-tier", f"tester/my-tier-{ending}")
-    short = replace(ARGUMENTS, hub_model_id="mine").target(folder, curvature)
-    assert short == Target("tester/mine", f"tester/mine-{ending}")
-    assert ARGUMENTS.target(folder, curvature) == Target("org/tier1", f"org/tier1-{ending}")
+def test_the_prior_is_named_by_its_curvature(curvature, ending, hub, recipes, tmp_path):
+    arguments = ("--curvature", curvature, "--push_to_hub", MODEL, "--min_examples", "0")
+    result = run(recipes, tmp_path / "tier1", *arguments)
+    assert result.status == 0, result.err
+    assert find_prior(MODEL).startswith(f"{MODEL}-{ending}@")
+    assert f"published as {MODEL}, its prior as {find_prior(MODEL)}" in result.out
 
 
 # --- Again after a kill or a failure -------------------------------------------------------------
@@ -160,7 +130,7 @@ def at_stage(hub: HubServer, stage: str, arm) -> None:
         arm(*STAGES[stage])
 
 
-def publish_elsewhere(endpoint: str, cache: str, directory: str) -> None:
+def push_elsewhere(endpoint: str, cache: str, directory: str) -> None:
     """What a process of its own does, which knows nothing of the test's settings."""
     from huggingface_hub import constants  # noqa: PLC0415
 
@@ -170,15 +140,15 @@ def publish_elsewhere(endpoint: str, cache: str, directory: str) -> None:
     constants.HF_HUB_DISABLE_XET = True
     os.environ["HF_TOKEN"] = HubServer.token
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        publish(Path(directory), ARGUMENTS, TARGET)
+        push_tier(Path(directory), ARGUMENTS)
 
 
 @pytest.mark.parametrize("stage", [*STAGES, LINK])
 def test_killed_at_any_stage_and_run_again(stage, hub, tier, tmp_path):
     context = multiprocessing.get_context("forkserver")  # imports once for all stages
-    context.set_forkserver_preload(["laboratory"])
+    context.set_forkserver_preload(["hf_kfc.ranking"])
     arguments = (hub.endpoint, str(tmp_path / "cache"), str(tier))
-    process = context.Process(target=publish_elsewhere, args=arguments)
+    process = context.Process(target=push_elsewhere, args=arguments)
 
     def kill() -> None:
         os.kill(process.pid, signal.SIGKILL)
@@ -187,10 +157,10 @@ def test_killed_at_any_stage_and_run_again(stage, hub, tier, tmp_path):
     process.start()
     process.join(300)  # it imports everything anew, on a machine that may be busy
     assert process.exitcode == -signal.SIGKILL
-    publish(tier, ARGUMENTS, TARGET)
+    push_tier(tier, ARGUMENTS)
     check_published(hub, tier)
-    assert titles(hub, TARGET.model) == ["initial commit", "Publish the model", "Name its prior"]
-    assert titles(hub, TARGET.prior) == ["initial commit", "Publish the prior of articles"]
+    assert titles(hub, MODEL) == ["initial commit", "Push the model", "Name its prior"]
+    assert titles(hub, PRIOR) == ["initial commit", "Publish the prior of articles"]
 
 
 @pytest.mark.parametrize("stage", [*STAGES, LINK])
@@ -200,10 +170,10 @@ def test_a_failure_is_one_line_and_run_again_it_is_whole(stage, hub, tier):
     with pytest.raises(
         HfKfcError, match=r"not pushed|not replaced|cannot be|is not the prior's"
     ) as error:
-        publish(tier, ARGUMENTS, TARGET)
+        push_tier(tier, ARGUMENTS)
     assert "\n" not in str(error.value)
     hub._faults.clear()
-    publish(tier, ARGUMENTS, TARGET)
+    push_tier(tier, ARGUMENTS)
     check_published(hub, tier)
 
 
@@ -213,13 +183,13 @@ def test_someone_elses_commit_in_between_is_not_overwritten(hub, tier):
 
     def commit() -> None:
         operations = [CommitOperationAdd("model.safetensors", other)]
-        HfApi().create_commit(TARGET.model, operations, commit_message="theirs")
+        HfApi().create_commit(MODEL, operations, commit_message="theirs")
 
     at_stage(hub, "tag of the prior", lambda *request: hub.before(*request, commit))
     with pytest.raises(HfKfcError, match="run the same again"):
-        publish(tier, ARGUMENTS, TARGET)
-    assert files(hub, TARGET.model)["model.safetensors"] == other
-    publish(tier, ARGUMENTS, TARGET)
+        push_tier(tier, ARGUMENTS)
+    assert files(hub, MODEL)["model.safetensors"] == other
+    push_tier(tier, ARGUMENTS)
     check_published(hub, tier)
 
 
@@ -232,35 +202,34 @@ def put(name: str, path: str, content: bytes = b"content", private: bool = True)
 
 
 def test_a_repository_of_a_prior_gets_no_model(hub, tier):
-    put(TARGET.model, "prior-00001-of-00002.safetensors")
+    put(MODEL, "prior-00001-of-00002.safetensors")
     with pytest.raises(HfKfcError, match="org/tier1 holds a prior; give the model another"):
-        publish(tier, ARGUMENTS, TARGET)
-    assert titles(hub, TARGET.model) == ["initial commit", "put"]
+        push_tier(tier, ARGUMENTS)
+    assert titles(hub, MODEL) == ["initial commit", "put"]
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, tier):
-    put(TARGET.model, "notes.txt", private=False)
+    put(MODEL, "notes.txt", private=False)
     with pytest.raises(HfKfcError, match="is there and public; pass private=False"):
-        publish(tier, ARGUMENTS, TARGET)
-    assert titles(hub, TARGET.model) == ["initial commit", "put"]
-    publish(tier, replace(ARGUMENTS, hub_private_repo=False), TARGET)
-    assert not repository(hub, TARGET.prior).private
+        push_tier(tier, ARGUMENTS)
+    assert titles(hub, MODEL) == ["initial commit", "put"]
+    push_tier(tier, replace(ARGUMENTS, hub_private_repo=False))
+    assert not repository(hub, PRIOR).private
 
 
 def test_older_weights_in_other_files_go_and_other_files_stay(hub, tier):
-    put(TARGET.model, "model-00001-of-00002.safetensors")
-    HfApi().create_commit(
-        TARGET.model, [CommitOperationAdd("notes.txt", b"mine")], commit_message="put"
-    )
-    publish(tier, ARGUMENTS, TARGET)
-    assert files(hub, TARGET.model).keys() == MODEL_FILES | {"README.md", "notes.txt"}
+    put(MODEL, "model-00001-of-00002.safetensors")
+    HfApi().create_commit(MODEL, [CommitOperationAdd("notes.txt", b"mine")], commit_message="put")
+    push_tier(tier, ARGUMENTS)
+    assert files(hub, MODEL).keys() == MODEL_FILES | {"README.md", "notes.txt"}
 
 
 @pytest.mark.parametrize("token", ["wrong", READ_TOKEN])
 def test_a_token_that_may_not_write_is_told_in_one_line(token, hub, tier, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(HfKfcError) as error:
-        publish(tier, ARGUMENTS, ARGUMENTS.target(tier, "kronecker"))
+        ARGUMENTS.check()
+        push_tier(tier, ARGUMENTS)
     assert "\n" not in str(error.value)
     assert hub.repositories == {}
     if token == "wrong":
@@ -270,27 +239,29 @@ def test_a_token_that_may_not_write_is_told_in_one_line(token, hub, tier, monkey
 # --- A finished folder ---------------------------------------------------------------------------
 
 
-def test_a_finished_folder_is_published_without_learning_again(hub, tier, monkeypatch, capsys):
-    monkeypatch.setattr("laboratory.runs.learn", None)
-    learn(tier, ARGUMENTS)
+PUSH = ("--push_to_hub", MODEL, "--license", "apache-2.0", "--min_examples", "5")
+
+
+def test_a_finished_folder_is_pushed_without_learning_again(hub, recipes, tier, monkeypatch):
+    monkeypatch.setattr("transformers.Trainer.train", None)
+    result = run(recipes, tier, *PUSH)
+    assert result.status == 0, result.err
     check_published(hub, tier)
-    assert f"{tier} holds what these arguments give; to learn it anew" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changed", ["arguments", "versions"])
-def test_a_folder_of_other_arguments_or_versions_is_learnt_anew(changed, hub, tier, monkeypatch):
-    publishing = ARGUMENTS
-    if changed == "arguments":
-        publishing = replace(ARGUMENTS, min_examples=6)
-    else:
-        monkeypatch.setattr("laboratory.runs.versions", lambda: {"torch": "1"})
+def test_a_folder_of_other_arguments_or_versions_is_learnt_anew(
+    changed, hub, recipes, tier, monkeypatch
+):
+    if changed == "versions":
+        monkeypatch.setattr("hf_kfc.ranking.comparison.versions", lambda: {"torch": "1"})
 
     def stop(*_: object) -> None:
         raise InterruptedError
 
-    monkeypatch.setattr("laboratory.runs.learn", stop)
+    monkeypatch.setattr("transformers.Trainer.train", stop)
     with pytest.raises(InterruptedError):
-        learn(tier, publishing)
+        run(recipes, tier, *PUSH, *(("--seed", "1") if changed == "arguments" else ()))
     assert hub.repositories == {}
 
 
@@ -298,27 +269,23 @@ def test_a_folder_of_other_arguments_or_versions_is_learnt_anew(changed, hub, ti
 
 
 def test_the_models_card(hub, tier):
-    publish(tier, replace(ARGUMENTS, hub_dataset_id="org/ranking"), TARGET)
-    card = ModelCard(files(hub, TARGET.model)["README.md"].decode())
+    push_tier(tier, ARGUMENTS)
+    card = ModelCard(files(hub, MODEL)["README.md"].decode())
     data = card.data
-    assert (data.license, data.datasets, data.library_name) == (
-        *("apache-2.0", "org/ranking", "transformers"),
-    )
+    assert (data.license, data.library_name) == ("apache-2.0", "transformers")
+    assert data.datasets is None  # a folder of this machine
     (result,) = data.eval_results
-    accuracy = ConsolidationPrior.from_pretrained(TARGET.prior).provenance.anchor_metrics[
-        "accuracy"
-    ]
-    assert (result.dataset_type, result.dataset_config) == ("org/ranking", "articles")
+    accuracy = ConsolidationPrior.from_pretrained(PRIOR).provenance.anchor_metrics["accuracy"]
+    assert result.dataset_name == "articles"
     assert (result.metric_type, result.metric_value) == ("accuracy", accuracy)
-    assert yaml.safe_load(files(hub, TARGET.model)[".eval_results/hf_kfc.yaml"]) == [
-        {"dataset": {"id": "org/ranking", "task_id": "articles"}, "value": accuracy}
-    ]
     row = f"| articles | {accuracy:.1%} | {accuracy:.1%} | - | - | `{data.consolidation_prior}` |"
     assert row in card.text.splitlines()
     assert "Invented by a program." in card.text
     assert str(tier.parent) not in card.text
-    first = HfApi().list_repo_commits(TARGET.model)[1].commit_id
-    before = ModelCard(files(hub, TARGET.model, first)["README.md"].decode())
+    assert "recipes/data" not in card.text
+    assert "| hidden_size | 8 |" in card.text.splitlines()
+    first = HfApi().list_repo_commits(MODEL)[1].commit_id
+    before = ModelCard(files(hub, MODEL, first)["README.md"].decode())
     assert "consolidation_prior" not in before.data
     assert "not published yet" in before.text
 
@@ -331,7 +298,7 @@ def run_code(text: str, names: dict[str, object]) -> dict[str, object]:
 
 
 def test_the_code_on_the_cards_runs(hub, tier, monkeypatch):
-    publish(tier, ARGUMENTS, TARGET)
+    push_tier(tier, ARGUMENTS)
     made = []
 
     class Trainer:
@@ -342,19 +309,20 @@ def test_the_code_on_the_cards_runs(hub, tier, monkeypatch):
             made.append("trained")
 
     monkeypatch.setattr("hf_kfc.ConsolidationTrainer", Trainer)
-    model_card = ModelCard(files(hub, TARGET.model)["README.md"].decode())
+    monkeypatch.setattr("hf_kfc.ranking.RankingConsolidationTrainer", Trainer)
+    model_card = ModelCard(files(hub, MODEL)["README.md"].decode())
     names = run_code(model_card.text, {"train": [], "collate": None})
     assert isinstance(names["model"], CnnForMultipleChoice)
-    run_code(files(hub, TARGET.prior)["README.md"].decode(), names)
+    run_code(files(hub, PRIOR)["README.md"].decode(), names)
     for given in made[::2]:
         (prior,) = given["priors"]
-        assert str(prior.source) == find_prior(TARGET.model)
+        assert str(prior.source) == find_prior(MODEL)
         prior.check(names["model"])
     assert made[1::2] == ["trained", "trained"]
 
 
 def test_the_code_on_the_page_runs(hub, tier, tmp_path, monkeypatch, capsys):
-    publish(tier, ARGUMENTS, TARGET)
+    push_tier(tier, ARGUMENTS)
     capsys.readouterr()
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "tier1").symlink_to(tier)
@@ -362,7 +330,7 @@ def test_the_code_on_the_page_runs(hub, tier, tmp_path, monkeypatch, capsys):
     page = Path(__file__).parents[2] / "docs" / "guides" / "hub.md"
     run_code(page.read_text(encoding="utf-8"), {})
     out = capsys.readouterr().out
-    (walked,) = walk_tiers(TARGET.model)
+    (walked,) = walk_tiers(MODEL)
     assert out.splitlines()[:3] == [walked.prior, walked.prior, f"{walked.model} {walked.prior}"]
     assert titles(hub, "org/my-prior") == ["initial commit", "Publish the prior of articles"]
-    assert "refs/pr/1" in repository(hub, TARGET.prior).refs
+    assert "refs/pr/1" in repository(hub, PRIOR).refs
