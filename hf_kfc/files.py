@@ -1,17 +1,33 @@
-"""Folders that are either whole or not there."""
+"""Folders that are either whole or not there, and none that a killed process leaves for ever."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from stat import S_ISREG
+from tempfile import TemporaryDirectory, gettempdir
 
 from .errors import HfKfcError
 
-__all__ = ["read_bounded", "refuse_blocked", "refuse_foreign", "replace_directory"]
+if sys.platform != "win32":  # where a killed process's folders stay
+    import fcntl
+
+__all__ = [
+    "read_bounded",
+    "refuse_blocked",
+    "refuse_foreign",
+    "replace_directory",
+    "scratch_directory",
+]
+
+_SCRATCH = "hf_kfc-"
+_NOT_HELD_YET = 60.0  # seconds
 
 
 def refuse_blocked(directory: Path) -> None:
@@ -48,7 +64,8 @@ def replace_directory(directory: Path) -> Iterator[Path]:
     """Yield a partial folder beside ``directory``; put it in place only if all went well.
 
     A process killed between the two renames leaves the older folder under ``.<name>.replaced``;
-    the next call for the same folder puts it back first.
+    the next call for the same folder puts it back first, and removes partial ones of killed
+    processes.
 
     Args:
         directory: What to make; an older one is replaced. Of a link, its target.
@@ -59,10 +76,12 @@ def replace_directory(directory: Path) -> Iterator[Path]:
     directory = directory.resolve()  # also gives "." its name
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.parent / f".{directory.name}.partial-{os.getpid()}"
+    _remove_abandoned(directory.parent.glob(f".{escape(directory.name)}.partial-*"))
     replaced = directory.parent / f".{directory.name}.replaced"
     _settle(directory, replaced)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    held = _hold(partial)
     try:
         yield partial
         if directory.exists():
@@ -71,6 +90,7 @@ def replace_directory(directory: Path) -> Iterator[Path]:
     finally:
         _settle(directory, replaced)
         shutil.rmtree(partial, ignore_errors=True)
+        _release(held)
 
 
 def _settle(directory: Path, replaced: Path) -> None:
@@ -78,6 +98,53 @@ def _settle(directory: Path, replaced: Path) -> None:
     if replaced.exists() and not directory.exists():
         replaced.rename(directory)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Yield a folder for temporary files; those that killed processes left are removed first.
+
+    Yields:
+        The folder, which is removed afterwards.
+    """
+    _remove_abandoned(Path(gettempdir()).glob(f"{_SCRATCH}*"))
+    with TemporaryDirectory(prefix=_SCRATCH) as folder:
+        held = _hold(Path(folder))
+        try:
+            yield Path(folder)
+        finally:
+            _release(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder until this process ends; None if somebody has it, or it cannot be locked."""
+    if sys.platform == "win32":
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        _release(handle)
+        return None
+    return handle
+
+
+def _release(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
+
+
+def _remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove folders that no living process holds; one just made may not be held yet."""
+    for folder in folders:
+        with suppress(OSError):
+            is_old = time.time() - folder.lstat().st_mtime > _NOT_HELD_YET
+            if is_old and not folder.is_symlink() and (handle := _hold(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                _release(handle)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -1,9 +1,17 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
 from hf_kfc.errors import HfKfcError
-from hf_kfc.files import refuse_blocked, refuse_foreign, replace_directory
+from hf_kfc.files import (
+    read_bounded,
+    refuse_blocked,
+    refuse_foreign,
+    replace_directory,
+    scratch_directory,
+)
 
 
 def write(directory, text):
@@ -84,3 +92,45 @@ def test_a_file_in_the_way_is_refused(path, tmp_path, monkeypatch):
             with pytest.raises(HfKfcError, match="file is not a folder; choose another folder"):
                 refuse(directory)
     refuse_blocked(type(tmp_path)("absent/a"))
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_hold_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    hold = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from hf_kfc.files import replace_directory, scratch_directory\n"
+        "with scratch_directory() as one, replace_directory(Path(sys.argv[1])) as two:\n"
+        "    print(one, two, flush=True)\n"
+        "    time.sleep(100)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", hold, str(tmp_path / "result")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        folders = [type(tmp_path)(name) for name in process.stdout.readline().split()]
+        fresh = tmp_path / "hf_kfc-fresh"
+        fresh.mkdir()
+        for folder in folders:
+            os.utime(folder, (0, 0))  # long ago
+        for alive in (True, False):
+            if not alive:
+                process.kill()
+                process.wait()
+            with scratch_directory() as own, replace_directory(tmp_path / "result") as partial:
+                assert own.is_dir()
+                assert partial.is_dir()
+            assert [folder.exists() for folder in folders] == [alive, alive]
+    assert sorted(names(tmp_path)) == ["hf_kfc-fresh", "result"]
+
+
+def test_a_file_that_is_read_is_bounded_and_regular(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_bounded(path, 5) == b"12345"
+    with pytest.raises(HfKfcError, match="file has 5 bytes, expected at most 4"):
+        read_bounded(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_bounded(tmp_path / "none", 4)
+    os.mkfifo(tmp_path / "pipe")
+    for strange in (tmp_path / "pipe", tmp_path, type(tmp_path)("/dev/zero")):
+        with pytest.raises(HfKfcError, match="is no regular file"):
+            read_bounded(strange, 4)

@@ -328,8 +328,11 @@ def read_tensors(
                     f"file {path.name} has tensors {short(names)}, expected "
                     f"{short(expected.tensors)}"
                 )
+            # Copies: the library gives views of the file, which change when it is overwritten.
             return {
-                name: file.get_tensor(name) for name in names if wanted is None or name in wanted
+                name: file.get_tensor(name).clone()
+                for name in names
+                if wanted is None or name in wanted
             }
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:  # the last two: shapes
         raise PriorError(f"file {path.name} is not readable ({_reason(error)})") from None

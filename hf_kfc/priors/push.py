@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi
@@ -15,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 
 from ..errors import HubError, PriorError
+from ..files import scratch_directory
 from ..hub import Committed, Snapshot, Source, commit, hub_errors_as, open_repository
 from ..hub.commit import RepositoryInfo
 from .base import BasePrior
@@ -112,8 +112,8 @@ def push_to_hub(
         raise PriorError(f"tag '{tag}' is given for a pull request, which gets none; leave it out")
     public = without_rare_inputs(prior, min_examples)
     _tell_what_is_left_out(public)
-    with TemporaryDirectory(prefix="hf_kfc-") as base:
-        folder = Path(base) / "prior"
+    with scratch_directory() as base:
+        folder = base / "prior"
         save(public, folder, max_shard_size, anchor=anchor, token=token)
         text = prior_card(public, repo_id, base_model=anchor) if card is None else card
         _add_card(folder, text, pictures or {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from huggingface_hub import (
     CommitInfo,
@@ -17,7 +16,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..errors import DataError
-from ..files import refuse_foreign, replace_directory
+from ..files import refuse_foreign, replace_directory, scratch_directory
 from ..hub import commit, hub_errors_as, open_repository
 from ..hub.commit import RepositoryInfo
 from .corpora.builder import COUNTS_FILE, CandidateRankingBuilder
@@ -104,15 +103,15 @@ def push_to_hub(
     terms = Terms.of(builder, ontology_license, redistribute)
     terms.check(config_name)
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_kfc")
-    with TemporaryDirectory(prefix="hf_kfc-") as folder:
-        _write_files(builder, Path(folder) / config_name)
+    with scratch_directory() as folder:
+        _write_files(builder, folder / config_name)
         with hub_errors_as(
             f"{repo_id}: not pushed, or without an answer ({{reason}}); try again, what was "
             "uploaded is not sent twice",
             DataError,
         ):
             open_repository(api, repo_id, repo_type="dataset", private=private)
-            return _commit(api, repo_id, builder, config_name, terms, Path(folder))
+            return _commit(api, repo_id, builder, config_name, terms, folder)
 
 
 def _check_name(config_name: str) -> None:

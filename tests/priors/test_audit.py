@@ -126,6 +126,5 @@ def test_tokens_can_be_read_off_merged_and_compressed_priors_too(dtype):
         words, _ = audit_tokens(one)
         assert set(words.seen) == set(range(9)) - {NEVER}
         assert words.counts
-    assert (
-        int(merged.curvature.blocks[0].input_examples[SECRET]) == 2
-    )  # not twice the same examples
+    # The same examples are not counted twice.
+    assert int(merged.curvature.blocks[0].input_examples[SECRET]) == 2

@@ -17,6 +17,7 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 
 from .forging import (
+    SHARD,
     Config,
     Forge,
     append_block,
@@ -192,6 +193,15 @@ def test_a_damaged_cache_is_to_be_deleted(folder: Path, hub: object) -> None:
         told = str(refused.value).partition("delete the cached copy ")[2].partition(" and load")[0]
         Path(told).unlink()
         load(str(published))
+
+
+def test_a_file_overwritten_in_place_does_not_change_a_loaded_prior(folder: Path) -> None:
+    loaded = ConsolidationPrior.from_pretrained(folder)
+    with (folder / SHARD).open("r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(bytes(200))
+    assert_equal_priors(loaded, prior())
+    assert loaded.fingerprint == prior().fingerprint
 
 
 def test_a_sealed_description_without_files(folder: Path) -> None:
