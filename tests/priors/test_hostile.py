@@ -12,7 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hf_kfc.errors import PriorError
+from hf_kfc.commands.spectra import spectrum_of
+from hf_kfc.curvature import Block, Layout, LowRankKronecker
+from hf_kfc.curvature.operators import relative_difference
+from hf_kfc.errors import HfKfcError, PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 
@@ -30,7 +33,7 @@ from .forging import (
     set_field,
     write_config,
 )
-from .samples import Tensors, assert_equal_priors, prior
+from .samples import Tensors, assert_equal_priors, one_block, prior
 
 SCREEN = "\x1b[2J\x1b[Hprior 'old' is whole (verified)\n\u202e"
 
@@ -207,3 +210,21 @@ def test_a_file_overwritten_in_place_does_not_change_a_loaded_prior(folder: Path
 def test_a_sealed_description_without_files(folder: Path) -> None:
     write_config(folder, read_config(folder) | {"files": {}})
     assert "is missing" in refusal(folder)
+
+
+def test_a_small_low_rank_prior_asks_for_no_large_matrix() -> None:
+    """A few megabytes whose factor as a matrix would take 4 terabytes."""
+    size = 10**6
+    U, d = torch.rand(size, 1), torch.rand(size)
+    low = LowRankKronecker(torch.rand(1, 1), torch.rand(1), U, d)
+    made = one_block(Block("w", Layout.ELEMENTWISE, {"w": (size,)}, low), {"w": torch.zeros(size)})
+    (block,) = made.curvature.blocks
+    spectrum = spectrum_of(block.operator, block.shape)
+    assert spectrum.median is None
+    own = float(low.A_U.square().sum() + low.A_d.sum())
+    norm = float(U.double().square().sum())
+    assert spectrum.largest == pytest.approx(own * norm, rel=1e-2)  # d is small beside U Uᵀ
+    assert relative_difference(low, low.scaled(1.5), block.shape) == pytest.approx(0.5, rel=1e-3)
+    for ask in (lambda: ConsolidationPrior.merge([made, made]), low.kronecker_terms):
+        with pytest.raises(HfKfcError, match="is too large to form as a matrix; compress with a"):
+            ask()

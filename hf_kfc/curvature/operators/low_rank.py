@@ -8,11 +8,15 @@ from typing import Self
 from torch import Tensor
 from typing_extensions import override
 
+from ...errors import CurvatureError
 from ...precision import wide_dtype
+from .base import Operator
 from .checks import negative, wrong_shape
 from .kronecker import Kronecker, Products
 
 __all__ = ["LowRankKronecker", "dense_factor"]
+
+_ALWAYS_FORMED, _ROWS_PER_RANK = 8192, 512
 
 
 class LowRankKronecker(Products):
@@ -59,6 +63,25 @@ class LowRankKronecker(Products):
         return [Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))]
 
     @override
+    def inner(self, other: Operator, shape: tuple[int, int]) -> Tensor:
+        if not isinstance(other, LowRankKronecker):
+            return super().inner(other, shape)
+        return _inner(self.A_U, self.A_d, other.A_U, other.A_d) * _inner(
+            self.G_U, self.G_d, other.G_U, other.G_d
+        )
+
+    @override
+    def trace(self, shape: tuple[int, int]) -> Tensor:
+        A, G = self.A_U.square().sum() + self.A_d.sum(), self.G_U.square().sum() + self.G_d.sum()
+        return A * G
+
+    @override
+    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
+        if _is_out_of_proportion(self.A_U) or _is_out_of_proportion(self.G_U):
+            return None
+        return super().spectrum(shape)
+
+    @override
     def scaled(self, weight: float) -> Self:
         return type(self)(self.A_U, self.A_d, weight**0.5 * self.G_U, weight * self.G_d)
 
@@ -89,13 +112,35 @@ def dense_factor(U: Tensor, d: Tensor) -> Tensor:
     Args:
         U: Shape [p, k].
         d: Shape [p].
+
+    Raises:
+        CurvatureError: The matrix is out of all proportion to U: a file of some hundred kilobytes
+            would ask for gigabytes.
     """
     if not U.shape[1]:
         return d
+    if _is_out_of_proportion(U):
+        raise CurvatureError(
+            f"a factor of {U.shape[0]} rows and rank {U.shape[1]} is too large to form as a "
+            "matrix; compress with a higher rank"
+        )
     factor = U @ U.T
     entries = factor.diagonal()
     entries += d
     return factor
+
+
+def _is_out_of_proportion(U: Tensor) -> bool:
+    """Whether U Uᵀ is a large matrix of very few numbers."""
+    rows, rank = U.shape
+    return rank > 0 and rows > max(_ALWAYS_FORMED, _ROWS_PER_RANK * (rank + 1))
+
+
+def _inner(U: Tensor, d: Tensor, V: Tensor, e: Tensor) -> Tensor:
+    """Return ⟨U Uᵀ + diag(d), V Vᵀ + diag(e)⟩ in the time of U Vᵀ."""
+    low = (U.T @ V).square().sum() + U.square().sum(1) @ e + V.square().sum(1) @ d
+    total: Tensor = low + d @ e
+    return total
 
 
 def _times(delta: Tensor, U: Tensor, d: Tensor) -> Tensor:
