@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from .config import SPLITS
 from .pubtator import Pubtator
 
@@ -17,11 +17,6 @@ class Bc5cdr(Pubtator):
     ``data_files``: ``train``, ``validation``, ``test`` (PubTator format) and ``ontology``.
     """
 
-    LICENSE = License(
-        "public domain (NCBI)",
-        "https://www.ncbi.nlm.nih.gov/home/about/policies/",
-        redistributable=True,
-        citation="Li et al. (2016), Database, baw068",
-    )
+    LICENSE = CORPUS_LICENSES["bc5cdr"]
     FILES = (*SPLITS, "ontology")
     OPTIONAL_FILES = ()

@@ -172,6 +172,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         splits = {split: SplitCounts() for split in SPLITS}
         mentions = {split: self._read(split, counts) for split, counts in splits.items()}
         _check_documents(mentions)
+        _warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
         own, ontology = self._ontology(mentions, problems)
         indexes = Path(self._cache_dir_root) / "hf_kfc_indexes"
@@ -278,6 +279,15 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             counts.read -= 1  # `drop` counts it again
             counts.drop("gold concept not in the ontology")
         counts.named = len(usable)
+        if 2 * counts.named < counts.linked:
+            logger.warning(
+                "%s/%s: only %d of %d mentions are of a concept that has a name; check that the "
+                "ontology is of the vocabulary that the corpus is mapped to",
+                self.dataset_name,
+                split,
+                counts.named,
+                counts.linked,
+            )
         if not usable:
             raise DataError(f"{self.dataset_name}/{split}: no usable mention ({counts}); add some")
         return usable
@@ -341,6 +351,24 @@ def _as_patterns(paths: Any) -> list[str]:
         else:
             raise DataError(f"{path}: no such file; check the path or fetch the corpus")
     return patterns
+
+
+def _warn_of_repeats(name: str, mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
+    """Say so where mentions of test stand in train too, in the same words, under another document.
+
+    Mentions with fewer than ten words around them may well be the same by chance.
+    """
+    words = {split: [(m.left, m.text, m.right) for _, m in own] for split, own in mentions.items()}
+    learnt = {own for own in words["train"] if len(" ".join(own[::2]).split()) > 9}
+    repeated = sum(own in learnt for own in words["test"])
+    if repeated:
+        logger.warning(
+            "%s: %d of %d mentions of test stand in train too, with the same words around them; "
+            "look for one text under two identifiers",
+            name,
+            repeated,
+            len(words["test"]),
+        )
 
 
 def _check_documents(mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:

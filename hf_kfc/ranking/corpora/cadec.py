@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..concepts import is_nil
 from ..formats.brat import brat_documents
 from ..formats.documents import Document
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
@@ -65,12 +65,7 @@ class Cadec(DocumentCorpus):
     (identifiers are the codes).
     """
 
-    LICENSE = License(
-        "CSIRO Data Licence",
-        "https://doi.org/10.4225/08/570FB102BDAD2",
-        redistributable=False,
-        citation="Karimi et al. (2015), Journal of Biomedical Informatics 55",
-    )
+    LICENSE = CORPUS_LICENSES["cadec"]
     FILES = ("text", "annotations")
 
     def _all_documents(self, problems: Problems) -> Iterator[Document]:

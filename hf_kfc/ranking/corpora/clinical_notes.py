@@ -14,7 +14,7 @@ from ..concepts import icd10_code
 from ..formats.brat import brat_documents
 from ..formats.documents import Document
 from ..formats.notes import read_json_notes, read_note_texts, read_table_notes
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .config import SPLITS, RankingConfig, one_of
 from .documents import DocumentCorpus
@@ -74,11 +74,7 @@ class ClinicalNotes(CodedNotes):
     ``test``, or else ``notes``; and ``texts`` for the form ``"table"`` (:func:`read_note_texts`).
     """
 
-    LICENSE = License(
-        "confidential to patients",
-        "https://www.hhs.gov/hipaa/for-professionals/privacy/index.html",
-        redistributable=False,
-    )
+    LICENSE = CORPUS_LICENSES["clinical_notes"]
     FILES = ("ontology",)
     OPTIONAL_FILES = (*SPLITS, "notes", "texts")
     BUILDER_CONFIG_CLASS = ClinicalNotesConfig

@@ -15,7 +15,7 @@ from ...errors import DataError
 from ..formats.documents import Document, Pieces, pieces_text, same_words
 from ..formats.lines import read_lines
 from ..formats.notes import NoteTable
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .clinical_notes import CodedNotes
 from .config import SPLITS, RankingConfig, one_of
@@ -66,13 +66,7 @@ class CodiEsp(CodedNotes):
 
     FILES = (*SPLITS, "texts")
     BUILDER_CONFIG_CLASS = CodiEspConfig
-    LICENSE = License(
-        "Creative Commons Attribution 4.0",
-        "https://creativecommons.org/licenses/by/4.0/",
-        redistributable=True,
-        citation="Miranda-Escalada et al. (2020), CLEF eHealth, doi:10.5281/zenodo.3837305",
-        id="cc-by-4.0",
-    )
+    LICENSE = CORPUS_LICENSES["codiesp"]
 
     config: CodiEspConfig
 

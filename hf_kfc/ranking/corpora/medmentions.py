@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..formats.documents import Document, Span
 from ..formats.lines import read_json_lines
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .config import RankingConfig, stable_fraction
 from .documents import DocumentCorpus
@@ -18,13 +18,6 @@ __all__ = ["MedMentions", "MedMentionsLines", "MedMentionsLinesConfig", "read_me
 
 _FIELDS = ("doc", "mention", "cui", "left", "right")
 _VALIDATION_SHARE = 0.10
-_LICENSE = License(
-    "CC0 1.0",
-    "https://creativecommons.org/publicdomain/zero/1.0/",
-    redistributable=True,
-    citation="Mohan & Li (2019), AKBC",
-    id="cc0-1.0",
-)
 
 
 class MedMentions(Pubtator):
@@ -39,7 +32,7 @@ class MedMentions(Pubtator):
     for both) and ``ontology`` (see :class:`RankingConfig`).
     """
 
-    LICENSE = _LICENSE
+    LICENSE = CORPUS_LICENSES["medmentions"]
     FILES = ("corpus", *ID_LISTS, "ontology")
     OPTIONAL_FILES = ()
 
@@ -98,7 +91,7 @@ class MedMentionsLines(DocumentCorpus):
     :class:`RankingConfig`).
     """
 
-    LICENSE = _LICENSE
+    LICENSE = CORPUS_LICENSES["medmentions"]
     BUILDER_CONFIG_CLASS = MedMentionsLinesConfig
     FILES = ("train", "test", "ontology")
     OPTIONAL_FILES = ()

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ..formats.documents import Document, Span
 from ..formats.tables import read_table
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .config import RankingConfig, one_of
 from .documents import DocumentCorpus
@@ -89,12 +89,7 @@ class MedNorm(DocumentCorpus):
     SNOMED CT ids).
     """
 
-    LICENSE = License(
-        "CC BY-NC 3.0, over parts that forbid it (CADEC, tweets, MedDRA)",
-        "https://doi.org/10.17632/b9x7xxb9sz.1",
-        redistributable=False,
-        citation="Belousov et al. (2019), SMM4H",
-    )
+    LICENSE = CORPUS_LICENSES["mednorm"]
     BUILDER_CONFIG_CLASS = MedNormConfig
     FILES = ("mentions",)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import DataError
 from ..formats.documents import Document, Span
 from ..formats.tables import read_table
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
@@ -189,13 +189,7 @@ class PsyTar(DocumentCorpus):
     sheets as a table (see :func:`read_psytar`), and, optionally, ``ontology``.
     """
 
-    LICENSE = License(
-        "CC BY 4.0",
-        "https://creativecommons.org/licenses/by/4.0/",
-        redistributable=True,
-        citation="Zolnoori et al. (2019), Data in Brief 24",
-        id="cc-by-4.0",
-    )
+    LICENSE = CORPUS_LICENSES["psytar"]
     FILES = ("mentions",)
 
     def _all_documents(self, problems: Problems) -> Iterator[Document]:

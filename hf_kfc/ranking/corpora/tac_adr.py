@@ -10,7 +10,7 @@ from typing import TypeAlias
 from xml.parsers import expat
 
 from ..formats.documents import Document, Pieces, Span, span_text
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .config import split_by_hash
 from .documents import DocumentCorpus
@@ -153,12 +153,7 @@ class TacAdr(DocumentCorpus):
     MedDRA codes).
     """
 
-    LICENSE = License(
-        "MedDRA subscription (its terms annotate public labels)",
-        "https://www.meddra.org/subscription/rates",
-        redistributable=False,
-        citation="Demner-Fushman et al. (2018), Scientific Data 5",
-    )
+    LICENSE = CORPUS_LICENSES["tac_adr"]
     FILES = ("train", "test")
 
     def _documents(self, split: str, problems: Problems) -> Iterator[Document]:

@@ -11,7 +11,7 @@ from ..concepts import is_nil
 from ..formats.brat import brat_documents
 from ..formats.documents import Document
 from ..formats.lines import read_lines
-from ..licenses import License
+from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
@@ -64,12 +64,7 @@ class TwiMed(DocumentCorpus):
     ``concepts`` (``Concepts.txt``) and, optionally, ``ontology``.
     """
 
-    LICENSE = License(
-        "X (Twitter) developer terms",
-        "https://developer.x.com/en/developer-terms/agreement-and-policy",
-        redistributable=False,
-        citation="Alvaro et al. (2017), JMIR Public Health and Surveillance 3",
-    )
+    LICENSE = CORPUS_LICENSES["twimed"]
     FILES = ("annotations", "concepts")
 
     def _names(self, problems: Problems) -> Mapping[str, Sequence[str]]:

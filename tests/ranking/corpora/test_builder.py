@@ -2,6 +2,7 @@ import json
 import logging
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -210,6 +211,26 @@ def test_train_mentions_lend_their_words_to_concepts(tmp_path):
     rank, counts = ranks(names_from=[])
     assert (rank, counts.concepts) == (-1, 2)
     assert counts.splits["train"].dropped == {"gold concept not in the ontology": 1}
+
+
+def test_an_ontology_of_another_vocabulary_is_told_of(toy, caplog):
+    unnamed = [f"test other{i} word{i} X{i}" for i in range(70)]
+    prepared(toy(lines() + unnamed))
+    assert "/test: only 60 of 130 mentions are of a concept that has a name; che" in caplog.text
+    assert "/train: only" not in caplog.text
+
+
+def test_one_text_in_train_and_test_is_told_of(toy, caplog):
+    prepared(toy())
+    assert not caplog.records
+    prepared(toy(cls=Repeated, seed=1))
+    assert ": 60 of 60 mentions of test stand in train too, with the same" in caplog.text
+
+
+class Repeated(Toy):
+    def _mentions(self, split, counts, problems):
+        for index, mention in enumerate(super()._mentions(split, counts, problems)):
+            yield replace(mention, left=f"{index} a b c d", right="e f g h i j")
 
 
 def test_max_examples_is_a_seeded_draw_in_the_order_of_the_corpus(toy):

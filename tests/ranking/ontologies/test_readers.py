@@ -34,6 +34,24 @@ def test_malformed_names_raise_with_their_line_or_are_counted(tmp_path, line):
     assert problems.counts == {"line is not 'id<TAB>name'": 1}
 
 
+@pytest.mark.parametrize("title", ["id", "CUI", "code", "concept_id", "MeSH ID"])
+def test_a_header_is_no_name(tmp_path, title):
+    path = tmp_path / "names"
+    path.write_text(f"{title}\tname\nC1\tcold\n")
+    with pytest.raises(DataError, match=r"names:1: a header, .*; remove it$"):
+        list(read_names(path, problems=Problems("count")))
+
+
+def test_names_before_identifiers_are_found_out(tmp_path):
+    path = tmp_path / "names"
+    path.write_text("".join(f"cold {chr(97 + i)}\tC{i}\n" for i in range(12)))
+    with pytest.raises(DataError, match=r"names: the second column looks like identifiers and th"):
+        list(read_names(path))
+    for content in ("C{0}\tcold\n", "{1}\t{1}\n", "P{0}\tTP{0}\n", "cold {1}\tcold\n"):
+        path.write_text("".join(content.format(i, chr(97 + i)) for i in range(12)))
+        assert len(list(read_names(path))) == 12
+
+
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=30) | st.text(st.sampled_from("C1\t a\n")).map(str.encode))
 def test_any_bytes_are_names_or_counted(tmp_path_factory, content):

@@ -1,0 +1,76 @@
+"""The settings are checked, saved and read, and stand beside any training arguments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.training import ConsolidationArguments, ConsolidationConfig
+from hf_kfc.training.config import CONFIG_NAME
+
+
+def test_saved_and_read(tmp_path: Path) -> None:
+    config = ConsolidationConfig(
+        strengths=[1, 0.5], damping=0.2, penalty_every=3, ignore=["head"], added_rows=["lm_head.*"]
+    )
+    config.save_pretrained(tmp_path / "run")
+    assert ConsolidationConfig.from_pretrained(tmp_path / "run") == config
+    text = (tmp_path / "run" / CONFIG_NAME).read_text("utf-8")
+    assert json.loads(text)["strengths"] == [1, 0.5]
+
+
+def test_arguments_yield_one(tmp_path: Path) -> None:
+    args = ConsolidationArguments(str(tmp_path), strengths=2.0, damping=0.3, penalty_ignore=["a"])
+    assert args.consolidation == ConsolidationConfig(strengths=[2.0], damping=0.3, ignore=["a"])
+    args.damping = 0.5
+    assert args.consolidation.damping == 0.5
+    assert args.learning_rate == TrainingArguments(str(tmp_path)).learning_rate
+
+
+@pytest.mark.parametrize("strengths", [2, 2.0, [2.0], (2.0,)])
+def test_one_number_is_a_strength(strengths: Any) -> None:
+    config = ConsolidationConfig(strengths=strengths)
+    assert config.strengths == [2.0]
+    assert asdict(config)["strengths"] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strengths": "high"}, "strength h is not a number"),
+        ({"strengths": [True]}, "strength True is not a number"),
+        ({"strengths": -1.0}, r"strength -1\.0 is not a number ≥ 0; correct `strengths`"),
+        ({"damping": "0.1"}, r"damping 0\.1 is not a number ≥ 0"),
+        ({"damping": float("inf")}, "damping inf is not"),
+        ({"penalty_dtype": "float16"}, "penalty_dtype float16 is not one of float32, bfloat16"),
+        ({"penalty_every": 0.5}, "penalty_every 0.5 is not a number ≥ 1"),
+        ({"ignore": "classifier"}, "ignore 'classifier' is not a list of patterns"),
+        ({"added_rows": [3]}, r"added_rows \[3\] is not a list of patterns"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConsolidationError, match=message):
+        ConsolidationConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read .*; give a folder that save_pretrained made"),
+        ("{", "cannot be read"),
+        ("[]", r"is no ConsolidationConfig: unknown \[\]"),
+        ('{"strength": 1}', r"unknown \['strength'\]; remove it or update hf_kfc"),
+        ('{"damping": -1}', "damping -1 is not"),
+    ],
+)
+def test_a_file_that_is_none(text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / CONFIG_NAME).write_text(text)
+    with pytest.raises(ConsolidationError, match=message):
+        ConsolidationConfig.from_pretrained(tmp_path)

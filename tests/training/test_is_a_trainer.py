@@ -1,0 +1,437 @@
+"""Without priors it is the plain Trainer; with them the penalty counts once, on any base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launching import launch_two
+from text_models import classifier, gradients, labelled, llama, pad, prior_of, t5, texts, train
+from torch import Tensor, nn
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import HPSearchBackend
+
+from hf_kfc.errors import ConsolidationError
+from hf_kfc.training import (
+    ConsolidationArguments,
+    ConsolidationConfig,
+    ConsolidationMixin,
+    ConsolidationTrainer,
+)
+
+
+class Consolidated(ConsolidationMixin, Trainer):
+    pass
+
+
+class ConsolidatedSeq2Seq(ConsolidationMixin, Seq2SeqTrainer):
+    pass
+
+
+CONFIG = ConsolidationConfig(strengths=[0.7], damping=0.0)
+GRADIENT = 2 * 0.7 * 0.1
+"""Of the penalty, in every parameter."""
+
+
+class Scaled(Trainer):
+    """It divides its loss itself, and says so."""
+
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        outputs = model(**inputs)
+        loss = outputs.loss / self.current_gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+
+class ConsolidatedScaled(ConsolidationMixin, Scaled):
+    pass
+
+
+BASES: dict[str, tuple[type[Trainer], type[Trainer], type[TrainingArguments]]] = {
+    "plain": (Trainer, Consolidated, TrainingArguments),
+    "plain_ours": (Trainer, Consolidated, ConsolidationArguments),
+    "seq2seq": (Seq2SeqTrainer, ConsolidatedSeq2Seq, Seq2SeqTrainingArguments),
+    "seq2seq_ours": (Seq2SeqTrainer, ConsolidatedSeq2Seq, ConsolidationArguments),
+    "scaled": (Scaled, ConsolidatedScaled, TrainingArguments),
+}
+MODELS = [(llama, texts), (t5, texts), (classifier, labelled)]
+
+
+def weighted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """A loss function of one's own, which is divided as the Trainer asks."""
+    logits = outputs["logits"].flatten(0, -2)
+    loss = nn.functional.cross_entropy(logits, labels.flatten(), reduction="sum")
+    return 3 * loss / num_items_in_batch
+
+
+def with_and_without_function(bases: Any, models: Any) -> list[Any]:
+    """Each base with each model; a loss function only where it is called, and labels are spare."""
+    return [
+        pytest.param(*base, *model, func, id=f"{name}-{model[0].__name__}-{func and 'function'}")
+        for name, base in bases.items()
+        for model in models
+        for func in (None, weighted)
+        if not func or (name in ("plain", "seq2seq") and model[0] is not t5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "ours", "settings", "make", "rows", "func"), with_and_without_function(BASES, MODELS)
+)
+def test_without_priors_every_step_is_the_plain_trainers(
+    base: Any, ours: Any, settings: Any, make: Any, rows: Any, func: Any, tmp_path: Path
+) -> None:
+    own = Seq2SeqTrainingArguments if base is Seq2SeqTrainer else TrainingArguments
+    plain, mine = (
+        train(
+            kind,
+            make(),
+            rows(),
+            tmp_path,
+            settings=form,
+            more={"compute_loss_func": func},
+            gradient_accumulation_steps=4,
+        )
+        for kind, form in ((base, own), (ours, settings))
+    )
+    assert len(plain.recorder.steps) == len(mine.recorder.steps) == 2
+    for step in range(2):
+        assert torch.equal(gradients(plain, step), gradients(mine, step))
+    for expected, found in zip(plain.state.log_history, mine.state.log_history, strict=True):
+        assert expected.keys() == found.keys()
+        assert expected.get("loss") == found.get("loss")
+    kinds = [type(callback) for callback in plain.callback_handler.callbacks]
+    assert kinds == [type(callback) for callback in mine.callback_handler.callbacks]
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize(
+    ("base", "ours", "settings", "make", "rows", "func"),
+    with_and_without_function({k: BASES[k] for k in ("plain", "seq2seq", "scaled")}, MODELS[:1]),
+)
+def test_the_penalty_counts_once_and_the_task_as_ever(
+    base: Any,
+    ours: Any,
+    settings: Any,
+    make: Any,
+    rows: Any,
+    func: Any,
+    accumulation: int,
+    tmp_path: Path,
+) -> None:
+    """Also in the last step, of two micro-batches of three."""
+    plain, mine = (
+        train(
+            kind,
+            make(),
+            rows(),
+            tmp_path,
+            [prior_of(make())],
+            CONFIG,
+            settings,
+            {"compute_loss_func": func},
+            gradient_accumulation_steps=accumulation,
+            learning_rate=0.0,
+        )
+        for kind in (base, ours)
+    )
+    for step in range(len(plain.recorder.steps)):
+        penalty = gradients(mine, step) - gradients(plain, step)
+        torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT))
+    logs = [[log for log in one.state.log_history if "loss" in log] for one in (plain, mine)]
+    for expected, log in zip(*logs, strict=True):
+        assert log["task_loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert log["penalty"] == pytest.approx(0.7 * 0.01 * plain.model.num_parameters())
+
+
+@pytest.mark.parametrize(("make", "rows"), MODELS[1:], ids=["t5", "classifier"])
+def test_a_head_whose_loss_is_a_mean_over_the_micro_batch(
+    make: Any, rows: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The Trainer multiplies it by the micro-batches (transformers#47688)."""
+    trainer = train(
+        Consolidated,
+        make(),
+        rows(),
+        tmp_path,
+        [prior_of(make())],
+        CONFIG,
+        gradient_accumulation_steps=8,
+    )
+    ((start, _),) = trainer.recorder.steps
+    model = make()
+    model.load_state_dict(start, strict=False)
+    losses = torch.stack([model(**pad([row])).loss for row in rows()])
+    losses.mean().backward()
+    expected = [p.grad.flatten() + GRADIENT for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(gradients(trainer), torch.cat(expected), rtol=1e-4, atol=1e-6)
+    (log,) = [log for log in trainer.state.log_history if "loss" in log]
+    assert log["task_loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
+    assert [m for m in caplog.messages if "mean over the micro-batch" in m] == caplog.messages[:1]
+
+
+def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
+    """Weights keep their gradients under autocast, and dropout draws the same masks."""
+    plain, ours = (
+        train(
+            kind,
+            llama(attention_dropout=0.2),
+            texts(),
+            tmp_path,
+            [prior_of(llama())],
+            ConsolidationConfig(strengths=[0.0]),
+            gradient_accumulation_steps=4,
+            bf16=True,
+        )
+        for kind in (Trainer, Consolidated)
+    )
+    assert torch.equal(gradients(plain), gradients(ours))
+
+
+# Two processes
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """DDP averages gradients, and the Trainer multiplies the loss by the number of processes."""
+    found = launch_two("text_worker", tmp_path)
+    assert found.keys() == {"True", "False"}
+    for averaged, ranks in found.items():
+        for rank in ranks:
+            assert not isinstance(rank, str), rank
+            plain, ours = rank
+            penalty = ours - plain
+            torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT), msg=averaged)
+            assert torch.equal(plain, ranks[0][0])
+    assert not torch.equal(found["True"][0][0], found["False"][0][0])
+
+
+# Who computes the loss
+
+
+class Weighted(ConsolidationTrainer):
+    """The usual customisation of a Trainer, which does not call ``super().compute_loss``."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, torch.tensor([1.0, 3.0, 1.0]))
+        return (loss, outputs) if return_outputs else loss
+
+
+class Doubled(ConsolidationTrainer):
+    """It changes the Trainer's loss; the penalty is not the Trainer's."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("kind", [Weighted, Doubled])
+def test_a_compute_loss_of_a_subclass_keeps_the_penalty(
+    kind: Any, accumulation: int, tmp_path: Path
+) -> None:
+    without, having = (
+        train(
+            kind,
+            classifier(),
+            labelled(),
+            tmp_path,
+            [prior_of(classifier())],
+            ConsolidationConfig(strengths=[strength], damping=0.0),
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+        )
+        for strength in (0.0, 0.7)
+    )
+    penalty = gradients(having) - gradients(without)
+    torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT))
+    assert having.state.log_history[0]["penalty"] > 0
+
+
+def test_a_training_step_that_goes_past_it_is_refused(tmp_path: Path) -> None:
+    class Own(ConsolidationTrainer):
+        def training_step(self, model: nn.Module, inputs: Any, *_: Any) -> Tensor:
+            loss = model(**inputs).loss
+            loss.backward()
+            return loss.detach()
+
+    model = classifier()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConsolidationError, match=r"Own.training_step goes past.*super\(\)"):
+        train(Own, model, labelled(), tmp_path, [prior_of(classifier())], CONFIG)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_two_losses_in_one_step_have_one_penalty(tmp_path: Path) -> None:
+    class Twice(Trainer):
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+            once = self.compute_loss(model, dict(inputs))
+            twice = self.compute_loss(model, dict(inputs))
+            loss = (once + twice) / 2
+            loss.backward()
+            return loss.detach()
+
+    class ConsolidatedTwice(ConsolidationMixin, Twice):
+        pass
+
+    plain, ours = (
+        train(
+            kind,
+            classifier(),
+            labelled(),
+            tmp_path,
+            [prior_of(classifier())],
+            ConsolidationConfig(strengths=[1.4], damping=0.0),
+        )
+        for kind in (Twice, ConsolidatedTwice)
+    )
+    penalty = gradients(ours) - gradients(plain)
+    torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT))
+
+
+# Settings are read when training begins
+
+
+def change_in_training(trainer: Any, **values: Any) -> float:
+    for name, value in values.items():
+        setattr(trainer.args, name, value)
+    trainer.train()
+    return float(trainer.state.log_history[0]["penalty"])
+
+
+def consolidating(tmp_path: Path, **changes: Any) -> Any:
+    args = ConsolidationArguments(
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_steps=1,
+        learning_rate=0.0,
+        max_steps=1,
+        **changes,
+    )
+    return ConsolidationTrainer(
+        None,
+        args,
+        priors=[prior_of(classifier())],
+        model_init=lambda: classifier(3),
+        train_dataset=labelled(),
+        data_collator=pad,
+    )
+
+
+def test_strengths_and_damping_of_now(tmp_path: Path) -> None:
+    trainer = consolidating(tmp_path, strengths=[1.0], damping=0.0)
+    one = change_in_training(trainer)
+    assert change_in_training(trainer, strengths=[3.0]) == pytest.approx(3 * one)
+    assert change_in_training(trainer, damping=1.0) == pytest.approx(6 * one)
+    assert trainer.strengths == [3.0]
+    with pytest.raises(ConsolidationError, match="damping -1 is not"):
+        change_in_training(trainer, damping=-1)
+
+
+@pytest.mark.parametrize("first", [None, 2.0, [2.0]])
+@pytest.mark.parametrize("searched", [0.5, [0.5]])
+def test_a_search_finds_strengths(first: Any, searched: Any, tmp_path: Path) -> None:
+    trainer = consolidating(tmp_path, strengths=first, damping=0.0)
+    trainer.hp_search_backend = HPSearchBackend.WANDB  # a trial is what it suggests
+    trainer._hp_search_setup({"strengths": searched})
+    trainer.train()
+    assert trainer.strengths == [0.5]
+    expected = 0.5 * 0.01 * trainer.model.num_parameters()
+    assert trainer.state.log_history[0]["penalty"] == pytest.approx(expected)
+
+
+class Hungry(TrainerCallback):
+    """Runs out of memory in the middle of the third step of the first attempt."""
+
+    def __init__(self) -> None:
+        self.left: Iterator[bool] = iter([False, False, True])
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if next(self.left, False):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def test_an_attempt_with_smaller_batches_begins_anew(tmp_path: Path) -> None:
+    trainer = train(
+        ConsolidationTrainer,
+        classifier(),
+        labelled(),
+        tmp_path,
+        [prior_of(classifier())],
+        ConsolidationConfig(strengths=[1.0], damping=0.0),
+        more={},
+        auto_find_batch_size=True,
+        per_device_train_batch_size=2,
+        logging_steps=4,
+        learning_rate=0.0,
+    )
+    calm = [log["penalty"] for log in trainer.state.log_history if "penalty" in log]
+    trainer.add_callback(Hungry())
+    trainer.train()
+    assert trainer._train_batch_size < 2
+    found = [log["penalty"] for log in trainer.state.log_history if "penalty" in log]
+    assert calm == pytest.approx([found[0]]) and found == pytest.approx(2 * calm)
+
+
+def test_the_settings_are_saved_with_the_model(tmp_path: Path) -> None:
+    trainer = train(
+        ConsolidationTrainer,
+        classifier(),
+        labelled(),
+        tmp_path,
+        [prior_of(classifier())],
+        ConsolidationConfig(strengths=2, ignore=["classifier"]),
+    )
+    trainer.save_model()
+    saved = ConsolidationConfig.from_pretrained(tmp_path)
+    assert saved == ConsolidationConfig(strengths=[2], ignore=["classifier"])
+    plain = train(Consolidated, classifier(), labelled(), tmp_path / "plain")
+    plain.save_model()
+    assert not list((tmp_path / "plain").glob("consolidation*"))
+
+
+# Priors are taken in any form
+
+
+def test_one_prior_and_the_place_of_one(tmp_path: Path) -> None:
+    prior = prior_of(classifier())
+    prior.save_pretrained(tmp_path / "prior")
+    config = ConsolidationConfig(strengths=1.0)
+    for given in (prior, tmp_path / "prior", [str(tmp_path / "prior")]):
+        trainer: Any = ConsolidationTrainer(
+            classifier(), TrainingArguments(str(tmp_path)), priors=given, consolidation=config
+        )
+        assert [one.fingerprint for one in trainer.priors] == [prior.fingerprint]
+    with pytest.raises(ConsolidationError, match="`priors` holds a int; give ConsolidationPrior"):
+        ConsolidationTrainer(classifier(), TrainingArguments(str(tmp_path)), priors=[3])  # type: ignore[list-item]
+
+
+def test_settings_stand_in_one_place(tmp_path: Path) -> None:
+    with pytest.raises(ConsolidationError, match="give TrainingArguments beside `consolidation`"):
+        ConsolidationTrainer(
+            classifier(),
+            ConsolidationArguments(str(tmp_path)),
+            consolidation=ConsolidationConfig(),
+        )
