@@ -50,6 +50,7 @@ __all__ = ["estimate_curvature"]
 logger = logging.getLogger(__name__)
 
 NEVER = "never called in the forward pass"
+TOGETHER = "the logits of an example depend on the others of its batch"
 DEPENDS = "the model's computation depends on its input"
 
 
@@ -272,6 +273,8 @@ class _Run:
             called = [layer for layer in self.layers if uses[layer.name]]
             wrong = {name: NEVER for name, calls in uses.items() if not calls}
             wrong |= check_gradients(called, outputs.logits, uses, examples)
+            if self._examples_depend(batch, outputs, examples):
+                wrong |= {layer.name: TOGETHER for layer in self.layers}
             if self.forward is default_forward:
                 refuse_other_loss(self.model, batch, outputs)
         if wrong:
@@ -287,6 +290,22 @@ class _Run:
                     raise
                 self.diagonal[layer.name] = str(error)
         return {layer.name: uses[layer.name] for layer in self.layers}
+
+    def _examples_depend(
+        self, batch: Mapping[str, Tensor], outputs: Outputs, examples: int
+    ) -> bool:
+        """Whether the first example has other logits without the others: in-batch negatives."""
+        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+        if examples == 1 or any(t.ndim == 0 or len(t) != examples for t in tensors):
+            return False
+        alone = {n: v[:1] if isinstance(v, Tensor) else v for n, v in batch.items()}
+        with torch.no_grad():
+            found = self._forward(alone).logits
+        expected = outputs.logits.detach()[:1]
+        if found.shape != expected.shape:
+            return True
+        allowed = 0.1 if torch.finfo(found.dtype).eps > 1e-4 else 1e-3
+        return bool((found - expected).abs().max() > allowed * expected.abs().max())
 
     def _leave_rules(self, wrong: Mapping[str, str]) -> None:
         left = [layer for layer in self.layers if layer.name in wrong]

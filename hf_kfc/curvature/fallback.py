@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from ..curvature_arguments import Labels
 from ..precision import wide, wide_dtype
@@ -80,7 +81,7 @@ class PerExampleSquares:
         parameters = [own.parameter for own in self._sums.values()]
         nonzero: dict[str, Tensor] = {}
         with learning(parameters):
-            with torch.enable_grad(), self._looked_up() as looked_up:
+            with torch.enable_grad(), _LookUps(self._sums) as look_ups:
                 outputs = forward()
             if not outputs.logits.requires_grad:  # no parameter has a part in this example
                 return
@@ -92,8 +93,8 @@ class PerExampleSquares:
                     retain_graph=kind is Labels.EXACT,
                     allow_unused=True,
                 )
-                self._add(gradients, looked_up, nonzero)
-        for name, rows in {**nonzero, **looked_up}.items():
+                self._add(gradients, look_ups.rows, nonzero)
+        for name, rows in {**nonzero, **look_ups.rows}.items():
             seen = self._sums[name].seen
             assert seen is not None
             seen += rows
@@ -127,27 +128,37 @@ class PerExampleSquares:
             else:
                 yield Block(name, Layout.ELEMENTWISE, shapes, Diagonal(mean.reshape(-1, 1)))
 
-    @contextmanager
-    def _looked_up(self) -> Iterator[dict[str, Tensor]]:
-        """Note which rows of embeddings the calls of their modules read."""
-        rows: dict[str, Tensor] = {}
 
-        def note(name: str, module: nn.Embedding, args: tuple[Any, ...], output: Any) -> None:
-            if not args or not isinstance(args[0], Tensor) or args[0].is_floating_point():
-                return
-            read = torch.zeros(module.num_embeddings, dtype=torch.bool, device=args[0].device)
-            read[args[0].flatten()] = True
-            if module.padding_idx is not None:
-                read[module.padding_idx] = False
-            rows[name] = rows[name] | read if name in rows else read
+class _LookUps(TorchFunctionMode):
+    """Notes which rows of some weights are looked up inside the context.
 
-        handles = [
-            table.register_forward_hook(partial(note, name))
-            for name, own in self._sums.items()
-            for table in own.tables
-        ]
-        try:
-            yield rows
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        sums: By name of the parameter.
+
+    Attributes:
+        rows: Whether each row was, shape [V], by name; without names that were never looked up.
+    """
+
+    def __init__(self, sums: Mapping[str, _Sum]) -> None:
+        super().__init__()
+        self._names = {id(own.parameter): name for name, own in sums.items() if own.tables}
+        self.rows: dict[str, Tensor] = {}
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is functional.embedding and len(args) > 1 and id(args[1]) in self._names:
+            ids, weight = args[:2]
+            padding = args[2] if len(args) > 2 else (kwargs or {}).get("padding_idx")
+            read = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
+            read[ids.flatten()] = True
+            if padding is not None:
+                read[padding] = False
+            name = self._names[id(weight)]
+            self.rows[name] = self.rows[name] | read if name in self.rows else read
+        return func(*args, **(kwargs or {}))

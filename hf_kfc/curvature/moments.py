@@ -47,18 +47,20 @@ def mirrored(total: Tensor) -> Tensor:
 
 
 def nearest_definite(matrix: Tensor) -> Tensor:
-    """Return the positive semi-definite matrix that is nearest to a symmetric one (Higham 1988).
+    """Return the definite matrix that is nearest to a symmetric one (Higham 1988).
 
     Products in bfloat16 are rounded to it before they are summed, which makes small eigenvalues
-    negative: along those directions a penalty would reward moving without bound.
+    negative: along those directions a penalty would reward moving without bound. What is left of
+    them is as much as the result's own rounding may take away again.
 
     Args:
         matrix: Shape [n, n].
     """
     values, vectors = torch.linalg.eigh(matrix.double())
-    if bool(values[0] >= 0):
+    least = torch.finfo(matrix.dtype).eps * float(values.norm())
+    if bool(values[0] >= least):
         return matrix
-    nearest: Tensor = (vectors * values.clamp(min=0)) @ vectors.T
+    nearest: Tensor = (vectors * values.clamp(min=least)) @ vectors.T
     return ((nearest + nearest.T) / 2).to(matrix.dtype)
 
 

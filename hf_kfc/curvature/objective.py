@@ -236,11 +236,15 @@ def _loss_from(
     """Return the loss of the probe without the padding that some losses mask."""
     length = probe.shape[1]
     cut = {
-        name: value[:, start:] if value.ndim > 1 and value.shape[1] == length else value
+        name: value[:, start:].contiguous()
+        if value.ndim > 1 and value.shape[1] == length
+        else value
         for name, value in inputs.items()
     }
     with torch.no_grad():
-        loss: Tensor | None = getattr(model(**cut, labels=probe[:, : length - start]), "loss", None)
+        loss: Tensor | None = getattr(
+            model(**cut, labels=probe[:, : length - start].contiguous()), "loss", None
+        )
     return loss
 
 

@@ -1,22 +1,28 @@
 """Causal language models: the next token's loss, RMSNorm, tied heads, adapters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertForTokenClassification,
+    BioGptConfig,
+    BioGptForTokenClassification,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     PreTrainedModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
 )
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -25,6 +31,7 @@ from hf_kfc.curvature import (
     Diagonal,
     default_forward,
     default_position_mask,
+    estimate_curvature,
     per_example_gradients,
 )
 from hf_kfc.errors import CurvatureError
@@ -136,6 +143,77 @@ def test_logits_and_labels_are_aligned_as_in_the_models_own_loss(make: Any) -> N
     logits, labels = default_forward(model, batch)
     loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     torch.testing.assert_close(loss, model(**batch).loss.to(loss), rtol=1e-5, atol=0)
+
+
+def biogpt() -> nn.Module:
+    """Its loss leaves out what is not attended to, whatever its label."""
+    config = BioGptConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        num_labels=3,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )
+    return BioGptForTokenClassification(config).double().eval()
+
+
+def left_padded(width: int, label: int = -100) -> Callable[[Any], dict[str, Tensor]]:
+    def collate(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        filling = {"input_ids": 1, "attention_mask": 0, "labels": label}
+        batch = {n: torch.full((len(rows), width), value) for n, value in filling.items()}
+        for row, (ids, labels) in enumerate(rows):
+            for name, values in zip(filling, (ids, torch.ones_like(ids), labels), strict=True):
+                batch[name][row, width - len(ids) :] = values
+        return batch
+
+    return collate
+
+
+@pytest.mark.parametrize("width", [7, 8, 16])
+def test_padding_on_the_left_moves_no_label(width: int) -> None:
+    model, collate = biogpt(), left_padded(width)
+    data = [(torch.randint(5, 50, (n,)), torch.randint(0, 3, (n,))) for n in (5, 6, 7)]
+    gradients = per_example_gradients(model, data, collate)
+    for index, row in enumerate(data):
+        model.zero_grad()
+        model(**collate([row])).loss.backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[name][index], len(row[0]) * parameter.grad)
+
+
+def test_labels_that_the_loss_leaves_out_are_refused() -> None:
+    data = [(torch.randint(5, 50, (n,)), torch.randint(0, 3, (n,))) for n in (5, 6, 7)]
+    with pytest.raises(CurvatureError, match="BioGptForTokenClassification is not the cross-ent"):
+        estimate_curvature(biogpt(), data, left_padded(8, label=0))
+
+
+def test_another_loss_of_labels_per_position_is_refused() -> None:
+    """CTC, its labels padded to the number of frames."""
+    config = Wav2Vec2Config(
+        vocab_size=9,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        conv_dim=[8, 8],
+        conv_kernel=[8, 3],
+        conv_stride=[4, 2],
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        pad_token_id=0,
+        layerdrop=0,
+    )
+    model = Wav2Vec2ForCTC(config).double().eval()
+    sound = torch.randn(2, 200)
+    labels = torch.full((2, model(sound).logits.shape[1]), -100)
+    labels[:, :4] = torch.randint(1, 9, (2, 4))
+    data = [{"input_values": x, "labels": y} for x, y in zip(sound, labels, strict=True)]
+    with pytest.raises(CurvatureError, match=r"Wav2Vec2ForCTC is not the cross-entropy .*CTC"):
+        estimate_curvature(model, data, default_collate)
 
 
 class SumLoss(nn.Module):

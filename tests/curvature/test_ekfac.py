@@ -1,10 +1,12 @@
 """EKFAC keeps the eigenbasis of the factors, and the exact diagonal in it."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from hf_kfc.curvature import KroneckerEigen
 
@@ -14,11 +16,13 @@ from .tiny import (
     LABELS,
     SHARINGS,
     Logits,
+    Mlp,
     Probe,
     assert_equal_matrices,
     dense,
     estimate,
     examples,
+    images,
     operators,
     oracle,
     vectors,
@@ -72,3 +76,21 @@ def test_layer_norm_is_always_diagonal(curvature: str) -> None:
     assert operators(estimated)["norm"].kind == "diagonal"
     exact = oracle(model, data, estimated)["norm"].diagonal()
     assert_equal_matrices({"": dense(estimated)["norm"].diagonal()}, {"": exact})
+
+
+def test_an_eigenbasis_that_float32_does_not_find_is_found_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    model, data = Mlp(), vectors(6)
+    expected = images(estimate(model, data, curvature="kronecker_eigen"))
+    eigh = torch.linalg.eigh
+
+    def failing(matrix: Tensor) -> Any:
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    found = images(estimate(model, data, curvature="kronecker_eigen"))
+    assert_equal_matrices(found, expected, rtol=1e-4)

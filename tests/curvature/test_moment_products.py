@@ -9,8 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMultipleChoice
 from transformers.pytorch_utils import Conv1D
 
-from hf_kfc.curvature import Curvature
+from hf_kfc.curvature import Curvature, CurvatureArguments
 from hf_kfc.curvature.frozen_linear import FrozenLinear
+from hf_kfc.curvature.moments import nearest_definite
+from hf_kfc.priors import ConsolidationPrior
 
 from .tiny import (
     LABELS,
@@ -19,6 +21,8 @@ from .tiny import (
     choices,
     estimate,
     images,
+    offered_forward,
+    offered_positions,
     pad_choices,
 )
 
@@ -165,6 +169,39 @@ def test_a_bias_that_learns_alone_has_its_gradient() -> None:
         layer(torch.randn(2, 33)).sum().backward()
     assert layer.bias.grad is not None
     torch.testing.assert_close(layer.bias.grad, torch.full((70,), 2.0))
+
+
+@pytest.mark.parametrize("width", [8, 104])
+def test_a_prior_of_bfloat16_products_is_usable(width: int) -> None:
+    """Rounded products have negative eigenvalues; a prior refuses an indefinite factor."""
+    torch.set_default_dtype(torch.float32)
+    model, data = _wide_bert(width), choices(24)
+    prior = ConsolidationPrior.estimate(
+        model,
+        data,
+        pad_choices(),
+        CurvatureArguments(products="bfloat16"),
+        task="old",
+        forward=offered_forward,
+        position_mask=offered_positions,
+    )
+    exact = estimate(model, data, pad_choices())
+    assert max(_errors(prior.curvature, exact).values()) < 0.03
+    for block in prior.curvature.blocks:
+        for name in block.operator.factor_names:
+            factor = block.operator.state()[name].double()
+            if factor.ndim == 2:
+                assert torch.linalg.eigvalsh(factor)[0] >= 0
+
+
+def test_the_nearest_definite_matrix() -> None:
+    rows = torch.randn(30, 12)
+    definite = rows.T @ rows
+    assert torch.equal(nearest_definite(definite), definite)
+    values, vectors = torch.linalg.eigh(definite)
+    values[:2] = torch.tensor([-2.0, -0.1])
+    found = nearest_definite((vectors * values) @ vectors.T)
+    torch.testing.assert_close(found, (vectors * values.clamp(min=0)) @ vectors.T)
 
 
 def test_unknown_products_are_refused() -> None:

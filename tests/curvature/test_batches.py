@@ -1,0 +1,130 @@
+"""The estimate takes the data that the Trainer takes, and refuses the rest by name."""
+
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+from transformers import BertConfig, BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kfc.curvature import CurvatureArguments, Outputs, estimate_curvature
+from hf_kfc.errors import CurvatureError
+
+from .tiny import Mlp, assert_equal_matrices, estimate, images, vectors
+
+IDS = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 5, 9]]
+
+
+def bert() -> nn.Module:
+    config = BertConfig(
+        vocab_size=12,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=8,
+        num_labels=3,
+    )
+    return BertForSequenceClassification(config).double()
+
+
+def rows(**columns: Any) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"input_ids": IDS, "label": [0, 1, 2, 1], **columns})
+
+
+def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Makes tensors of all columns: texts raise, as in a tokenizer's padding."""
+    made = {name: torch.tensor([row[name] for row in batch]) for name in batch[0]}
+    made["labels"] = made.pop("label")
+    return made
+
+
+def curvature(data: Any, collator: Any = collate, **hooks: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return images(estimate_curvature(bert(), data, collator, CurvatureArguments(), **hooks))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"sentence": list("abcd")},
+        {"idx": [0, 1, 2, 3]},
+        {"sentence": list("abcd"), "idx": [0, 1, 2, 3], "spans": [["a"], ["b"], [], []]},
+        {"nothing": [None] * 4},
+    ],
+)
+def test_columns_that_the_model_does_not_read_are_left_out(columns: dict[str, Any]) -> None:
+    assert_equal_matrices(curvature(rows(**columns)), curvature(rows()))
+
+
+def test_what_is_no_tensor_is_left_out_of_a_batch() -> None:
+    def with_more(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**collate(batch), "guid": ["a"] * len(batch), "inputs_embeds": None}
+
+    assert_equal_matrices(curvature(rows(), with_more), curvature(rows()))
+
+
+def test_a_collator_that_reads_texts_gets_them() -> None:
+    def of_texts(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        ids = torch.tensor([[int(digit) for digit in row["text"]] for row in batch])
+        return {"input_ids": ids, "labels": torch.tensor([row["label"] for row in batch])}
+
+    texts = ["".join(map(str, ids)) for ids in IDS]
+    data = rows(text=texts).remove_columns("input_ids")
+    assert_equal_matrices(curvature(data, of_texts), curvature(rows()))
+
+
+def test_a_forward_of_ones_own_sees_every_tensor() -> None:
+    def forward(model: Any, batch: Any) -> Outputs:
+        return Outputs(model(batch["input_ids"]).logits * batch["weight"][:, None], batch["labels"])
+
+    weighted = curvature(rows(weight=[2.0, 2.0, 2.0, 2.0]), forward=forward)
+    assert weighted["classifier"].abs().max() > curvature(rows())["classifier"].abs().max()
+
+
+def test_an_error_of_the_collator_is_told() -> None:
+    def broken(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError, match="missing"):
+        curvature(rows(sentence=list("abcd")), broken)
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(vectors(3))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "splits": (
+        lambda: datasets.DatasetDict({"train": rows(), "test": rows()}),
+        r"a DatasetDict holds several data sets \(train, test\)",
+    ),
+    "stream": (Stream, "a Stream is a stream"),
+    "hub_stream": (lambda: rows().to_iterable_dataset(), "IterableDataset is a stream"),
+    "loader": (lambda: DataLoader(vectors(3)), "a DataLoader makes batches"),
+    "generator": (lambda: (v for v in vectors(3)), "a generator has no examples by index"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_data_are_refused_by_name(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(CurvatureError, match=message):
+        estimate(Mlp(), make(), default_collate)
+
+
+def test_a_model_that_takes_any_keyword_gets_all() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Mlp()
+
+        def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+            result: SequenceClassifierOutput = self.inner(**inputs)
+            return result
+
+    assert len(estimate(Wrapper(), vectors(3)).blocks) == 2
