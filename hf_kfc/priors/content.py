@@ -14,7 +14,7 @@ from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
 from ..errors import PriorError
 from .problems import block_problems, problems_of_parts
 from .provenance import Provenance
-from .schema import ANCHOR, ROWS, BlockEntry, Outline, read
+from .schema import ANCHOR, ROWS, BlockEntry, Outline, entries_of, read
 
 __all__ = ["Parts", "fingerprint_of", "from_content", "stored_bytes", "to_content"]
 
@@ -100,13 +100,10 @@ def from_content(
     except PriorError as error:
         problems.append(str(error))
         provenance = Provenance("")
-    values = config.get("blocks")
-    listed = values if isinstance(values, list) else []
-    read_blocks = [read(BlockEntry, entry, f"block {n}") for n, entry in enumerate(listed)]
-    problems += [phrase for _, wrong in read_blocks for phrase in wrong]
-    entries = [entry for entry, _ in read_blocks if entry is not None]
+    entries, wrong = entries_of(config)
+    problems += wrong
     # What is malformed is not also missing.
-    incomplete = bool(damages) or len(entries) < len(read_blocks) or listed is not values
+    incomplete = bool(damages or wrong) or not isinstance(config.get("blocks"), list)
     blocks = []
     for entry in entries:
         block, wrong = _block(entry, tensors, right, incomplete=bool(damages))

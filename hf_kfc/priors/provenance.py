@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Self
 
 from ..errors import PriorError
-from .schema import checked, count, counts, numbers, problems_of, size, sizes
+from .schema import COUNT, NUMBER, SIZE, checked, problems_of
 
 __all__ = ["Provenance", "compounded", "summarise_errors"]
 
@@ -56,25 +56,25 @@ class Provenance:
     task: str = field(metadata=checked("a name"))
     base_model: str = field(default="", metadata=checked("a name"))
     base_revision: str | None = field(default=None, metadata=checked("a revision or null"))
-    num_examples: int = field(default=0, metadata=checked("a count", count))
+    num_examples: int = field(default=0, metadata=checked("a count", COUNT))
     curvature: str = field(default="identity", metadata=checked("a name"))
     labels: str | None = field(default=None, metadata=checked("a name or null"))
     sharing: str | None = field(default=None, metadata=checked("a name or null"))
     anchor_metrics: dict[str, float | int] = field(
-        default_factory=dict, metadata=checked("finite numbers by name", numbers)
+        default_factory=dict, metadata=checked("finite numbers by name", NUMBER)
     )
-    min_examples: int | None = field(default=None, metadata=checked("a count or null", count))
+    min_examples: int | None = field(default=None, metadata=checked("a count or null", COUNT))
     dropped_inputs: dict[str, int] = field(
-        default_factory=dict, metadata=checked("counts by name", counts)
+        default_factory=dict, metadata=checked("counts by name", COUNT)
     )
     merged: dict[str, float | int] = field(
-        default_factory=dict, metadata=checked("weights by task", sizes)
+        default_factory=dict, metadata=checked("weights by task", SIZE)
     )
     merge_damping: float | int | None = field(
-        default=None, metadata=checked("a number or null", size)
+        default=None, metadata=checked("a number or null", SIZE)
     )
     approximation_errors: dict[str, float | int] = field(
-        default_factory=dict, metadata=checked("relative errors by block", sizes)
+        default_factory=dict, metadata=checked("relative errors by block", SIZE)
     )
     library_versions: dict[str, str] = field(
         default_factory=_library_versions, metadata=checked("versions by name")

@@ -176,18 +176,17 @@ class _Repository:
 
     def put(self, tag: str) -> PushedPrior:
         """Commit the prior and tag the commit, unless a commit of the tag holds it."""
-        tagged = self._tagged(tag)
+        tagged, head = self._tagged(tag), self._head()
         page = f"{self.api.endpoint}/{self.repo_id}/tree/{tag}"
-        head = self._head()
-        if tagged is not None and self._is_whole(tagged) and not self._is_damaged(head):
+        is_whole = tagged is not None and self._state(tagged) == "whole"
+        if tagged is not None and is_whole and self._state(head) != "damaged":
             logger.warning("%s holds the prior already: nothing is pushed", page)
             return PushedPrior(self.repo_id, str(tagged.sha), tag, page)
         sha = self._commit(create_pr=False).sha
-        if tagged is not None and not self._is_whole(tagged):
+        if tagged is not None and not is_whole:
             logger.warning("%s held a damaged copy: its tag is moved to the whole one", page)
             self.api.delete_tag(self.repo_id, tag=tag)
-            tagged = None
-        return PushedPrior(self.repo_id, sha if tagged else self._put_tag(tag, sha), tag, page)
+        return PushedPrior(self.repo_id, sha if is_whole else self._put_tag(tag, sha), tag, page)
 
     def propose(self) -> PushedPrior:
         """Open a pull request, unless the branch holds the prior."""
@@ -212,7 +211,7 @@ class _Repository:
 
     def _changes(self, head: RepositoryInfo) -> list[CommitOperation]:
         """Add all files, and delete what an older prior has besides; nothing if it is there."""
-        if self._is_whole(head):
+        if self._state(head) == "whole":
             return []
         self._refuse_foreign(head)
         stale = [name for name in _siblings(head) if holds_tensors(name) and name not in self.files]
@@ -252,28 +251,20 @@ class _Repository:
         if tag not in tags:
             return None
         info = self._info(tags[tag])
-        if not self._is_ours(info):
+        if self._state(info) is None:
             raise HubError(
                 f"tag '{tag}' of {self.repo_id} is at {info.sha}, which is not this prior; give "
                 "another tag"
             )
         return info
 
-    def _is_ours(self, info: RepositoryInfo) -> bool:
+    def _state(self, info: RepositoryInfo) -> str | None:
+        """Whether a commit holds this prior "whole", every file by its sum, or "damaged"."""
         config = self._config_at(info)
-        return config is not None and _identity(config) == _identity(self.config)
-
-    def _is_whole(self, info: RepositoryInfo) -> bool:
-        """Whether a commit holds this prior, and every file of it by its sum."""
-        config = self._config_at(info)
-        return (
-            config is not None
-            and _identity(config) == _identity(self.config)
-            and all(self._has(info, name, expected) for name, expected in config["files"].items())
-        )
-
-    def _is_damaged(self, info: RepositoryInfo) -> bool:
-        return self._is_ours(info) and not self._is_whole(info)
+        if config is None or _identity(config) != _identity(self.config):
+            return None
+        files = config["files"].items()
+        return "whole" if all(self._has(info, *file) for file in files) else "damaged"
 
     def _has(self, info: RepositoryInfo, name: str, expected: Mapping[str, Any]) -> bool:
         there = _siblings(info).get(name)

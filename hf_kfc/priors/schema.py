@@ -19,21 +19,20 @@ from ..errors import PriorError
 
 __all__ = [
     "ANCHOR",
+    "COUNT",
+    "NUMBER",
     "ROWS",
+    "SIZE",
     "AnchorEntry",
     "BlockEntry",
     "FileEntry",
     "Outline",
+    "between",
     "checked",
-    "count",
-    "counts",
-    "number",
-    "numbers",
+    "entries_of",
     "part_of",
     "problems_of",
     "read",
-    "size",
-    "sizes",
     "tensors_of",
 ]
 
@@ -42,14 +41,13 @@ ANCHOR = "anchor/"
 ROWS = ("inputs", "input_examples")
 """The fields of an embedding's block that may name a tensor each."""
 
-_MOST = 2**53  # examples, tokens, bytes: what float64 counts without gaps
 T = TypeVar("T")
 
 
 # --- Ranges ---------------------------------------------------------------------------------------
 
 
-def checked(expected: str, *checks: Callable[[Any], None]) -> dict[str, Any]:
+def checked(expected: str, *checks: Callable[[Any], object]) -> dict[str, Any]:
     """Return the metadata of a strict dataclass's field.
 
     Args:
@@ -59,50 +57,29 @@ def checked(expected: str, *checks: Callable[[Any], None]) -> dict[str, Any]:
     return {"expected": expected, "validator": list(checks)}
 
 
-def count(value: int | None) -> None:
-    """Refuse what is no number of examples, tokens or bytes."""
-    if value is not None and not 0 <= value < _MOST:
-        raise ValueError
+def between(low: float, high: float) -> Callable[[Any], None]:
+    """Return a check that a number, or each in a list or mapping, is in a range; None may stand.
+
+    Args:
+        low: The least.
+        high: The most.
+    """
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict | list):
+            for part in value.values() if isinstance(value, dict) else value:
+                check(part)
+        elif value is not None and not low <= value <= high:
+            raise ValueError
+
+    return check
 
 
-def counts(values: Mapping[str, int]) -> None:
-    """Refuse a mapping with what is no count."""
-    for value in values.values():
-        count(value)
-
-
-def number(value: float) -> None:
-    """Refuse NaN, infinity and integers that no float holds."""
-    if not -sys.float_info.max <= value <= sys.float_info.max:
-        raise ValueError
-
-
-def numbers(values: Mapping[str, float]) -> None:
-    """Refuse a mapping with what is no finite number."""
-    for value in values.values():
-        number(value)
-
-
-def size(value: float | None) -> None:
-    """Refuse what is negative or not finite."""
-    if value is not None and not 0 <= value <= sys.float_info.max:
-        raise ValueError
-
-
-def sizes(values: Mapping[str, float]) -> None:
-    """Refuse a mapping with what is negative or not finite."""
-    for value in values.values():
-        size(value)
-
-
-def _layout(value: str) -> None:
-    Layout(value)
-
-
-def _shapes(values: Mapping[str, Sequence[int]]) -> None:
-    for shape in values.values():
-        for extent in shape:
-            count(extent)
+COUNT = between(0, 2**53 - 1)
+"""Examples, tokens, bytes: what float64 counts without gaps."""
+NUMBER = between(-sys.float_info.max, sys.float_info.max)
+"""Neither NaN nor infinite, nor an integer that no float holds."""
+SIZE = between(0, sys.float_info.max)
 
 
 # --- The description's objects --------------------------------------------------------------------
@@ -113,8 +90,8 @@ class BlockEntry:
     """One block: its parameters, and which tensors are its curvature's."""
 
     name: str = field(metadata=checked("a name"))
-    layout: str = field(metadata=checked(f"one of {', '.join(Layout)}", _layout))
-    parameters: dict[str, list[int]] = field(metadata=checked("shapes by name", _shapes))
+    layout: str = field(metadata=checked(f"one of {', '.join(Layout)}", Layout))
+    parameters: dict[str, list[int]] = field(metadata=checked("shapes by name", COUNT))
     operator: str = field(metadata=checked("a name"))
     tensors: dict[str, str] = field(metadata=checked("names by name"))
     inputs: str | None = field(default=None, metadata=checked("a name or null"))
@@ -131,7 +108,7 @@ class BlockEntry:
 class FileEntry:
     """One file of tensors: its size, its sum and what it holds."""
 
-    bytes: int = field(metadata=checked("a count", count))
+    bytes: int = field(metadata=checked("a count", COUNT))
     sha256: str = field(metadata=checked("a sum"))
     tensors: list[str] = field(metadata=checked("a list of names"))
 
@@ -149,7 +126,7 @@ class AnchorEntry:
 class Outline:
     """What the description of a prior says beside its files, its provenance and its anchor."""
 
-    num_curvature_examples: int = field(metadata=checked("a count", count))
+    num_curvature_examples: int = field(metadata=checked("a count", COUNT))
     ignored: list[str] = field(metadata=checked("a list of names"))
     blocks: list[Any] = field(metadata=checked("a list"))
 
@@ -217,6 +194,24 @@ def read(schema: type[T], values: Any, what: str) -> tuple[T | None, list[str]]:
     return schema(**{name: values[name] for name in names}), []
 
 
+def entries_of(config: Mapping[str, Any]) -> tuple[list[BlockEntry], list[str]]:
+    """Read the blocks of a description.
+
+    Args:
+        config: The values; untrusted.
+
+    Returns:
+        Those that are sound, and one phrase for each thing that is wrong with the others.
+    """
+    blocks = config.get("blocks")
+    found = [
+        read(BlockEntry, values, f"block {n}")
+        for n, values in enumerate(blocks if isinstance(blocks, list) else [])
+    ]
+    problems = [phrase for _, wrong in found for phrase in wrong]
+    return [entry for entry, _ in found if entry is not None], problems
+
+
 def part_of(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
     """Leave out of a description all blocks but some; their parameters are ignored.
 
@@ -225,45 +220,32 @@ def part_of(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
         layers: Patterns of the names of the blocks that stay.
 
     Raises:
-        PriorError: A pattern matches none, or there is no pattern.
+        PriorError: A pattern matches none, there is no pattern, or the description is malformed.
     """
     if not layers:
         raise PriorError("layers is empty; give patterns of block names, or None for all")
-    kept, ignored = [], set[str]()
-    missed = dict.fromkeys(layers)
-    names = []
-    for values in _blocks(config):
-        entry, _ = read(BlockEntry, values, "block")
-        matched = [p for p in layers if entry is None or fnmatchcase(entry.name, p)]
-        if matched:
-            kept.append(values)
-        if entry is not None:
-            names.append(entry.name)
-            ignored |= set() if matched else entry.parameters.keys()
-            for pattern in matched:
-                missed.pop(pattern, None)
-    if missed:
-        raise PriorError(f"no block is called '{next(iter(missed))}'; there are {', '.join(names)}")
-    outline, _ = read(Outline, config, "the description")
-    already = config.get("ignored") if outline is None else sorted({*outline.ignored, *ignored})
-    return {**config, "blocks": kept, "ignored": already}
+    entries, problems = entries_of(config)
+    outline, wrong = read(Outline, config, "the description")
+    if outline is None or problems:
+        raise PriorError("; ".join([*wrong, *problems]))
+    for pattern in layers:
+        if not any(fnmatchcase(entry.name, pattern) for entry in entries):
+            names = ", ".join(entry.name for entry in entries)
+            raise PriorError(f"no block is called '{pattern}'; there are {names}")
+    stay = [any(fnmatchcase(entry.name, pattern) for pattern in layers) for entry in entries]
+    ignored = set(outline.ignored).union(
+        *(entry.parameters for entry, stays in zip(entries, stay, strict=True) if not stays)
+    )
+    blocks = [values for values, stays in zip(outline.blocks, stay, strict=True) if stays]
+    return {**config, "blocks": blocks, "ignored": sorted(ignored)}
 
 
 def tensors_of(config: Mapping[str, Any]) -> set[str]:
-    """Return the names of the tensors that the blocks and their anchors need.
+    """Return the names of the tensors that the sound blocks and their anchors need.
 
     Args:
-        config: The values; untrusted. Malformed blocks need none.
+        config: The values; untrusted.
     """
-    names = set[str]()
-    for values in _blocks(config):
-        entry, _ = read(BlockEntry, values, "block")
-        if entry is not None:
-            names |= {ANCHOR + name for name in entry.parameters}
-            names |= {*entry.tensors.values(), *entry.rows.values()}
-    return names
-
-
-def _blocks(config: Mapping[str, Any]) -> list[Any]:
-    blocks = config.get("blocks")
-    return blocks if isinstance(blocks, list) else []
+    entries, _ = entries_of(config)
+    anchors = {ANCHOR + name for entry in entries for name in entry.parameters}
+    return anchors.union(*((*e.tensors.values(), *e.rows.values()) for e in entries))

@@ -225,6 +225,9 @@ def test_a_small_low_rank_prior_asks_for_no_large_matrix() -> None:
     norm = float(U.double().square().sum())
     assert spectrum.largest == pytest.approx(own * norm, rel=1e-2)  # d is small beside U Uᵀ
     assert relative_difference(low, low.scaled(1.5), block.shape) == pytest.approx(0.5, rel=1e-3)
-    for ask in (lambda: ConsolidationPrior.merge([made, made]), low.kronecker_terms):
+    for ask in (
+        lambda: ConsolidationPrior.merge([made, made], weights=[1, 1]),
+        low.kronecker_terms,
+    ):
         with pytest.raises(HfKfcError, match="is too large to form as a matrix; compress with a"):
             ask()
