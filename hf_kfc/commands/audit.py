@@ -13,9 +13,9 @@ from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from ..priors.audit import EmbeddingAudit, audit_tokens
 from ..priors.membership import Separation, membership_auc
-from .examples import prepare
+from .examples import load_examples, prepare
 from .formats import Choices
-from .loading import load_examples, load_model, load_tokenizer
+from .loading import load_model, load_tokenizer
 from .report import Report, Table
 
 __all__ = ["report"]

@@ -13,9 +13,9 @@ from ..curvature import Curvature
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..priors.files import refuse_other_files
-from .examples import prepare
+from .examples import load_examples, prepare
 from .formats import Choices
-from .loading import load_examples, load_model, load_tokenizer
+from .loading import load_model, load_tokenizer
 from .options import curvature_arguments
 from .report import Report, Table
 

@@ -1,39 +1,62 @@
-"""From a data set to what a model is fed with."""
+"""From the name of a data set to what a model is fed with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import DataError
+from ..hub import split_revision
 from .formats import Choices, ExampleFormat, Prepared, registered_formats
+from .loading import loading
 from .plugins import load_plugins
 from .texts import TEXT_FORMATS
 
-__all__ = ["find_format", "prepare"]
+__all__ = ["load_examples", "prepare"]
+
+_BUILDERS = {"csv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "text"}
 
 
-def find_format(model: PreTrainedModel, columns: Sequence[str]) -> ExampleFormat:
-    """Find the format of examples; those of plugins are asked before the library's own.
+def load_examples(
+    name: str, config: str | None = None, split: str | None = None
+) -> datasets.Dataset:
+    """Load a split of a data set.
 
     Args:
-        model: What they are for.
-        columns: Names of their columns.
+        name: A folder that ``save_to_disk`` made, a folder or file of CSV, JSON lines, Parquet or
+            text, ``org/name`` or ``org/name@revision``.
+        config: Name of one of its configurations.
+        split: The split; by default the only one.
 
     Raises:
-        DataError: None fits; those that are known are listed.
+        DataError: It cannot be loaded, is empty, or has no such split.
     """
-    failures = load_plugins()
-    formats = (*registered_formats(), *TEXT_FORMATS)
-    if found := next((one for one in formats if one.fits(model, columns)), None):
-        return found
-    known = "; ".join([*(f"{one.name}: {one.needs}" for one in formats), *failures])
-    raise DataError(
-        f"{type(model).__name__} with columns {', '.join(columns)} is of no format that is known "
-        f"({known}); give such a model and data set, or estimate in Python with your own collator"
-    )
+    path, revision = split_revision(name)
+    local = Path(path)
+    advice = "a folder that save_to_disk made, files of examples, or a data set of the Hub"
+    with loading(f"data set '{name}'", advice, DataError):
+        if any((local / f).is_file() for f in ("dataset_info.json", "dataset_dict.json")):
+            found: Any = datasets.load_from_disk(path)
+        elif (suffix := local.suffix[1:]) in _BUILDERS and local.is_file():
+            found = datasets.load_dataset(_BUILDERS[suffix], data_files=path)
+        else:
+            found = datasets.load_dataset(path, config, split=split, revision=revision)
+    if isinstance(found, datasets.DatasetDict):
+        splits = list(found)
+        chosen = split or (splits[0] if len(splits) == 1 else None)
+        if chosen not in splits:
+            held, place = (f"no split '{split}'", "") if split else ("several splits", f"{name}/")
+            known = ", ".join(place + one for one in splits)
+            raise DataError(f"{name} holds {held}; give one of {known}")
+        found = found[chosen]
+    if not len(found):
+        raise DataError(f"{name} has no examples; give a split that has some")
+    examples: datasets.Dataset = found
+    return examples
 
 
 def prepare(
@@ -53,4 +76,17 @@ def prepare(
     Raises:
         DataError: No format fits, a column is missing, or an example is not of its format.
     """
-    return find_format(model, dataset.column_names).prepare(dataset, model, tokenizer, choices)
+    return _find_format(model, dataset.column_names).prepare(dataset, model, tokenizer, choices)
+
+
+def _find_format(model: PreTrainedModel, columns: Sequence[str]) -> ExampleFormat:
+    """Find the format of examples; those of plugins are asked before the library's own."""
+    failures = load_plugins()
+    formats = (*registered_formats(), *TEXT_FORMATS)
+    if found := next((one for one in formats if one.fits(model, columns)), None):
+        return found
+    known = "; ".join([*(f"{one.name}: {one.needs}" for one in formats), *failures])
+    raise DataError(
+        f"{type(model).__name__} with columns {', '.join(columns)} is of no format that is known "
+        f"({known}); give such a model and data set, or estimate in Python with your own collator"
+    )

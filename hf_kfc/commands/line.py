@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from transformers.utils import logging as transformers_logging
-
 from ..errors import HfKfcError
 from .options import COMMANDS
 
@@ -31,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: With status 1 where something does not fit, or, with one line on stderr, for
             the library's own errors; 2 for arguments that do not parse.
     """
-    options = _parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(words[:1]).parse_args(words)
     # What a command does is imported when its options are known to be right: torch takes seconds.
     command = import_module(f".{options.command}", __package__)
+    import_module("transformers.utils.logging").disable_progress_bar()  # of weights, shard by shard
     try:
         report: Report = command.report(options)
     except HfKfcError as error:
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-kfc",
         description="Make consolidation priors, look at them, merge and compress them. PRIOR and "
@@ -63,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
             description=text,
             formatter_class=_Help,
         )
-        add_arguments(command)
+        if add_arguments.__name__ in asked:  # of the others the name is enough
+            add_arguments(command)
         command.add_argument("--json", action="store_true", help="Print JSON.")
     return parser
 

@@ -9,8 +9,6 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from ..curvature_arguments import CurvatureArguments
 
 __all__ = ["COMMANDS", "DAMPING", "curvature_arguments"]
@@ -49,6 +47,8 @@ def estimate(parser: ArgumentParser) -> None:
     parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
     parser.add_argument("--task", help="Name of the task (default: the data set's).")
     parser.add_argument("--device", help="cpu, cuda:1, ... (default: an accelerator, if any).")
+    from transformers import HfArgumentParser  # noqa: PLC0415 - takes half a second
+
     settings = HfArgumentParser([CurvatureArguments], add_help=False)  # type: ignore[list-item]
     for action in settings._actions:
         parser._add_action(action)

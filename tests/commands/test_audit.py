@@ -73,8 +73,8 @@ def test_splits_strange_columns_and_no_data_are_refused(tier, run, tmp_path):
     for name, said in (
         ("strange", "has no column candidate_ids"),
         ("splits", f"give one of {tmp_path / 'splits'}/train"),
-        ("empty", "holds no examples"),
-        ("absent", "holds no examples"),
+        ("empty", "cannot be loaded"),
+        ("absent", "cannot be loaded"),
     ):
         folders = ("--members", tmp_path / name, "--non_members", tier.others)
         result = run("audit", tier.prior, "--model", tier.model, *folders)
