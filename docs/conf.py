@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -22,10 +25,12 @@ project = "hf_kfc"
 author = copyright = "The hf_kfc developers"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"hf_kfc {version}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_theme_options = {"source_repository": _URLS["Homepage"], "source_directory": "docs/"}
 
 myst_heading_anchors = 3
@@ -62,6 +67,17 @@ def _link_to_the_repository(page: Path, text: str) -> str:
     return _LINK.sub(replace, text)
 
 
+def _without_the_trainers(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Leave the hundred fields inherited from TrainingArguments out of a signature."""
+    if not (isinstance(obj, type) and issubclass(obj, TrainingArguments)):
+        return None
+    known = {field.name for field in fields(Seq2SeqTrainingArguments)}
+    own = [f"{field.name}=..." for field in fields(obj) if field.name not in known]
+    return f"({', '.join(['output_dir', '...', *own])})", returns
+
+
 def setup(app: Sphinx) -> None:
     """Hook up what changes pages while they are read.
 
@@ -72,8 +88,5 @@ def setup(app: Sphinx) -> None:
     def read(app: Sphinx, docname: str, content: list[str]) -> None:
         content[0] = _link_to_the_repository(Path(app.env.doc2path(docname)), content[0])
 
-    def include(app: Sphinx, path: Path, docname: str, content: list[str]) -> None:
-        content[0] = _link_to_the_repository(Path(app.srcdir, path), content[0])
-
     app.connect("source-read", read)
-    app.connect("include-read", include)
+    app.connect("autodoc-process-signature", _without_the_trainers)

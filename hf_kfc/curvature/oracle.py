@@ -40,7 +40,7 @@ def per_example_gradients(
         forward: Runs the model on a batch.
 
     Returns:
-        For every trainable parameter a tensor [M, *shape] with M ≥ N rows; the Fisher is
+        For every trainable parameter a tensor ``[M, *shape]`` with M ≥ N rows; the Fisher is
         the sum over rows of their outer products, divided by N.
     """
     model.eval()

@@ -1,0 +1,143 @@
+"""What the pages link to exists, and what they show runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from hf_kfc import ConsolidationPrior
+from hf_kfc.commands.options import COMMANDS
+from hf_kfc.curvature import OPERATORS, Outputs, find_layers
+from hf_kfc.curvature.layers import RULES
+
+from .pages import PAGES, RAW, ROOT, URL, anchors, code_blocks, links, name_of
+
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page):
+    broken = []
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        for prefix in (f"{URL}/blob/main/", f"{URL}/tree/main/", f"{RAW}/main/"):
+            if target.startswith(prefix):
+                target = "/" + target.removeprefix(prefix)
+        if re.match(r"\w+:", target):
+            continue  # elsewhere
+        root = ROOT if target.startswith("/") else page.parent
+        path = root / target.lstrip("/") if target else page
+        is_there = path.exists() and (not anchor or path.suffix != ".md" or anchor in anchors(path))
+        if not is_there:
+            broken.append(link)
+    assert not broken
+
+
+def test_broken_links_would_be_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A heading, *here*\n[a](none.md) ![b](page.md#a-heading-here) `[c](d)`\n")
+    assert links(page) == ["none.md", "page.md#a-heading-here"]
+    assert anchors(page) == {"a-heading-here"}
+
+
+def test_the_readme_is_short_and_shows_its_pictures_everywhere():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert pictures
+    assert all(picture.startswith("https://") for picture in pictures)
+    relative = [link for link in links(README) if not link.startswith(("https://", "#"))]
+    assert not relative, "they lead nowhere from the package index"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_imports_what_there_is(page):
+    for code in code_blocks(page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_kfc"):
+                module = importlib.import_module(str(node.module))
+                missing = [a.name for a in node.names if not hasattr(module, a.name)]
+                assert not missing, f"{node.module} has no {missing}"
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "quickstart.md"], ids=name_of)
+def test_marked_code_runs_in_an_empty_folder(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (code,) = code_blocks(page, "run")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert any(value for name, value in names.items() if name.startswith("trainer"))
+
+
+def contributed(mark: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of the code under a mark."""
+    (code,) = code_blocks(CONTRIBUTING, f"run: {mark}")
+    module = types.ModuleType("contributed")
+    monkeypatch.setitem(sys.modules, "contributed", module)
+    exec(code, vars(module))
+    return module
+
+
+def test_the_rule_of_contributing_covers_its_layer(monkeypatch):
+    before = dict(RULES)
+    try:
+        module = contributed("layer rule", monkeypatch)
+        model = nn.Sequential(module.Scaled(4, 3))
+        ((layer,), _) = find_layers(model)
+        assert set(layer.parameters) == {"0.kernel", "0.bias"}
+        assert type(layer.rule).__name__ == "ScaledRule"
+        examples = [{"input": torch.randn(1, 4), "labels": torch.tensor(i % 3)} for i in range(6)]
+
+        def forward(model, batch):
+            return Outputs(model(batch["input"])[:, 0], batch["labels"])
+
+        def collate(rows):
+            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+        prior = ConsolidationPrior.estimate(model, examples, collate, task="old", forward=forward)
+        (block,) = prior.curvature.blocks
+        assert block.operator.A.shape == (5, 5)
+        assert block.operator.G.shape == (3, 3)
+    finally:
+        RULES.clear()
+        RULES.update(before)
+
+
+def test_the_operator_of_contributing_is_known_and_multiplies(monkeypatch):
+    try:
+        module = contributed("operator", monkeypatch)
+        assert OPERATORS["rows"] is module.Rows
+        rows = module.Rows(torch.tensor([1.0, 3.0]))
+        assert rows.damped(0.5).matrix(2, 2).diagonal().tolist() == [2, 2, 4, 4]
+        assert rows.trace((2, 4)) == 16
+        assert rows.problems((3, 4)) == ["r has shape [2]"]
+    finally:
+        OPERATORS.pop("rows", None)
+
+
+def test_the_corpus_of_contributing_is_built(monkeypatch, tmp_path):
+    module = contributed("corpus", monkeypatch)
+    for split in ("train", "validation", "test"):
+        lines = [f"{split}-{i}\tpain in the\tkidney\tof a dog\tK1" for i in range(3)]
+        (tmp_path / split).write_text("\n".join([*lines, f"{split}-9\ta\tb\tc\t"]))
+    (tmp_path / "ontology").write_text("K1\tkidney\nL1\tliver\nH1\theart\n")
+    files = {key: tmp_path / key for key in ("train", "validation", "test", "ontology")}
+    corpus = module.Reports(data_files=files, cache_dir=str(tmp_path / "cache"), num_candidates=2)
+    corpus.download_and_prepare()
+    assert corpus.as_dataset()["test"]["mention"] == ["kidney"] * 3
+    assert corpus.counts.splits["test"].dropped == {"no concept": 1}
+
+
+def test_the_guide_tells_all_commands():
+    page = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `hf-kfc (\w+)`", page, re.M))
+    assert told == {add_arguments.__name__ for add_arguments in COMMANDS}
