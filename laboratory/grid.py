@@ -18,7 +18,7 @@ from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking import CandidateCollator
 
 from .engine import Experiment, ExperimentArguments, Material
-from .methods import Method
+from .methods import check_methods
 from .points import Choices, Point
 from .report import grid_table
 from .tiers import prepare
@@ -87,7 +87,7 @@ class Grid(Experiment):
     def __init__(self, args: GridArguments, *others: Any) -> None:
         self.args, self.tasks = args, (args.old_task, args.task)
         names = ["none", *(name for method in args.methods for name in args.names(method))]
-        super().__init__(args, {name: Method.parse(name) for name in names}, *others)
+        super().__init__(args, check_methods(names), *others)
 
     @property
     def settings(self) -> dict[str, Any]:

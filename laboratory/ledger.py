@@ -13,10 +13,10 @@ from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
 from hf_kfc.ranking.comparison import versions
 
-from .points import Point, Record
+from .points import Point, Record, periods_so_far
 from .processes import process_state
 
-__all__ = ["Ledger", "command", "periods_so_far", "read_ledger", "versions"]
+__all__ = ["Ledger", "command", "read_ledger", "versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,17 +114,6 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], dict[Point, Record]]:
     if len(_whole_lines(content)) < len(content):
         logger.warning("%s ends within a line, as a killed run leaves it: dropped", path)
     return {"settings": settings, "made_by": made_by}, runs
-
-
-def periods_so_far(base: int, period: int) -> tuple[str, ...]:
-    """Return a stream's tasks up to a period: the base periods as one, then each by its number.
-
-    Args:
-        base: How many the base model learns at once.
-        period: Number of the last one.
-    """
-    first = "1" if base == 1 else f"1-{base}"
-    return (first, *map(str, range(base + 1, period + 1)))
 
 
 def command() -> str:

@@ -239,15 +239,31 @@ def methods_help() -> str:
     return "\n".join(f"    {name:18} {part.text}" for name, part in METHODS.items())
 
 
-def check_methods(methods: Sequence[str]) -> list[Method]:
+def check_methods(methods: Sequence[str], search: Sequence[str] = ()) -> dict[str, Method]:
     """Read methods off their names.
 
     Args:
         methods: Names as :meth:`Method.parse` takes them.
+        search: Strengths to search through instead of a method's own, as in ``"kfc=0.5,5,50"``.
 
     Raises:
-        ConsolidationError: One is unknown, given twice, or there is none.
+        ConsolidationError: A method is unknown or given twice, or there is none; or a search is
+            malformed, or of no such method with a penalty.
     """
     if not methods or len(set(methods)) < len(methods):
         raise ConsolidationError(f"methods are {methods}; give at least one, and none twice")
-    return [Method.parse(name) for name in methods]
+    parsed = {name: Method.parse(name) for name in methods}
+    for text in search:
+        name, _, values = text.partition("=")
+        try:
+            strengths = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            strengths = ()
+        if not (strengths and all(0 < s < float("inf") for s in strengths)):
+            raise ConsolidationError(f"search: '{text}' is not METHOD=λ,λ,...; correct it")
+        if name not in parsed or not parsed[name].strengths:
+            raise ConsolidationError(
+                f"search: '{name}' is none of the methods with a penalty; correct it"
+            )
+        parsed[name] = replace(parsed[name], strengths=strengths)
+    return parsed

@@ -66,29 +66,11 @@ class PermutationArguments(ExperimentArguments):
             raise ConsolidationError(f"update_examples is {self.update_examples}; give at least 1")
         # Strengths are chosen against it, so it goes first.
         self.methods = ["none", *(name for name in self.methods if name != "none")]
-        self.parsed()
+        check_methods(self.methods, self.search)
         if missing := [name for name in self.tier3_methods if name not in self.methods]:
             raise ConsolidationError(
                 f"tier3_methods names {', '.join(missing)}, which methods lacks; add it there"
             )
-
-    def parsed(self) -> dict[str, Method]:
-        """Return the methods by name, with the strengths to search through."""
-        methods = {method.name: method for method in check_methods(self.methods)}
-        for text in self.search:
-            name, _, values = text.partition("=")
-            try:
-                strengths = tuple(float(value) for value in values.split(","))
-            except ValueError:
-                strengths = ()
-            if not (strengths and all(0 < s < float("inf") for s in strengths)):
-                raise ConsolidationError(f"search: '{text}' is not METHOD=λ,λ,...; correct it")
-            if name not in methods or not methods[name].strengths:
-                raise ConsolidationError(
-                    f"search: '{name}' is none of the methods with a penalty; correct it"
-                )
-            methods[name] = replace(methods[name], strengths=strengths)
-        return methods
 
 
 class Permutations(Experiment):
@@ -102,7 +84,7 @@ class Permutations(Experiment):
 
     def __init__(self, args: PermutationArguments, *others: Any) -> None:
         self.args, self.update_examples = args, args.update_examples
-        super().__init__(args, args.parsed(), *others)
+        super().__init__(args, check_methods(args.methods, args.search), *others)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "Record",
     "choose",
     "mean_of_old",
+    "periods_so_far",
     "tier3_strengths",
 ]
 
@@ -69,6 +70,17 @@ class Point:
             "strengths": list(self.strengths),
         }
         return values if self.multiple is None else values | {"multiple": self.multiple}
+
+
+def periods_so_far(base: int, period: int) -> tuple[str, ...]:
+    """Return a stream's tasks up to a period: the base periods as one, then each by its number.
+
+    Args:
+        base: How many the base model learns at once.
+        period: Number of the last one.
+    """
+    first = "1" if base == 1 else f"1-{base}"
+    return (first, *map(str, range(base + 1, period + 1)))
 
 
 def mean_of_old(point: Point, record: Record) -> float:

@@ -21,10 +21,9 @@ from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking import CandidateCollator
 
 from .engine import Experiment, ExperimentArguments, Material
-from .ledger import periods_so_far
 from .methods import check_methods
 from .periods import prepare_periods
-from .points import Choices, Point, Record
+from .points import Choices, Point, Record, periods_so_far
 
 __all__ = ["Stream", "StreamArguments"]
 
@@ -73,7 +72,7 @@ class StreamArguments(ExperimentArguments):
                 "and leave at least one to learn later"
             )
         self.refuse_twice("seeds")
-        for method in check_methods(self.methods):
+        for method in check_methods(self.methods).values():
             if method.average == "scores" and method.name != "scores":
                 raise ConsolidationError(
                     f"method '{method.name}' joins others to scores, whose models forget nothing "
@@ -95,7 +94,7 @@ class Stream(Experiment):
 
     def __init__(self, args: StreamArguments, *others: Any) -> None:
         self.args, self.base = args, args.base_periods
-        super().__init__(args, {m.name: m for m in check_methods(args.methods)}, *others)
+        super().__init__(args, check_methods(args.methods), *others)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,12 +1,22 @@
-"""The speed benchmarks run at toy sizes, and leave the committed results alone."""
+"""The benchmarks run at toy sizes, and leave the committed results alone."""
 
+import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SPEED = Path(__file__).parents[1] / "benchmarks" / "speed"
+from laboratory import DataArguments, LearningArguments, RankerArguments
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SPEED = BENCHMARKS / "speed"
+RANKER = RankerArguments(hidden_size=8, vocab_size=500)
+LEARNING = LearningArguments(epochs=1, learning_rate=0.01)
+# As many of each split, so that documents of all reach to the last part.
+DATA = DataArguments(train_examples=64, validation_examples=64, test_examples=64)
 
 
 @pytest.mark.parametrize(
@@ -24,3 +34,40 @@ def test_at_toy_sizes(script: str, words: tuple[object, ...], shown: str) -> Non
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
     assert {path: path.stat().st_mtime_ns for path in SPEED.rglob("*.json")} == before
+
+
+def load(path: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
+    """A benchmark as a module, on tasks that are made up."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, Path(path).stem, module)
+    spec.loader.exec_module(module)
+    for name, value in ({"OLD": "articles", "NEW": "patients"} | changes).items():
+        assert hasattr(module, name)
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_approximations(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("approximations/measure.py", monkeypatch, PARTS=2, RANKS=(1,))
+    stage = benchmark.Stage(RANKER, LEARNING, DATA, replace(DATA, train_examples=32), 0)
+    for rows in (list(stage.compressed()), list(stage.merged())):
+        table = benchmark._table(rows)
+        assert [line.split(" | ")[0] for line in table[2:]] == [f"| {r['prior']}" for r in rows]
+    assert rows[2]["errors"]  # of the merged one
+
+
+def test_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"OLD_EXAMPLES": 64, "CURVATURE_EXAMPLES": 32, "RANKER": RANKER, "LEARNING": LEARNING}
+    benchmark = load("privacy/cost.py", monkeypatch, MULTIPLES=(1.0,), **sizes)
+    stage = benchmark.Stage(DATA, 0)
+    comparison = stage.compare()
+    assert [outcome.method for outcome in comparison.outcomes] == [
+        "none",
+        "whole, λ / Bayes = 1",
+        "published, λ / Bayes = 1",
+    ]
+    assert benchmark._cost_table([comparison, comparison]).count("\n") == 4
+    table = benchmark._membership_table(stage.audit())
+    assert "| whole | published |" in table and "test mentions" in table

@@ -175,7 +175,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
             + f" | {100 * mean(r['old_before'] for r in own):.1f}"
             f" | {100 * mean(r['old'] for r in own):.1f}"
             f" | {mean(drops):.1f}{spread}"
-            f" | {'' if name == 'none' else f'{100 * (1 - mean(drops) / plain):.0f}'}"
+            f" | {f'{100 * (1 - mean(drops) / plain):.0f}' if name != 'none' and plain else ''}"
             f" | {100 * mean(r['new'] for r in own):.1f} |"
         )
     return lines

@@ -21,9 +21,15 @@ from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.priors.audit import audit_tokens
 from hf_kfc.priors.membership import membership_auc
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
-from hf_kfc.ranking import CandidateCollator, cf_reduction
+from hf_kfc.ranking import (
+    CandidateCollator,
+    cf_reduction,
+    ranking_forward,
+    ranking_position_mask,
+)
 from hf_kfc.ranking.comparison import Comparison, Outcome, command, versions
 from laboratory import DataArguments, LearningArguments, RankerArguments
+from laboratory.methods import Method
 from laboratory.tiers import learn, make_prior, prepare
 
 OLD, NEW = "psytar", "medmentions"
@@ -32,6 +38,7 @@ SEEDS, MULTIPLES = (0, 1, 2), (1.0, 10.0)
 RANKER = RankerArguments(hidden_size=128, max_length=48)
 LEARNING = LearningArguments(epochs=6, learning_rate=3e-3, batch_size=32, damping=0.1, bf16=True)
 CURVATURE = CurvatureArguments(curvature="kronecker")
+KFC = Method.parse("kfc")
 
 
 class Stage:
@@ -52,9 +59,8 @@ class Stage:
         self.members, self.left_out = order[:CURVATURE_EXAMPLES], order[CURVATURE_EXAMPLES:]
         task = replace(self.old, train=self.members)
         self.before = self.first.accuracy(self.old.test)
-        whole = make_prior(
-            "kfc", self.first, task, self.collator, CURVATURE, {"accuracy": self.before}
-        )
+        metrics = {"accuracy": self.before}
+        whole = make_prior(KFC, self.first, task, self.collator, CURVATURE, metrics)
         self.priors = {"whole": whole, "published": without_rare_inputs(whole)}
 
     def compare(self) -> Comparison:
@@ -78,7 +84,13 @@ class Stage:
                     which: [
                         asdict(separation)
                         for separation in membership_auc(
-                            prior, self.first.model, self.members, examples, self.collator
+                            prior,
+                            self.first.model,
+                            self.members,
+                            examples,
+                            self.collator,
+                            forward=ranking_forward,
+                            position_mask=ranking_position_mask,
                         )
                     ]
                     for which, examples in others.items()

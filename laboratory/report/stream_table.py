@@ -10,7 +10,8 @@ import pandas as pd
 
 from hf_kfc.errors import ConsolidationError
 
-from ..ledger import periods_so_far, read_ledger
+from ..ledger import read_ledger
+from ..points import periods_so_far
 from .grid_table import spread
 from .tables import Table
 

@@ -20,7 +20,7 @@ from hf_kfc.files import refuse_foreign
 from ..ledger import command, versions
 from ..report.figures import require_matplotlib
 from .cnn_fisher import cnn_fisher
-from .figures import save_cnn_fisher_figure, save_hessian_figure, save_two_parameter_figure
+from .drawing import save_cnn_fisher_figure, save_hessian_figure, save_two_parameter_figure
 from .hessian_lesson import hessian_lesson
 from .two_parameters import two_parameters
 

@@ -27,9 +27,8 @@ from laboratory import (
 )
 from laboratory import periods as periods_module
 from laboratory.averaging import average_parameters
-from laboratory.ledger import periods_so_far
 from laboratory.periods import prepare_periods, split_periods
-from laboratory.points import ANY_CHOICE, Choices, Point
+from laboratory.points import ANY_CHOICE, Choices, Point, periods_so_far
 from laboratory.report import StreamRuns, stream_table
 from laboratory.report.figures import _spread_out, save_stream_figures
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_kfc.errors import HfKfcError
 from laboratory.toys import ToyArguments, cnn_fisher, run_toys, two_parameters
-from laboratory.toys.figures import (
+from laboratory.toys.drawing import (
     save_cnn_fisher_figure,
     save_hessian_figure,
     save_two_parameter_figure,
