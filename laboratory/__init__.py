@@ -9,7 +9,6 @@ from .arguments import (
     LearningArguments,
     RankerArguments,
 )
-from .cli import command_line
 from .engine import Experiment, run
 from .grid import Grid, GridArguments
 from .methods import METHODS, Method, methods_help
@@ -30,7 +29,6 @@ __all__ = [
     "RankerArguments",
     "Stream",
     "StreamArguments",
-    "command_line",
     "grid_table",
     "made_up",
     "methods_help",

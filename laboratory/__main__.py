@@ -14,15 +14,17 @@ Commands, each with its own --help:
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.errors import HfKfcError
+from hf_kfc.ranking import ScriptParser
 
 from . import grid, permutations, stream, toys
 from .arguments import DataArguments, LearningArguments, RankerArguments
-from .cli import command_line
 from .engine import Experiment, run
 from .methods import methods_help
 from .report import ReportArguments, page, run_report
@@ -59,7 +61,8 @@ def main() -> None:
     """Run the command that the command line names.
 
     Raises:
-        SystemExit: As :func:`~laboratory.cli.command_line` does; 2 for an unknown command.
+        SystemExit: With status 1 and one line on stderr for the library's own errors, 2 for a
+            command or arguments that do not parse.
     """
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
@@ -70,7 +73,13 @@ def main() -> None:
         print(f"error: unknown command '{name}'; choose from {known}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
     call, classes, text = COMMANDS[name]
-    command_line(call, classes, text, name)
+    sys.argv = [f"python -m laboratory {name}", *sys.argv[2:]]  # as help and results are to tell it
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    try:
+        call(*ScriptParser(*classes, description=text).parse())
+    except HfKfcError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the recipes take on their command lines, beside learning and curvature."""
+"""What every experiment takes on its command line, beside points and curvature."""
 
 from __future__ import annotations
 

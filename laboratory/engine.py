@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.ranking import CandidateCollator
+from hf_kfc.ranking import CandidateCollator, check_processes
 from hf_kfc.training import bayesian_strength
 
 from .arguments import DataArguments, LearningArguments, RankerArguments, refuse_set, settings_of
@@ -30,7 +30,7 @@ from .data import TaskData
 from .ledger import Ledger
 from .methods import Method
 from .points import ANY_CHOICE, BASELINES, Choices, Point, Record, mean_of_old
-from .processes import check_processes, process_state
+from .processes import process_state
 from .rehearsal import keep_part
 from .tiers import (
     Learned,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
-from hf_kfc.ranking.comparison import versions
+from hf_kfc.ranking.comparison import command, versions
 
 from .points import Point, Record, periods_so_far
 from .processes import process_state
 
-__all__ = ["Ledger", "command", "read_ledger", "versions"]
+__all__ = ["Ledger", "read_ledger"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,14 +113,6 @@ def read_ledger(path: Path) -> tuple[dict[str, Any], dict[Point, Record]]:
     if len(_whole_lines(content)) < len(content):
         logger.warning("%s ends within a line, as a killed run leaves it: dropped", path)
     return {"settings": settings, "made_by": made_by}, runs
-
-
-def command() -> str:
-    """Return the command line, from the script or the laboratory on."""
-    script = sys.argv[0]
-    if Path(script).parts[-2:] == ("laboratory", "__main__.py"):
-        script = "laboratory"
-    return " ".join([script, *sys.argv[1:]])
 
 
 def _runs(line: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[tuple[Point, Record]]:

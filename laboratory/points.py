@@ -8,6 +8,7 @@ from statistics import fmean, geometric_mean
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
+from hf_kfc.ranking import Outcome, choose_strength
 
 __all__ = [
     "ANY_CHOICE",
@@ -16,7 +17,6 @@ __all__ = [
     "Choices",
     "Point",
     "Record",
-    "choose",
     "mean_of_old",
     "periods_so_far",
     "tier3_strengths",
@@ -88,30 +88,6 @@ def mean_of_old(point: Point, record: Record) -> float:
     return fmean(record["validation"][task] for task in point.tasks[:-1])
 
 
-def choose(runs: Mapping[Point, tuple[float, float]], plain: float) -> Point:
-    """Choose a strength on the development splits, by the rule of McInerney et al. 2021.
-
-    The least drop of the old task without too much loss on the new one: among the strengths whose
-    new-task accuracy is at most 0.01 below that of no method, the one with the highest old-task
-    accuracy (the smaller strength, if two are equal). If none keeps the new task, the one that
-    loses least of it.
-
-    Args:
-        runs: Accuracy on the old and on the new task of one method at several strengths.
-        plain: Accuracy of no method on the new task.
-
-    Raises:
-        ConsolidationError: There is no run.
-    """
-    if not runs:
-        raise ConsolidationError("there is no strength to choose from; run at least one")
-    ordered = sorted(runs, key=lambda point: point.strength)
-    kept = [point for point in ordered if runs[point][1] >= plain - 0.01]
-    if not kept:
-        return max(ordered, key=lambda point: runs[point][1])
-    return max(kept, key=lambda point: runs[point][0])
-
-
 @dataclass(frozen=True)
 class Choices:
     """The strengths that the development splits of one seed lead to.
@@ -127,7 +103,7 @@ class Choices:
     old: Callable[[Point, Record], float] = mean_of_old
 
     def chosen(self, tasks: Sequence[str], method: str) -> Point:
-        """Choose among the runs of a method by :func:`choose`.
+        """Choose among the runs of a method by :func:`~hf_kfc.ranking.choose_strength`.
 
         Args:
             tasks: In the order learnt.
@@ -137,15 +113,22 @@ class Choices:
             ConsolidationError: The method, or no method, has not been run on these tasks.
         """
         tasks = tuple(tasks)
-        runs = {
-            point: (self.old(point, record), record["validation"][tasks[-1]])
-            for point, record in self.records.items()
-            if (point.seed, point.tasks, point.method) == (self.seed, tasks, method)
-        }
         none = Point(self.seed, tasks, "none")
         if none not in self.records:
             raise ConsolidationError(f"there is no run of {none} to choose against; run it first")
-        return choose(runs, self.records[none]["validation"][tasks[-1]])
+        runs = {
+            point.strength: point
+            for point in self.records
+            if (point.seed, point.tasks, point.method) == (self.seed, tasks, method)
+        }
+        best = choose_strength(list(map(self._outcome, runs.values())), self._outcome(none))
+        return runs[tuple(best.strengths)]
+
+    def _outcome(self, point: Point) -> Outcome:
+        """What a run did, on the development splits."""
+        record = self.records[point]
+        old, new = self.old(point, record), record["validation"][point.tasks[-1]]
+        return Outcome(point.method, point.strength, None, old, new)
 
 
 class _AnyChoice(Choices):

@@ -27,10 +27,10 @@ from transformers import PreTrainedModel
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.ranking import CandidateCollator
+from hf_kfc.ranking.comparison import command, versions
 from hf_kfc.ranking.tasks import prepare_task
 from laboratory import DataArguments, LearningArguments, RankerArguments
 from laboratory.data import TaskData, encode_task
-from laboratory.ledger import command, versions
 from laboratory.methods import Method
 from laboratory.periods import split_periods
 from laboratory.tiers import as_learned, learn, make_prior, prepare

@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hf_kfc.ranking import require_matplotlib
-
 from .frame import Measures, Summary
 from .groups import COLOURS, group_of
 from .stream_table import FROZEN, RETRAINED, StreamRuns
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "curve_names",
-    "require_matplotlib",
     "save_stream_figures",
     "save_summary_figure",
     "save_tradeoff_figure",

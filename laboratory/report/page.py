@@ -23,10 +23,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.files import refuse_blocked
+from hf_kfc.ranking import require_matplotlib
 
 from .figures import (
     curve_names,
-    require_matplotlib,
     save_stream_figures,
     save_summary_figure,
     save_tradeoff_figure,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_kfc.files import refuse_foreign
+from hf_kfc.ranking import require_matplotlib
+from hf_kfc.ranking.comparison import command, versions
 
-from ..ledger import command, versions
-from ..report.figures import require_matplotlib
 from .cnn_fisher import cnn_fisher
 from .drawing import save_cnn_fisher_figure, save_hessian_figure, save_two_parameter_figure
 from .hessian_lesson import hessian_lesson

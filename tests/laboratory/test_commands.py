@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_kfc.errors import DataError, HfKfcError
-from laboratory import LearningArguments, __main__, command_line
+from laboratory import LearningArguments, __main__
 from laboratory.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,8 +113,9 @@ class Arguments:
 
 
 def call(function, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
-    command_line(function, (Arguments,), "Text.")
+    monkeypatch.setitem(COMMANDS, "made_up", (function, (Arguments,), "Text."))
+    monkeypatch.setattr(sys, "argv", ["laboratory", "made_up", *arguments])
+    __main__.main()
 
 
 def test_arguments_are_parsed_and_passed_on(monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_kfc.errors import ConsolidationError
-from laboratory.points import Choices, Point, choose, tier3_strengths
+from laboratory.points import Choices, Point, tier3_strengths
 
 TASKS = ("a", "b", "c")
 
@@ -64,17 +64,3 @@ def test_tier_3_keeps_the_first_strength_and_searches_around_the_mean_of_the_sec
     assert [point.tasks for point in tried] == [("a", "b", "c")] * 3
     assert [point.strengths[0] for point in tried] == [3.0] * 3
     assert [point.strengths[1] for point in tried] == pytest.approx([0.04, 4.0, 400.0])
-
-
-def chosen(*runs: tuple[float, float, float]) -> float:
-    """Of runs (multiple, old accuracy, new accuracy), beside 0.5 by no method."""
-    tried = {Point(0, ("a", "b"), "kfc", (), m): (old, new) for m, old, new in runs}
-    return choose(tried, 0.5).strength[0]
-
-
-def test_the_smaller_of_two_strengths_that_are_equal_is_chosen():
-    assert chosen((10.0, 0.6, 0.5), (3.0, 0.6, 0.5), (1.0, 0.5, 0.6)) == 3.0
-
-
-def test_if_all_lose_too_much_the_one_that_loses_least_is_chosen():
-    assert chosen((1.0, 0.3, 0.47), (10.0, 0.4, 0.48), (100.0, 0.9, 0.1)) == 10.0

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from hf_kfc.curvature import Block, Curvature, Kronecker, Layout
 from hf_kfc.priors import ConsolidationPrior, Provenance
 from laboratory.data import TaskData
-from laboratory.figures import save_prediction_figure
-from laboratory.prediction import Increase, Prediction, measure_prediction
+from laboratory.prediction import (
+    Increase,
+    Prediction,
+    measure_prediction,
+    save_prediction_figure,
+)
 
 TASK = TaskData("old", [{"split": "train"}] * 300, [], [{"split": "test"}] * 300)
 
