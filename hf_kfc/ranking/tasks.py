@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from .corpora.bc5cdr import Bc5cdr
 from .corpora.builder import CandidateRankingBuilder
+from .corpora.cadec import Cadec
+from .corpora.clinical_notes import ClinicalNotes
 from .corpora.codiesp import CodiEsp
-from .corpora.medmentions import MedMentionsLines
+from .corpora.medmentions import MedMentions, MedMentionsLines
+from .corpora.mednorm import MedNorm
 from .corpora.psytar import PsyTar
+from .corpora.pubtator import Pubtator
+from .corpora.tac_adr import TacAdr
+from .corpora.twimed import TwiMed
 
-__all__ = ["TASKS", "Task", "prepare_task", "register_task"]
+__all__ = ["CORPORA", "TASKS", "Task", "prepare_task", "register_task"]
+
+
+CORPORA: dict[str, type[CandidateRankingBuilder]] = {
+    "bc5cdr": Bc5cdr,
+    "cadec": Cadec,
+    "clinical_notes": ClinicalNotes,
+    "codiesp": CodiEsp,
+    "mednorm": MedNorm,
+    "medmentions": MedMentions,
+    "medmentions_lines": MedMentionsLines,
+    "psytar": PsyTar,
+    "pubtator": Pubtator,
+    "tac_adr": TacAdr,
+    "twimed": TwiMed,
+}
+"""The builders by the name of the corpus or format that they read."""
 
 
 @dataclass(frozen=True)
@@ -37,42 +61,14 @@ class Task:
     ontology_license: str | None = None
 
 
-TASKS: dict[str, Task] = {
-    "medmentions": Task(
-        MedMentionsLines,
-        files={
-            "train": "medmentions_st21pv/train.jsonl.gz",
-            "test": "medmentions_st21pv/test.jsonl.gz",
-            "ontology": "ontologies/cui_names_strict.tsv.gz",
-        },
-        ontology_license="open_cui_names",
-    ),
-    "psytar": Task(
-        PsyTar,
-        files={"mentions": "psytar/psytar_mentions.tsv.gz"},
-        config={"retrieval": "tfidf"},
-    ),
-    "bc5cdr": Task(
-        Bc5cdr,
-        files={
-            "train": "bc5cdr/train_corpus.pubtator.txt.gz",
-            "validation": "bc5cdr/dev_corpus.pubtator.txt.gz",
-            "test": "bc5cdr/test_corpus.pubtator.txt.gz",
-            "ontology": "bc5cdr/mesh_names.tsv.gz",
-        },
-        ontology_license="mesh",
-    ),
-    "codiesp": Task(
-        CodiEsp,
-        files={
-            "train": "codiesp/trainX.tsv",
-            "validation": "codiesp/devX.tsv",
-            "test": "codiesp/testX.tsv",
-            "texts": "codiesp/text_files_es_en.tar.gz",
-            "ontology": "icd10cm/icd10cm2019.tsv.gz",
-        },
-    ),
-}
+def _known() -> dict[str, Task]:
+    """Read the tasks of the package."""
+    text = files(__package__).joinpath("tasks.toml").read_text(encoding="utf-8")
+    known = tomllib.loads(text)
+    return {name: Task(CORPORA[task.pop("corpus")], **task) for name, task in known.items()}
+
+
+TASKS: dict[str, Task] = _known()
 """The tasks by name, open to others: see :func:`register_task`."""
 
 
@@ -141,15 +137,14 @@ def prepare_task(
 
 
 def _locate(
-    name: str, files: Mapping[str, str], data_dir: str | Path | None
+    name: str, places: Mapping[str, str], data_dir: str | Path | None
 ) -> dict[str, Path] | None:
-    if not files:
+    if not places:
         return None
     if data_dir is None:
-        raise DataError(
-            f"task {name!r} reads files; pass data_dir, the folder with {', '.join(files.values())}"
-        )
-    paths = {key: Path(data_dir) / file for key, file in files.items()}
+        listed = ", ".join(places.values())
+        raise DataError(f"task {name!r} reads files; pass data_dir, the folder with {listed}")
+    paths = {key: Path(data_dir) / file for key, file in places.items()}
     for path in paths.values():
         if not path.is_file():
             raise DataError(f"task {name!r}: {path} is missing; put it there or correct data_dir")

@@ -13,7 +13,7 @@ from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
-__all__ = ["Cadec", "read_label"]
+__all__ = ["Cadec"]
 
 # "A | a | + B | b |" (both), "A | a | or B | b |" (either), "A/B": several codes and their names.
 _BETWEEN = re.compile(r"\s*(?:\+|/|\|?\s*\bor\b)\s*(?=\d{6})")
@@ -22,20 +22,12 @@ _CONCEPT = re.compile(r"(?P<code>\d{6,18})(?!\d)\s*(?P<name>.*)")
 _WITHOUT_CODE = re.compile(r"(?:^|\|)\s*(?:\+|/|or\b)")
 
 
-def read_label(label: str) -> tuple[tuple[str, str], ...] | None:
-    """Read the concepts of a span from its label.
+def _read_label(label: str) -> tuple[tuple[str, str], ...] | None:
+    """Read code and name of each concept from the label of a span; none if it is no label.
 
-    Args:
-        label: For example ``"271782001 | Drowsy |"``, ``"10013649/10019211"`` or
-            ``"CONCEPT_LESS"``.
-
-    Returns:
-        Code and name of each concept, the name empty where there is none; ``None`` if the label is
-        none of these.
-
-    Example:
-        >>> read_label("102498003 | Agony| or 76948002|Severe pain|")
-        (('102498003', 'Agony'), ('76948002', 'Severe pain'))
+    Labels are ``"271782001 | Drowsy |"``, ``"10013649/10019211"`` (codes alone) or
+    ``"CONCEPT_LESS"``; for example ``"102498003 | Agony| or 76948002|Severe pain|"`` has two
+    concepts.
     """
     if is_nil(label.strip("| ")):
         return ()
@@ -74,7 +66,7 @@ class Cadec(DocumentCorpus):
             marked, document.spans = document.spans, []
             for span in marked:
                 (label,) = span.types
-                concepts = read_label(label)
+                concepts = _read_label(label)
                 if concepts is None:
                     message = f"{label[:80]!r} is no code; correct or remove the line"
                     problems("label is no code", span.where, message)

@@ -20,7 +20,7 @@ from ..problems import Problems
 from .clinical_notes import CodedNotes
 from .config import SPLITS, RankingConfig, one_of
 
-__all__ = ["LABELS", "CodiEsp", "CodiEspConfig", "read_codiesp", "read_codiesp_texts"]
+__all__ = ["LABELS", "CodiEsp", "CodiEspConfig"]
 
 LABELS = ("DIAGNOSTICO", "PROCEDIMIENTO")
 """What is coded: diagnoses in ICD-10-CM, procedures in ICD-10-PCS."""
@@ -56,8 +56,9 @@ class CodiEsp(CodedNotes):
     """CodiEsp v4 (Miranda-Escalada et al. 2020), with the official splits.
 
     The notes are Spanish and the ontology's names are English: it is the evidence in the train
-    notes, added to the names, by which most codes are found. See :func:`read_codiesp` for what is
-    put right in the release.
+    notes, added to the names, by which most codes are found. Rows of the release with an empty
+    piece (``1320 1320``) keep their others; where the evidence and the text at its offsets differ
+    in punctuation alone, the text counts. Both are remarks.
 
     ``data_files``: ``train``, ``validation``, ``test`` (the files ``trainX.tsv``, ``devX.tsv`` and
     ``testX.tsv``), ``texts`` (the archive of the texts) and, optionally, ``ontology`` (see
@@ -73,34 +74,17 @@ class CodiEsp(CodedNotes):
     def _documents(self, split: str, problems: Problems) -> Iterable[Document]:
         # The texts of all splits are read for each of them, and reported on once.
         common = problems if split == SPLITS[0] else Problems("count")
-        texts = read_codiesp_texts(self._file("texts"), common)
-        return read_codiesp(self._file(split), texts, self.config.label, problems)
+        texts = _read_codiesp_texts(self._file("texts"), common)
+        return _read_codiesp(self._file(split), texts, self.config.label, problems)
 
 
-def read_codiesp(
+def _read_codiesp(
     path: str | Path,
     texts: Mapping[str, str],
     label: str = "DIAGNOSTICO",
     problems: Problems | None = None,
 ) -> Iterator[Document]:
-    """Read the spans of a file ``trainX.tsv``, ``devX.tsv`` or ``testX.tsv``.
-
-    Some rows of the release have an empty piece (``1320 1320``), and in some the evidence and the
-    text at its offsets differ in punctuation alone. Such a span keeps its other pieces and the
-    text at its offsets, and says so in its remarks.
-
-    Args:
-        path: The file.
-        texts: The text of each note by its identifier (see :func:`read_codiesp_texts`).
-        label: Which spans to read, one of ``LABELS``; the others are passed over.
-        problems: Told of malformed rows, each left out; by default they raise.
-
-    Yields:
-        The notes that have such spans, in the order of their first rows.
-
-    Raises:
-        DataError: The file is missing, or ``problems`` raises.
-    """
+    """Read the spans of a label out of ``trainX.tsv``, ``devX.tsv`` or ``testX.tsv``."""
     problems = problems or Problems()
     table = NoteTable(texts, problems)
     for number, line in read_lines(path, problems):
@@ -131,22 +115,13 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def read_codiesp_texts(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
-    """Read the Spanish texts out of the archive, without unpacking it.
+def _read_codiesp_texts(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
+    """Read the Spanish texts, by identifier, out of the archive, without unpacking it.
 
-    Args:
-        path: A tar archive, compressed or not, with the folders ``text_files``; others (the
-            translations, which offsets do not count in) are passed over.
-        problems: Told of a text that is not UTF-8 or comes twice, and of a damaged archive, of
-            which the rest is then lost; by default they raise. Of an archive that is not
-            compressed and ends between two texts nothing shows that more should follow: the rows
-            of :func:`read_codiesp` then lack their texts, and are told of.
-
-    Returns:
-        The texts by identifier.
-
-    Raises:
-        DataError: The file is missing, or ``problems`` raises.
+    Its folders ``text_files`` are read and others (the translations, which offsets do not count
+    in) passed over. Of a damaged archive the rest is lost; of one that is not compressed and ends
+    between two texts nothing shows that more should follow: rows then lack their texts, and are
+    told of.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; check the path or fetch the corpus")

@@ -14,7 +14,7 @@ from .config import RankingConfig, stable_fraction
 from .documents import DocumentCorpus
 from .pubtator import ID_LISTS, Pubtator
 
-__all__ = ["MedMentions", "MedMentionsLines", "MedMentionsLinesConfig", "read_mentions"]
+__all__ = ["MedMentions", "MedMentionsLines", "MedMentionsLinesConfig"]
 
 _FIELDS = ("doc", "mention", "cui", "left", "right")
 _VALIDATION_SHARE = 0.10
@@ -37,20 +37,8 @@ class MedMentions(Pubtator):
     OPTIONAL_FILES = ()
 
 
-def read_mentions(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
-    """Read mentions from JSON lines with the fields ``doc, mention, cui, left, right``.
-
-    Args:
-        path: The file, gzipped or not.
-        problems: Told of lines that are not an object with these fields as strings, the first
-            three not empty; by default they raise.
-
-    Yields:
-        Each mention in what the line has of its document, in the file's order.
-
-    Raises:
-        DataError: The file is missing, or ``problems`` raises.
-    """
+def _read_mentions(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+    """Read each mention in what its line has of its document."""
     problems = problems or Problems()
     for where, record in read_json_lines(path, problems):
         values = [value for name in _FIELDS if isinstance(value := record.get(name), str)]
@@ -87,7 +75,8 @@ class MedMentionsLines(DocumentCorpus):
     the vocabulary has none. Mentions of a concept with no name at all are dropped and counted
     as not in the ontology.
 
-    ``data_files``: ``train`` and ``test`` (see :func:`read_mentions`) and ``ontology`` (see
+    ``data_files``: ``train`` and ``test`` (JSON lines with the strings ``doc, mention,
+    cui, left, right``, the first three not empty) and ``ontology`` (see
     :class:`RankingConfig`).
     """
 
@@ -97,7 +86,7 @@ class MedMentionsLines(DocumentCorpus):
     OPTIONAL_FILES = ()
 
     def _documents(self, split: str, problems: Problems) -> Iterator[Document]:
-        for document in read_mentions(self._file(split), problems) if split in self.FILES else ():
+        for document in _read_mentions(self._file(split), problems) if split in self.FILES else ():
             held_out = split == "train" and stable_fraction(document.id) < _VALIDATION_SHARE
             document.split = "validation" if held_out else split
             yield document

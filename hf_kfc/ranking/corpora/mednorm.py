@@ -16,7 +16,7 @@ from ..problems import Problems
 from .config import RankingConfig, one_of
 from .documents import DocumentCorpus
 
-__all__ = ["MedNorm", "MedNormConfig", "read_mednorm"]
+__all__ = ["MedNorm", "MedNormConfig"]
 
 _CODES = {"meddra": "single_mapped_meddra_codes", "snomed": "single_mapped_sct_ids"}
 _COLUMNS = ("original_dataset", "instance_id", "phrase")
@@ -25,24 +25,10 @@ _COLUMNS = ("original_dataset", "instance_id", "phrase")
 _SPAN = re.compile(r"(?P<document>.+?)(?:_(?=[0-9]+\.ann_)|\.ann_)(?P<key>.+)")
 
 
-def read_mednorm(
+def _read_mednorm(
     path: str | Path, vocabulary: str = "meddra", problems: Problems | None = None
 ) -> Iterator[Document]:
-    """Read the release's table: tab-separated, with a header, fields quoted where they must be.
-
-    Args:
-        path: The file, gzipped or not. Of its columns are read ``original_dataset``,
-            ``instance_id``, ``phrase`` and ``single_mapped_meddra_codes`` or
-            ``single_mapped_sct_ids``.
-        vocabulary: ``"meddra"`` or ``"snomed"``.
-        problems: Told of malformed rows; by default they raise.
-
-    Yields:
-        Each row's phrase, in the file's order.
-
-    Raises:
-        DataError: The file is missing, a column is not there, or ``problems`` raises.
-    """
+    """Read each row's phrase, mapped to the codes of ``"meddra"`` or ``"snomed"``."""
     problems = problems or Problems()
     columns = (*_COLUMNS, _CODES[vocabulary])
     for where, row in read_table(path, columns, problems, quotes=True):
@@ -86,7 +72,8 @@ class MedNorm(DocumentCorpus):
     stands in train too.
 
     ``data_files``: ``mentions`` and, optionally, ``ontology`` (identifiers are MedDRA codes or
-    SNOMED CT ids).
+    SNOMED CT ids). Of the columns of ``mentions`` are read ``original_dataset``, ``instance_id``,
+    ``phrase`` and ``single_mapped_meddra_codes`` or ``single_mapped_sct_ids``.
     """
 
     LICENSE = CORPUS_LICENSES["mednorm"]
@@ -96,4 +83,4 @@ class MedNorm(DocumentCorpus):
     config: MedNormConfig
 
     def _all_documents(self, problems: Problems) -> Iterator[Document]:
-        return read_mednorm(self._file("mentions"), self.config.vocabulary, problems)
+        return _read_mednorm(self._file("mentions"), self.config.vocabulary, problems)

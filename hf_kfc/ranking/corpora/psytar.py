@@ -14,7 +14,7 @@ from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
-__all__ = ["PsyTar", "read_psytar", "read_psytar_workbook"]
+__all__ = ["PsyTar"]
 
 _COLUMNS = ("review", "mention", "cuis", "cui_names", "sentence")
 _SHEETS = ("ADR_Mapped", "WD-Mapped", "SSI_Mapped", "DI_Mapped")
@@ -25,20 +25,8 @@ _SENTENCE_TITLES = {2: "drug_id", 3: "sentence_index", 4: "sentences"}
 _CONCEPT = re.compile(r"(?P<cui>C[0-9]{7})[\s/\]]+(?P<name>[^/]*[^/\s])\s*(?:/.*)?", re.I | re.S)
 
 
-def read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
-    """Read the mapped sheets of PsyTAR as one tab-separated table with a header.
-
-    Args:
-        path: The file, gzipped or not. Of its columns are read ``review``, ``mention``, ``cuis``,
-            ``cui_names`` (both joined by ``|``) and ``sentence``.
-        problems: Told of malformed rows; by default they raise.
-
-    Yields:
-        Each mention in its sentence, in the file's order.
-
-    Raises:
-        DataError: The file or a column is missing, or ``problems`` raises.
-    """
+def _read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+    """Read each mention of the table in its sentence."""
     problems = problems or Problems()
     for where, row in read_table(path, _COLUMNS, problems):
         ids, names = row["cuis"].split("|"), row["cui_names"].split("|")
@@ -54,22 +42,8 @@ def read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[
         yield _sentence(row["review"], row["mention"], row["sentence"], concepts, key, where)
 
 
-def read_psytar_workbook(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
-    """Read the mapped sheets of PsyTAR's workbook.
-
-    Args:
-        path: ``PsyTAR_dataset.xlsx``. Of it are read the sheets ``ADR_Mapped``, ``WD-Mapped``,
-            ``SSI_Mapped`` and ``DI_Mapped``, and the sentences of ``Sentence_Labeling``.
-        problems: Told of rows with no review or mention, and of what starts like a CUI and is
-            none; by default they raise.
-
-    Yields:
-        Each mention in its sentence, sheet by sheet; without concepts where no cell has a code.
-
-    Raises:
-        DataError: openpyxl is not installed, the file is not such a workbook, or ``problems``
-            raises.
-    """
+def _read_psytar_workbook(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+    """Read each mention of the workbook in its sentence, sheet by sheet."""
     problems = problems or Problems()
     workbook = _open_workbook(path)
     sentences: dict[tuple[Any, Any], str] = {}
@@ -185,8 +159,10 @@ class PsyTar(DocumentCorpus):
     Three rows of the release's workbook are malformed (one without a review, two with a CUI of
     six digits): read it with ``on_error="count"``.
 
-    ``data_files``: ``mentions``, the workbook (see :func:`read_psytar_workbook`) or its mapped
-    sheets as a table (see :func:`read_psytar`), and, optionally, ``ontology``.
+    ``data_files``: ``mentions``, the workbook ``PsyTAR_dataset.xlsx`` (read are ``ADR_Mapped``,
+    ``WD-Mapped``, ``SSI_Mapped``, ``DI_Mapped``, and the sentences of ``Sentence_Labeling``) or
+    these sheets as one tab-separated table with the columns ``review``, ``mention``, ``cuis``,
+    ``cui_names`` (both joined by ``|``) and ``sentence``; and, optionally, ``ontology``.
     """
 
     LICENSE = CORPUS_LICENSES["psytar"]
@@ -197,4 +173,4 @@ class PsyTar(DocumentCorpus):
         # By content and not by suffix: the download cache of `datasets` renames files.
         with Path(path).open("rb") as file:
             zipped = file.read(2) == b"PK"
-        return (read_psytar_workbook if zipped else read_psytar)(path, problems)
+        return (_read_psytar_workbook if zipped else _read_psytar)(path, problems)

@@ -17,7 +17,7 @@ from ..problems import Problems
 from .config import SPLITS, RankingConfig
 from .documents import DocumentCorpus
 
-__all__ = ["ID_LISTS", "Pubtator", "PubtatorConfig", "read_ids"]
+__all__ = ["ID_LISTS", "Pubtator", "PubtatorConfig"]
 
 ID_LISTS = tuple(f"{split}_ids" for split in SPLITS)
 """The keys of the files that list the documents of each split."""
@@ -45,19 +45,8 @@ class PubtatorConfig(RankingConfig):
             raise DataError(f"types is {self.types!r}; give a list of semantic types, or none")
 
 
-def read_ids(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
-    """Read a list of document identifiers, one a line.
-
-    Args:
-        path: The file, gzipped or not.
-        problems: Told of lines that are not one new identifier; by default they raise.
-
-    Returns:
-        The identifiers in the file's order, each with its file and line, ``"path:number"``.
-
-    Raises:
-        DataError: The file is missing, or ``problems`` raises.
-    """
+def _read_ids(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
+    """Read identifiers of documents, one a line, each with its file and line."""
     problems = problems or Problems()
     ids: dict[str, str] = {}
     for number, line in read_lines(path, problems):
@@ -82,7 +71,7 @@ class Pubtator(DocumentCorpus):
     are kept and counted as a remark, as are the relation lines that are passed over, by kind.
 
     ``data_files``: ``ontology``, and either ``train``, ``validation`` and ``test``, or one file
-    ``corpus`` with ``train_ids``, ``validation_ids`` and ``test_ids`` (see :func:`read_ids`).
+    ``corpus`` with ``train_ids``, ``validation_ids`` and ``test_ids`` (an identifier a line).
     Mentions of a document of ``corpus`` that is in no list are dropped and counted, and what is
     malformed in ``corpus`` is counted, with the split ``train``.
     """
@@ -124,11 +113,11 @@ class Pubtator(DocumentCorpus):
 
     def _listed(self, split: str, problems: Problems) -> Iterator[Document]:
         """Read the corpus with the first split, and say which documents of a list it lacks."""
-        own = read_ids(self._file(f"{split}_ids"), problems)
+        own = _read_ids(self._file(f"{split}_ids"), problems)
         if split == SPLITS[0]:
             lists = {split: own}
             for other in SPLITS[1:]:  # what is wrong in them is told in their turn
-                lists[other] = read_ids(self._file(f"{other}_ids"), Problems("count"))
+                lists[other] = _read_ids(self._file(f"{other}_ids"), Problems("count"))
             self._missing = _owners(lists)
             for document in read_pubtator(self._file("corpus"), problems):
                 document.split = self._missing.pop(document.id, "")

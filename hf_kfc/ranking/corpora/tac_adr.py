@@ -15,7 +15,7 @@ from ..problems import Problems
 from .config import split_by_hash
 from .documents import DocumentCorpus
 
-__all__ = ["TacAdr", "read_drug_label"]
+__all__ = ["TacAdr"]
 
 _OFFSETS = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _Element: TypeAlias = tuple[str, dict[str, str]]  # file and line, attributes
@@ -67,25 +67,13 @@ def _parse(path: Path) -> _Label:
     return label
 
 
-def read_drug_label(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
-    """Read the adverse reactions of a drug label.
+def _read_drug_label(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+    """Read each adverse reaction of a drug label in the section that it is in.
 
-    A mention belongs to the reaction of its words, whose normalisations are its concepts: MedDRA's
-    preferred terms. A reaction flagged as unmapped, and a mention of no listed reaction (one that
-    is negated or hypothetical), has none.
-
-    Args:
-        path: The XML file.
-        problems: Told of a file that is not such a label, and of malformed elements; by default
-            they raise.
-
-    Yields:
-        Each mention of an adverse reaction in the section that it is in, in the file's order.
-        Those of other types (severities, factors, drug classes ...) have no concepts and are
-        passed over.
-
-    Raises:
-        DataError: ``problems`` raises.
+    A mention belongs to the reaction of its words, whose normalisations are its concepts. A
+    reaction flagged as unmapped, and a mention of no listed reaction (one that is negated or
+    hypothetical), has none. Mentions of other types (severities, factors, drug classes ...) are
+    passed over.
     """
     problems = problems or Problems()
     try:
@@ -158,7 +146,7 @@ class TacAdr(DocumentCorpus):
 
     def _documents(self, split: str, problems: Problems) -> Iterator[Document]:
         for path in self._paths(split):
-            for document in read_drug_label(path, problems):
+            for document in _read_drug_label(path, problems):
                 held_out = split == "train" and split_by_hash(document.id) == "validation"
                 document.split = "validation" if held_out else split
                 yield document

@@ -15,25 +15,14 @@ from ..licenses import CORPUS_LICENSES
 from ..problems import Problems
 from .documents import DocumentCorpus
 
-__all__ = ["TwiMed", "read_brat_names"]
+__all__ = ["TwiMed"]
 
 _NAME = re.compile(r"name:[^:]*:\s*(?P<name>\S.*?)\s*")
 _DISAGREEMENT = "0"  # of the annotators on the concept
 
 
-def read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[str, list[str]]:
-    """Read the names of concepts from a file of brat's normalisation database.
-
-    Args:
-        path: Its lines are ``id<TAB>name:Name:preferred<TAB>name:Also known as:synonym...``.
-        problems: Told of malformed lines; by default they raise.
-
-    Returns:
-        The names by identifier, the preferred one first.
-
-    Raises:
-        DataError: The file is missing, or ``problems`` raises.
-    """
+def _read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[str, list[str]]:
+    """Read names by identifier from brat's database, ``id<TAB>name:Name:...<TAB>name:...``."""
     problems = problems or Problems()
     names: dict[str, list[str]] = {}
     for number, line in read_lines(path, problems):
@@ -68,7 +57,7 @@ class TwiMed(DocumentCorpus):
     FILES = ("annotations", "concepts")
 
     def _names(self, problems: Problems) -> Mapping[str, Sequence[str]]:
-        names = read_brat_names(self._file("concepts"), problems)
+        names = _read_brat_names(self._file("concepts"), problems)
         return {i: own for i, own in names.items() if i != _DISAGREEMENT and not is_nil(i)}
 
     def _all_documents(self, problems: Problems) -> Iterator[Document]:

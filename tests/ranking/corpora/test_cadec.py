@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.corpora.cadec import Cadec, read_label
+from hf_kfc.ranking.corpora.cadec import Cadec, _read_label
 from hf_kfc.ranking.problems import Problems
 
 NAMES = {"271782001": "Drowsy", "22253000": "Pain", "62507009": "Pins and needles"}
@@ -34,7 +34,7 @@ NAME = st.from_regex(r"[A-Z][a-z]{1,8}( [a-z]{3,8})?", fullmatch=True)
     ],
 )
 def test_labels(label, concepts):
-    assert read_label(label) == concepts
+    assert _read_label(label) == concepts
 
 
 @given(
@@ -42,14 +42,14 @@ def test_labels(label, concepts):
     st.sampled_from([" + ", " or ", "/", "+"]),
 )
 def test_labels_that_are_written_are_read(concepts, between):
-    assert read_label(between.join(f"{c} | {name} |" for c, name in concepts)) == tuple(concepts)
+    assert _read_label(between.join(f"{c} | {name} |" for c, name in concepts)) == tuple(concepts)
     codes = tuple((code, "") for code, _ in concepts)
-    assert read_label(between.join(code for code, _ in concepts)) == codes
+    assert _read_label(between.join(code for code, _ in concepts)) == codes
 
 
 @given(st.text())
 def test_any_other_label_has_no_code(label):
-    assert all(code.isdecimal() and len(code) >= 6 for code, _ in read_label(label) or ())
+    assert all(code.isdecimal() and len(code) >= 6 for code, _ in _read_label(label) or ())
 
 
 def post(number: int) -> tuple[str, list[str]]:

@@ -10,8 +10,8 @@ from real_data import DATA, needs_data
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.corpora.medmentions import MedMentions, MedMentionsLines, read_mentions
-from hf_kfc.ranking.corpora.pubtator import read_ids
+from hf_kfc.ranking.corpora.medmentions import MedMentions, MedMentionsLines, _read_mentions
+from hf_kfc.ranking.corpora.pubtator import _read_ids
 from hf_kfc.ranking.formats.documents import pieces_text
 from hf_kfc.ranking.problems import Problems
 
@@ -147,7 +147,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, rows, escaped):
     objects = [dict(zip(names, row, strict=True)) for row in rows]
     lines = [json.dumps(row, ensure_ascii=escaped) + "\n" for row in objects]
     file.write_bytes("".join(lines).encode())
-    read = list(read_mentions(file))
+    read = list(_read_mentions(file))
     for document, (id_, mention, concept, left, right) in zip(read, rows, strict=True):
         (span,) = document.spans
         assert (document.id, span.text, span.concepts) == (id_, mention, (concept,))
@@ -163,14 +163,15 @@ def test_a_line_cut_short_is_never_a_mention(tmp_path_factory, cut):
     file = tmp_path_factory.getbasetemp() / "cut.jsonl"
     file.write_text(f"{TRAIN[1]}\n{TRAIN[0][:cut]}\n{TRAIN[2]}\n")
     problems = Problems("count")
-    assert [d.spans[0].text for d in read_mentions(file, problems)] == ["hot1", "hot2"]
+    assert [d.spans[0].text for d in _read_mentions(file, problems)] == ["hot1", "hot2"]
     assert problems.counts == {"line is not JSON": 1}
 
 
 @needs_data
 def test_real_lists_are_read_without_a_problem():
     lists = [
-        read_ids(FOLDER / f"corpus_pubtator_pmids_{split}.txt") for split in ("trng", "dev", "test")
+        _read_ids(FOLDER / f"corpus_pubtator_pmids_{split}.txt")
+        for split in ("trng", "dev", "test")
     ]
     assert [len(ids) for ids in lists] == [2635, 878, 879]
     assert len(set().union(*lists)) == 4392

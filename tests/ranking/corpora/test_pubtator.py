@@ -10,7 +10,7 @@ from pubtator_text import block
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.corpora.documents import overlapping_spans
-from hf_kfc.ranking.corpora.pubtator import Pubtator, read_ids
+from hf_kfc.ranking.corpora.pubtator import Pubtator, _read_ids
 from hf_kfc.ranking.formats.documents import Span
 from hf_kfc.ranking.problems import Problems
 
@@ -183,10 +183,10 @@ def test_a_document_in_two_lists_is_refused(corpus):
 def test_read_ids(tmp_path):
     file = tmp_path / "ids"
     file.write_text(" 12 \r\n\nPMC3\n")
-    assert read_ids(file) == {"12": f"{file}:1", "PMC3": f"{file}:3"}
+    assert _read_ids(file) == {"12": f"{file}:1", "PMC3": f"{file}:3"}
     problems = Problems("count")
     file.write_bytes(b"1\n\xff\n1\n")
-    assert list(read_ids(file, problems)) == ["1"]
+    assert list(_read_ids(file, problems)) == ["1"]
     assert problems.counts == {"not UTF-8": 1, "document listed twice": 1}
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.corpora.twimed import TwiMed, read_brat_names
+from hf_kfc.ranking.corpora.twimed import TwiMed, _read_brat_names
 from hf_kfc.ranking.problems import Problems
 
 CONCEPTS = (
@@ -136,9 +136,9 @@ def test_malformed_names_raise_or_are_counted(tmp_path, line):
     path = tmp_path / "Concepts.txt"
     path.write_text(CONCEPTS + line)
     with pytest.raises(DataError, match=r"Concepts.txt:6: expected 'id<TAB>name:Name:...', got "):
-        read_brat_names(path)
+        _read_brat_names(path)
     problems = Problems("count")
-    assert len(read_brat_names(path, problems)) == 5
+    assert len(_read_brat_names(path, problems)) == 5
     assert problems.counts == {"line is not 'id<TAB>name:Name:...'": 1}
 
 
@@ -151,4 +151,4 @@ def test_names_that_are_written_are_read(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("names") / "Concepts.txt"
     rows = [[id_, *(f"name:Name:{name}" for name in own)] for id_, own in names.items()]
     path.write_text("".join("\t".join(fields) + "\n" for fields in rows))
-    assert read_brat_names(path) == names
+    assert _read_brat_names(path) == names
