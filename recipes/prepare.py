@@ -12,12 +12,12 @@ Of a built-in task, from its files under their own licences:
     python recipes/prepare.py --task medmentions --data_dir data --output_dir prepared/medmentions
 
 tier1.py and the others take the folder as --dataset, and so does datasets.load_dataset. With
---push_to_hub org/name it is published too, privately, unless a licence forbids it.
+--push_to_hub org/name it is pushed too, privately, unless a licence forbids it.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,35 +27,11 @@ import datasets
 from hf_kfc import ranking
 from hf_kfc.errors import DataError, HfKfcError
 from hf_kfc.files import refuse_foreign
-from hf_kfc.ranking.corpora.bc5cdr import Bc5cdr
 from hf_kfc.ranking.corpora.builder import COUNTS_FILE, CandidateRankingBuilder
-from hf_kfc.ranking.corpora.cadec import Cadec
-from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
-from hf_kfc.ranking.corpora.codiesp import CodiEsp
-from hf_kfc.ranking.corpora.medmentions import MedMentions, MedMentionsLines
-from hf_kfc.ranking.corpora.mednorm import MedNorm
-from hf_kfc.ranking.corpora.psytar import PsyTar
-from hf_kfc.ranking.corpora.pubtator import Pubtator
-from hf_kfc.ranking.corpora.tac_adr import TacAdr
-from hf_kfc.ranking.corpora.twimed import TwiMed
 from hf_kfc.ranking.dataset_card import Terms, counts_table
 from hf_kfc.ranking.licenses import ONTOLOGY_LICENSES
-from hf_kfc.ranking.publishing import push_to_hub, save_dataset
-from hf_kfc.ranking.tasks import TASKS, prepare_task
-
-CORPORA: Mapping[str, type[CandidateRankingBuilder]] = {
-    "bc5cdr": Bc5cdr,
-    "cadec": Cadec,
-    "clinical_notes": ClinicalNotes,
-    "codiesp": CodiEsp,
-    "mednorm": MedNorm,
-    "medmentions": MedMentions,
-    "medmentions_lines": MedMentionsLines,
-    "psytar": PsyTar,
-    "pubtator": Pubtator,
-    "tac_adr": TacAdr,
-    "twimed": TwiMed,
-}
+from hf_kfc.ranking.push_dataset import push_to_hub, save_dataset
+from hf_kfc.ranking.tasks import CORPORA, TASKS, prepare_task
 
 
 @dataclass
@@ -94,7 +70,7 @@ class PrepareArguments:
         default=None, metadata={"help": "Processes that look for candidates (default: one)."}
     )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "Dataset repository to publish in too, as ORG/NAME."}
+        default=None, metadata={"help": "Dataset repository to push to as well, as ORG/NAME."}
     )
     hub_private_repo: bool = field(
         default=True, metadata={"help": "Whether only its members may see the repository."}
@@ -108,7 +84,7 @@ class PrepareArguments:
     )
     redistribute: str | None = field(
         default=None,
-        metadata={"help": "Why you may publish what its licences forbid; the card tells it."},
+        metadata={"help": "Why you may push what its licences forbid; the card tells it."},
     )
 
     def __post_init__(self) -> None:
@@ -127,7 +103,7 @@ class PrepareArguments:
 
 
 def main() -> None:
-    """Build a data set, print its counts, save it and, if asked to, publish it."""
+    """Build a data set, print its counts, save it and, if asked to, push it."""
     (args,) = ranking.ScriptParser(PrepareArguments, description=__doc__).parse()
     refuse_foreign(Path(args.output_dir), f"{args.name}/{COUNTS_FILE}")  # only an older one goes
     if args.task is not None:
@@ -153,7 +129,7 @@ def main() -> None:
         private = args.hub_private_repo
         terms_given = {"ontology_license": license_, "redistribute": args.redistribute}
         commit = push_to_hub(builder, args.push_to_hub, args.name, private=private, **terms_given)
-        print(f"published at {commit.commit_url}")
+        print(f"pushed as {commit.commit_url}")
 
 
 def read_config(

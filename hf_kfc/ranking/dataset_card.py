@@ -1,4 +1,4 @@
-"""The card of a published data set: what it holds, whence, on what terms, and how it was made."""
+"""The card of a pushed data set: what it holds, whence, on what terms, and how it was made."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _SHOWN_RECALLS = (1, 5, 10, 25)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a set is published.
+    """On what terms a set is pushed.
 
     Args:
         text: Licence of the corpus; ``None`` if it is not known.
         names: Licence of the ontology, whose names the candidates show; ``None`` likewise.
-        redistribute: Why the set may be published all the same where these do not allow it.
+        redistribute: Why the set may be pushed all the same where these do not allow it.
     """
 
     text: License | None
@@ -54,7 +54,7 @@ class Terms:
             builder: The corpus. One that reads no file ``ontology`` has its names from its text.
             ontology_license: The licence of the file ``ontology``; by default what its format
                 tells.
-            redistribute: A reason to publish in spite of licences.
+            redistribute: A reason to push in spite of licences.
         """
         own_names = "ontology" not in (builder.config.data_files or {})
         known = ONTOLOGY_LICENSES.get(builder.config.ontology_format)
@@ -62,7 +62,7 @@ class Terms:
         return cls(builder.LICENSE, names, (redistribute or "").strip() or None)
 
     def check(self, name: str) -> None:
-        """Make sure that the set may be published.
+        """Make sure that the set may be pushed.
 
         Args:
             name: What messages call it.
@@ -76,7 +76,7 @@ class Terms:
             if license_ is None or not license_.redistributable:
                 why = "is not known" if license_ is None else f"({license_.name}) forbids it"
                 raise DataError(
-                    f"{name}: not published, the licence of its {what} {why}; if you have the "
+                    f"{name}: not pushed, the licence of its {what} {why}; if you have the "
                     "right to pass it on, say why by 'redistribute'"
                 )
 
@@ -93,7 +93,7 @@ def dataset_card(
     Args:
         builder: The prepared corpus.
         config_name: The name of its configuration.
-        terms: On what terms it is published.
+        terms: On what terms it is pushed.
         repository: Where it can be loaded from.
         existing: The card so far, with other configurations.
 

@@ -152,7 +152,7 @@ def load_examples(
     """Load ranking examples and make sure that they can be learnt.
 
     Args:
-        dataset: A folder (of :func:`~hf_kfc.ranking.publishing.save_dataset`, of
+        dataset: A folder (of :func:`~hf_kfc.ranking.push_dataset.save_dataset`, of
             ``DatasetDict.save_to_disk``, or any that ``datasets.load_dataset`` reads), a data set
             on the Hub as ``"org/name"`` or ``"org/name@revision"``, or a key of
             :data:`~hf_kfc.ranking.tasks.TASKS`. What is a folder is taken for one.

@@ -52,7 +52,7 @@ def test_open_text_with_open_names_may_be_published(builder, ontology_license):
 )
 def test_anything_else_needs_a_reason(builder, ontology_license, message):
     for no_reason in (None, "", "  "):
-        with pytest.raises(DataError, match=f"^mine: not published, .*{message}; if you have"):
+        with pytest.raises(DataError, match=f"^mine: not pushed, .*{message}; if you have"):
             Terms.of(builder, ontology_license, no_reason).check("mine")
     Terms.of(builder, ontology_license, "it is mine").check("mine")
 

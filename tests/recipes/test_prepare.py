@@ -78,12 +78,12 @@ def test_files_of_the_users_own(recipes, corpus, tmp_path):
     assert again.status == 0, again.err
 
 
-def test_publishing_by_the_command(hub, recipes, corpus, tmp_path):
+def test_pushing_by_the_command(hub, recipes, corpus, tmp_path):
     arguments, _ = corpus
     arguments += ["--output_dir", tmp_path / "prepared", "--push_to_hub", "org/name"]
     refused = recipes.call("prepare", *arguments)
     assert refused.status == 1
-    assert "pubtator: not published, the licence of its text is not known" in refused.errors[0]
+    assert "pubtator: not pushed, the licence of its text is not known" in refused.errors[0]
     assert not (tmp_path / "prepared").exists()
     result = subprocess.run(
         [sys.executable, "recipes/prepare.py", *arguments, "--redistribute", "made up for a test"],
@@ -96,7 +96,7 @@ def test_publishing_by_the_command(hub, recipes, corpus, tmp_path):
     assert result.returncode == 0, result.stderr
     repository = hub.repositories["dataset", "org/name"]
     head = repository.resolve("main")
-    assert f"published at {hub.endpoint}/datasets/org/name/commit/{head.sha}" in result.stdout
+    assert f"pushed as {hub.endpoint}/datasets/org/name/commit/{head.sha}" in result.stdout
     assert repository.private
     own = {name: digest for name, digest in content(tmp_path / "prepared").items() if digest}
     own.pop("README.md")  # it says from where to load

@@ -70,7 +70,7 @@ def push_to_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> CommitInfo:
-    """Publish a built set in a dataset repository, in one commit.
+    """Push a built set to a dataset repository, in one commit.
 
     A repository may hold several corpora, each as a configuration of its own: what the others and
     the card's own words say stays as it is. Where somebody commits at the same time, the commit is
@@ -81,7 +81,7 @@ def push_to_hub(
         repo_id: The repository, ``"organisation/name"``; made if it is not there.
         config_name: The name of the configuration; an older one of the name is replaced.
         ontology_license: Licence of the file ``ontology``, where its format does not tell.
-        redistribute: Why you may publish what the licences forbid, or what has none that is
+        redistribute: Why you may push what the licences forbid, or what has none that is
             known; the card tells it.
         private: Whether only its members may see the repository.
         token: Access token; by default the one logged in with.
@@ -148,7 +148,7 @@ def _commit(
             CommitOperationAdd(_CARD, card.encode()),
         ]
 
-    message = f"Publish {config_name}"
+    message = f"Push {config_name}"
     made = commit(api, repo_id, changes, message=message, repo_type="dataset").made
     assert made is not None  # the card alone is a change
     return made

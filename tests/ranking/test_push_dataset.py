@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from tiny_corpus import SIZES, TinyCorpus
 
 from hf_kfc.errors import DataError, HfKfcError, HubError
-from hf_kfc.ranking.publishing import push_to_hub, save_dataset
+from hf_kfc.ranking.push_dataset import push_to_hub, save_dataset
 
 NAME = "org/ranking"
 
@@ -79,7 +79,7 @@ def check_same(data, builder):
 def test_two_corpora_in_one_repository(hub, api, push, builders, tmp_path):
     first = push("patients")
     second = push("articles")
-    assert titles(api) == ["Publish articles", "Publish patients", "initial commit"]
+    assert titles(api) == ["Push articles", "Push patients", "initial commit"]
     info = api.dataset_info(NAME)
     assert (info.sha, info.private) == (second.oid, True)
     assert first.commit_url == f"{hub.endpoint}/datasets/{NAME}/commit/{first.oid}"
@@ -117,7 +117,7 @@ def test_what_others_wrote_stays_and_what_is_old_goes(hub, api, push):
 
 def test_what_a_licence_forbids_stays_here(hub, push, monkeypatch):
     monkeypatch.setattr(TinyCorpus, "LICENSE", None)
-    with pytest.raises(DataError, match=r"^patients: not published, the licence of its text is no"):
+    with pytest.raises(DataError, match=r"^patients: not pushed, the licence of its text is no"):
         push()
     assert not hub.requests
     push(redistribute="they are my own notes")
@@ -133,7 +133,7 @@ def test_somebody_commits_at_the_same_time(hub, api, push):
 
     hub.before("POST", "/commit/", other)
     push("articles", redistribute="so that the card differs")
-    assert titles(api)[:2] == ["Publish articles", "Publish patients"]
+    assert titles(api)[:2] == ["Push articles", "Push patients"]
     assert {path.split("/")[0] for path in files(hub)} >= {"articles", "patients"}
     assert card(hub).count("<!-- begin") == 2
     assert "so that the card differs" in card(hub)
@@ -143,7 +143,7 @@ def test_somebody_commits_at_the_same_time(hub, api, push):
     assert len(hub.asked("POST", "/commit/")) == 4 + 5
 
 
-def test_a_failure_half_way_publishes_nothing_and_is_made_good(hub, api, push):
+def test_a_failure_half_way_pushes_nothing_and_is_made_good(hub, api, push):
     api.create_repo(NAME, repo_type="dataset", private=True)
     hub.fail("PUT", "/lfs/", status=400)
     with pytest.raises(DataError, match="try again"):
@@ -162,7 +162,7 @@ def test_a_failure_half_way_publishes_nothing_and_is_made_good(hub, api, push):
         push()  # done, but nobody told us
     done = api.dataset_info(NAME).sha
     assert push().oid == done
-    assert titles(api) == ["Publish patients", "initial commit"]
+    assert titles(api) == ["Push patients", "initial commit"]
 
 
 def test_a_repository_is_as_private_as_was_asked_for(hub, api, push):
