@@ -9,6 +9,7 @@ import jinja2
 import yaml  # type: ignore[import-untyped]
 
 from .errors import HfKfcError
+from .text import printable
 
 __all__ = ["metadata_of", "render", "with_section"]
 
@@ -25,10 +26,26 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_LONG = 200  # characters of a name
+_MARKUP = str.maketrans({c: f"\\{c}" for c in "`[]|"} | {"<": "&lt;", ">": "&gt;"})
+
+
+def _as_text(value: object) -> str:
+    """Show what others have named: on one line, without links, tags or cells of its own."""
+    return printable(value, _LONG).translate(_MARKUP)
+
+
+def _as_code(value: object) -> str:
+    return f"`{printable(value, _LONG).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+_TEMPLATES.filters |= {"as_text": _as_text, "as_code": _as_code}
 
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of the folder ``model_cards``.
+
+    Names that others gave go through the filters ``as_text`` and ``as_code`` there.
 
     Args:
         template: Its file name.

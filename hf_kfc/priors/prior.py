@@ -50,7 +50,7 @@ class ConsolidationPrior(BasePrior):
         source: The commit on the Hub that it was read from; None of a folder or a fresh one.
 
     Raises:
-        PriorError: The parts do not fit each other; all misfits are listed.
+        PriorError: The parts do not fit each other; all problems are listed.
 
     Example:
         >>> prior = ConsolidationPrior.from_pretrained("runs/tier1/prior")  # doctest: +SKIP
@@ -307,7 +307,7 @@ class ConsolidationPrior(BasePrior):
         Raises:
             PriorError: Files are missing, damaged or out of reach, or their content is not a
                 valid prior (names, shapes, dtypes, non-finite values, asymmetric or indefinite
-                factors); all misfits are listed.
+                factors); all problems are listed.
         """
         prior, source = load(cls, name_or_path, revision, layers, token, cache_dir)
         prior.source = source

@@ -74,9 +74,7 @@ def test_examples_that_cannot_be_told_apart_are_refused(run: Any, tokens: int) -
     embed = {"embed": nn.Embedding(6, 4)} if run is once_for_all else {}
     model = Logits(run, **embed, head=nn.Linear(4, 3))
     data = vectors(4, tokens, 4)
-    with pytest.raises(
-        CurvatureError, match=r"not separate for each|depend on the others of"
-    ):
+    with pytest.raises(CurvatureError, match=r"not separate for each|depend on the others of"):
         estimate(model, data, curvature_batch_size=2)
 
 

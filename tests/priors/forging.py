@@ -59,7 +59,7 @@ def refusal(folder: Path) -> str:
 
 
 def phrases(folder: Path) -> list[str]:
-    """Load what cannot be loaded and return the misfits that the error lists."""
+    """Load what cannot be loaded and return the problems that the error lists."""
     try:
         ConsolidationPrior.from_pretrained(folder)
     except PriorError as error:

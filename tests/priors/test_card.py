@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -130,3 +131,36 @@ def test_licence_statement_and_prediction():
     assert "Not measured." in plain.text
     assert "The publisher has made no statement about the data." in plain.text
     assert 'from_pretrained("org/a-kfc")' in plain.text
+
+
+def test_names_of_others_are_no_markup():
+    """Of a downloaded prior that is pushed again: no link, tag, cell or heading of its own."""
+    evil = "x\n# Verified\n[click](javascript:alert(1)) <script>1</script> | 1 | `code` \x1b[2J"
+    made = prior()
+    errors = {evil: 0.1}
+    names = {"task": evil, "labels": evil, "sharing": evil, "curvature": evil, "base_model": evil}
+    numbers = {"anchor_metrics": {evil: 1.0}, "merged": {evil: 1.0}, "dropped_inputs": {evil: 1}}
+    for more in ({}, {"merged": {}}):
+        origin = replace(
+            PROVENANCE,
+            **{**names, **numbers, **more},
+            min_examples=10,
+            approximation_errors=errors,
+            library_versions={evil: evil},
+        )
+        words, *others = made.curvature.blocks
+        blocks = (replace(words, name=evil), *others)
+        curvature = replace(made.curvature, blocks=blocks, ignored=(evil,))
+        card = prior_card(ConsolidationPrior(made.anchor, curvature, origin), "org/a-kfc")
+        assert evil.count("|") == 2
+        plain = prior_card(made, "org/a-kfc")
+        headings = [line for line in card.splitlines() if line.startswith("#")]
+        assert len(headings) == len([line for line in plain.splitlines() if line.startswith("#")])
+        assert "\x1b" not in card
+        text = re.sub(r"`[^`\n]*(?<!\\)`", "", card.replace("\\`", ""))
+        assert "<script>" not in text
+        assert not re.search(r"(?<!\\)\[click", text)
+        rows = [line for line in card.splitlines() if line.startswith("| ") and "Verified" in line]
+        assert len(rows) >= 4
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)\|", row)) in (3, 6)  # a table of two columns or of five

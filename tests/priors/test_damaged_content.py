@@ -337,7 +337,7 @@ def test_all_damages_are_listed_together(tmp_path: Path) -> None:
     assert sorted(found) == sorted(phrase for _, phrase in chosen)
 
 
-def test_misfits_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
+def test_problems_are_listed_in_the_order_of_names(tmp_path: Path) -> None:
     """Safetensors gives empty tensors in another order every time."""
 
     def add(_: Config, tensors: Tensors) -> None:

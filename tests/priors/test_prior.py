@@ -305,7 +305,7 @@ def test_check_passes() -> None:
     prior().check(partly_frozen)
 
 
-def test_check_lists_every_misfit() -> None:
+def test_check_lists_every_problem() -> None:
     other = model()
     del other.words
     other.query = nn.Linear(4, 2)
@@ -313,12 +313,12 @@ def test_check_lists_every_misfit() -> None:
     other.scale = nn.Parameter(torch.zeros(1))
     with pytest.raises(PriorError) as refusal:
         prior().check(other)
-    prefix, misfits = str(refusal.value).split(": ", 1)
+    prefix, problems = str(refusal.value).split(": ", 1)
     assert prefix == (
         "prior of task 'old' does not fit Model; leave what is meant to differ out of it with "
         "prior.without([...])"
     )
-    assert misfits.split("; ") == [
+    assert problems.split("; ") == [
         "the model has no parameter words.weight",
         "query.weight has shape [2, 4], the prior's has [3, 4]",
         "query.bias has shape [2], the prior's has [3]",
@@ -378,7 +378,7 @@ def test_parts_that_do_not_fit_are_all_listed() -> None:
     ]
 
 
-def test_an_operator_with_several_misfits() -> None:
+def test_an_operator_with_several_problems() -> None:
     broken = Kronecker(torch.full((3, 3), torch.nan), torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     block = Block("a", Layout.OUT_IN, {"w": (2, 3)}, broken)
     assert _refused({"w": torch.zeros(2, 3)}, (block,)) == [
