@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 import sys
 import types
@@ -141,3 +142,20 @@ def test_the_guide_tells_all_commands():
     page = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `hf-kfc (\w+)`", page, re.M))
     assert told == {add_arguments.__name__ for add_arguments in COMMANDS}
+
+
+def test_new_names_of_the_changelog_exist():
+    table = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Migrating")[2]
+    rows = re.findall(r"^\| (?!---|0\.1\.0 )(.+) \| (.+) \|$", table, re.M)
+    names = [n for _, new in rows for n in re.findall(r"`((?:hf_kfc|laboratory)\.[\w.]+)`", new)]
+    assert len(names) > 15
+    missing = [name for name in names if not exists(name)]
+    assert not missing
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one, or an attribute of that."""
+    try:
+        return bool(pkgutil.resolve_name(name))
+    except (ImportError, AttributeError):
+        return False
