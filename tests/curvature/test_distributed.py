@@ -9,7 +9,17 @@ from torch import distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from .tiny import Mlp, assert_equal_matrices, bert, choices, estimate, images, pad_choices, vectors
+from .tiny import (
+    Mlp,
+    assert_equal_matrices,
+    bert,
+    bert_without_a_rule,
+    choices,
+    estimate,
+    images,
+    pad_choices,
+    vectors,
+)
 
 CASES: dict[str, dict[str, Any]] = {
     "kronecker": {"curvature": "kronecker"},
@@ -20,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
     "sampled": {"curvature": "kronecker", "labels": "sampled"},
     "sampled_ekfac": {"curvature": "kronecker_eigen", "labels": "sampled"},
     "exact": {"curvature": "kronecker", "labels": "exact"},
+    "fallback": {"curvature": "kronecker"},
+    "fallback_ekfac": {"curvature": "kronecker_eigen", "labels": "sampled"},
     "part": {"curvature": "kronecker", "max_curvature_examples": 3},
     "fewer_than_processes": {"curvature": "kronecker_eigen", "max_curvature_examples": 1},
 }
@@ -31,9 +43,10 @@ def run_cases() -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    model, data = bert(), choices(5)
+    plain, without_a_rule, data = bert(), bert_without_a_rule(), choices(5)
     results = {}
     for name, arguments in CASES.items():
+        model = without_a_rule if name.startswith("fallback") else plain
         curvature = estimate(model, data, pad_choices(), curvature_batch_size=2, **arguments)
         results[name] = (curvature.num_examples, images(curvature))
     return results

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from hf_kfc.commands.diff import compare_blocks
+from hf_kfc.commands.inspect import summarise_layers
 from hf_kfc.curvature import (
     OPERATORS,
     Block,
@@ -158,6 +160,12 @@ def test_priors_of_it_are_kept_penalised_and_merged(model: nn.Module, tmp_path: 
             torch.testing.assert_close(value, expected)
         merged = ConsolidationPrior.merge(made, rank=1)
         assert merged.curvature.blocks[0].operator.kind == "spiked"
+        (layer,) = summarise_layers(loaded)
+        assert layer.operator == "spiked"
+        values = torch.linalg.eigvalsh(block.operator.matrix(Q, P))
+        assert layer.spectrum.largest == pytest.approx(float(values.max()), rel=1e-5)
+        (difference,) = compare_blocks(made[0], loaded)
+        assert difference.curvature == pytest.approx(0, abs=1e-6)
     finally:
         OPERATORS.pop("spiked")
 

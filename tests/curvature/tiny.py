@@ -299,6 +299,20 @@ def bert(attention: str = "eager", **settings: Any) -> BertForMultipleChoice:
     return BertForMultipleChoice(config).to(torch.get_default_dtype())
 
 
+class OtherLinear(nn.Linear):
+    """Of a class that overrides ``forward``, so that its parent's rule is not its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def bert_without_a_rule() -> BertForMultipleChoice:
+    """A tiny BERT with a pooler that no rule covers."""
+    model = bert()
+    model.bert.pooler.dense.__class__ = OtherLinear
+    return model
+
+
 def choices(count: int, candidates: Sequence[int] = (2, 3, 4)) -> list[dict[str, Any]]:
     """Multiple-choice examples of mixed numbers of candidates and mixed lengths."""
     made = []
