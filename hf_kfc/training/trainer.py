@@ -108,7 +108,9 @@ class ConsolidationMixin(_Base):
             self._check_priors()
             self.add_callback(_ConsolidationSteps(self))
         if self.priors or self._identity() != self.plain_identity:
-            self.add_callback(_ConsolidationState({} if self.priors else self._identity()))
+            # Labels are not counted before the training: _begin says what the strengths are.
+            is_known = not self.priors or self.consolidation.strengths is not None
+            self.add_callback(_ConsolidationState(self._identity() if is_known else {}))
 
     @property
     def consolidation(self) -> ConsolidationConfig:

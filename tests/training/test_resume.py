@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import Trainer
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.priors import ConsolidationPrior, PriorSource
+from hf_kfc.hub import Source
+from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import RankingConsolidationTrainer
 from hf_kfc.ranking.trainer import RankingTrainer
 
@@ -166,7 +167,7 @@ def test_refusals(
 
 def test_where_a_prior_came_from_is_kept_and_may_change(tmp_path: Path) -> None:
     (published,) = priors()
-    published.source = PriorSource("org/prior", "0123456789" * 4)
+    published.source = Source("org/prior", "0123456789" * 4)
     make_trainer(tmp_path / "one", [published], max_steps=1).train()
     state = json.loads((tmp_path / "one" / "checkpoint-1" / "trainer_state.json").read_text())
     identity = state["stateful_callbacks"]["_ConsolidationState"]["attributes"]["identity"]
