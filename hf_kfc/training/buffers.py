@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ from .adapters import plain_name
 from .fitting import Patterns
 
 __all__ = ["BufferWatch"]
+
+logger = logging.getLogger(__name__)
 
 
 class BufferWatch:
@@ -38,16 +41,20 @@ class BufferWatch:
             if isinstance(getattr(module, "running_mean", None), Tensor)
             and plain_name(f"{name}.running_mean") not in free
         }
+        if self.modules:
+            kinds = Counter(type(module).__name__ for module in self.modules.values())
+            logger.warning(
+                "%s stay in evaluation mode, with the running statistics that they have: other "
+                "ones would change what is said of the old task's inputs. List them in `ignore` to "
+                "let them move.",
+                ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+            )
         kept = model.state_dict().keys()  # others, as tables of positions, are computed anew
         self._before: dict[str, Tensor] | None = {
             name: buffer.detach().clone()
             for name, buffer in model.named_buffers()
             if name in kept and buffer.is_floating_point() and plain_name(name) not in free
         }
-
-    def __str__(self) -> str:
-        kinds = Counter(type(module).__name__ for module in self.modules.values())
-        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
     def hold(self) -> None:
         """Put the modules with running statistics into evaluation mode, after ``model.train()``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -103,6 +103,7 @@ class ConsolidationMixin(_Base):
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
         self._settings = self.consolidation
+        self._buffers: BufferWatch | None = None
         self._refuse_unsupported()
         if self.priors:
             self._check_priors()
@@ -164,6 +165,8 @@ class ConsolidationMixin(_Base):
         """
         if not self.priors:
             return super().training_step(*args, **kwargs)
+        if self._buffers is None:
+            self._begin()  # a step by itself, without train()
         self._completes = self.accelerator.sync_gradients
         # Around compute_loss, whoever overrides it; not in its place: it is evaluated too.
         own, compute_loss = vars(self).get("compute_loss"), self.compute_loss
@@ -197,13 +200,6 @@ class ConsolidationMixin(_Base):
         self._penalty_sum, self._penalty_steps, self._completes = None, 0, False
         self._ignores_items: bool | None = None
         self._buffers = BufferWatch(self._plain_model(), self._settings.ignore)
-        if self._buffers.modules:
-            logger.warning(
-                "%s stay in evaluation mode, with the running statistics that they have: other "
-                "ones would change what is said of the old task's inputs. List them in `ignore` to "
-                "let them move.",
-                self._buffers,
-            )
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, _ConsolidationState):
                 callback.identity = self._identity()
@@ -216,6 +212,7 @@ class ConsolidationMixin(_Base):
                 f"the first optimizer step had no penalty: {owner}.training_step goes past the "
                 "Trainer's; let it call super().training_step(...), or override compute_loss"
             )
+        assert self._buffers is not None
         self._buffers.check(self._plain_model())
 
     def _consolidated_loss(
@@ -227,6 +224,7 @@ class ConsolidationMixin(_Base):
         **kwargs: Any,
     ) -> Any:
         """Return the loss, plus the penalty in the last micro-batch of an optimizer step."""
+        assert self._buffers is not None
         self._buffers.hold()
         parts, every = self.current_gradient_accumulation_steps, self._settings.penalty_every
         is_scaled = self._is_scaled(kwargs.get("num_items_in_batch"))
@@ -237,21 +235,19 @@ class ConsolidationMixin(_Base):
         completes, self._completes = self._completes, False
         self._penalty_steps += completes
         due = completes and (self.state.global_step + 1) % every == 0
-        if due and self._penalty is None:
-            # Before the forward: FSDP2 swaps the parameters for unsharded copies there.
-            self._penalty = self._make_penalty()
-        embeddings = self._penalty.of_embeddings() if due and self._penalty is not None else None
+        penalty = self._make_penalty() if due else None
+        embeddings = penalty.of_embeddings() if penalty is not None else None
         result = compute_loss(model, inputs, *args, **kwargs)
         loss, *outputs = result if isinstance(result, tuple) else (result,)
         if is_mean:
             loss = loss / parts
-        if embeddings is not None and self._penalty is not None:
-            penalty, per_prior = self._penalty(embeddings)
+        if penalty is not None:
+            value, per_prior = penalty(embeddings)
             # Summed on the device: reading a value here would wait for it in every step.
             previous = 0.0 if self._penalty_sum is None else self._penalty_sum
             self._penalty_sum = previous + every * per_prior
             # training_step divides what is not scaled by the number of accumulated micro-batches.
-            loss = loss + every * (1 if is_scaled else parts) * penalty.to(loss.device)
+            loss = loss + every * (1 if is_scaled else parts) * value.to(loss.device)
         return (loss, *outputs) if isinstance(result, tuple) else loss
 
     def _is_scaled(self, num_items: Tensor | int | None) -> bool:
@@ -282,6 +278,7 @@ class ConsolidationMixin(_Base):
         if items is None or not accumulates or declared or self.compute_loss_func is not None:
             return False
         if self._ignores_items is None:
+            self._make_penalty()
             model.eval()
             with torch.no_grad():
                 one, two = (
@@ -289,7 +286,9 @@ class ConsolidationMixin(_Base):
                     for n in (items, 2 * items)
                 )
             model.train()
-            self._buffers.hold()
+            if self._buffers is not None:
+                self._buffers.hold()
+            self._reshard()
             torch.clear_autocast_cache()  # it would keep weights cast without gradient
             one, two = (x[0] if isinstance(x, tuple) else x for x in (one, two))
             seen = torch.stack([(one != two).any(), (one == two).all() & (one != 0).any()]).float()
@@ -315,8 +314,8 @@ class ConsolidationMixin(_Base):
 
     def _num_labels(self) -> float:
         """How many labels the new loss is a mean over; counted once for each data set."""
-        data = self.train_dataset
-        if not isinstance(data, Sized):
+        data, examples = self.train_dataset, self._num_examples()
+        if not examples:
             return 0
         if self._labels_of is None or self._labels_of[0] is not data:
             count = count_labels(
@@ -332,10 +331,15 @@ class ConsolidationMixin(_Base):
                 "The new loss is a mean over %g labels of %d examples: strengths are by default "
                 "N_old / (2 * %g).",
                 count,
-                len(data),
+                examples,
                 count,
             )
         return self._labels_of[1]
+
+    def _num_examples(self) -> int:
+        """Examples of the new task, 0 if that is not known; a dict holds several data sets."""
+        data = self.train_dataset
+        return len(data) if isinstance(data, Sized) and not isinstance(data, Mapping) else 0
 
     def _shifts_labels(self) -> bool:
         """Whether the loss compares a position with the next label, by what the Trainer knows."""
@@ -350,9 +354,8 @@ class ConsolidationMixin(_Base):
         if config.strengths is not None:
             strengths_for(config.strengths, self.priors)
         else:  # what has none is to be said now, and labels are counted when they are asked for
-            data = self.train_dataset
             for prior in self.priors:
-                bayesian_strength(prior, len(data) if isinstance(data, Sized) else 0)
+                bayesian_strength(prior, self._num_examples())
         for prior in self.priors:
             fit(prior, model, config.ignore, config.added_rows)
             merged_for = prior.provenance.merge_damping
@@ -381,16 +384,26 @@ class ConsolidationMixin(_Base):
         """Undo what an evaluation before training does to the model in several processes.
 
         It marks the model as prepared, so that accelerate would not wrap it in DDP and every
-        process would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that
-        the optimizer would step on temporary copies.
+        process would train alone.
+        """
+        vars(self.model).pop("_is_accelerate_prepared", None)
+        self._reshard()
+
+    def _reshard(self) -> None:
+        """Undo what a forward pass without gradient does under FSDP2.
+
+        It leaves the root's parameters unsharded, so that the optimizer would step on temporary
+        copies.
         """
         assert isinstance(self.model, nn.Module)
-        vars(self.model).pop("_is_accelerate_prepared", None)
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     def _make_penalty(self) -> ConsolidationPenalty:
+        """Return the penalty, made before a first forward: FSDP2 has unsharded copies after it."""
+        if self._penalty is not None:
+            return self._penalty
         args, config = self.args, self._settings
         penalty = ConsolidationPenalty(
             self._plain_model(),
@@ -410,6 +423,7 @@ class ConsolidationMixin(_Base):
             penalty.num_blocks,
             config.penalty_dtype,
         )
+        self._penalty = penalty
         return penalty
 
     def _mean_penalties(self) -> list[float]:

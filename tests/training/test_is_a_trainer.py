@@ -10,6 +10,7 @@ import pytest
 import torch
 from launching import launch_two
 from text_models import classifier, gradients, labelled, llama, pad, prior_of, t5, texts, train
+from text_worker import CASES
 from torch import Tensor, nn
 from transformers import (
     Seq2SeqTrainer,
@@ -203,18 +204,32 @@ def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
 # Two processes
 
 
-def test_two_processes(tmp_path: Path) -> None:
-    """DDP averages gradients, and the Trainer multiplies the loss by the number of processes."""
-    found = launch_two("text_worker", tmp_path)
-    assert found.keys() == {"True", "False"}
-    for averaged, ranks in found.items():
-        for rank in ranks:
-            assert not isinstance(rank, str), rank
-            plain, ours = rank
-            penalty = ours - plain
-            torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT), msg=averaged)
-            assert torch.equal(plain, ranks[0][0])
-    assert not torch.equal(found["True"][0][0], found["False"][0][0])
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    return launch_two("text_worker", tmp_path_factory.mktemp("two_processes"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes(case: str, two_processes: dict[str, list[Any]]) -> None:
+    """The Trainer multiplies the loss by the number of processes, as DDP takes the mean of it.
+
+    That of the head whose loss is a mean over the micro-batch it multiplies in vain, and by the
+    number of micro-batches.
+    """
+    too_much = 4.0 if case in ("mean", "sharded") else 1.0
+    first = None
+    for rank in two_processes[case]:
+        assert not isinstance(rank, str), rank
+        plain, ours = rank
+        assert len(plain) == len(ours) == 2
+        for (_, task), (_, both) in zip(plain, ours, strict=True):
+            for name, gradient in both.items():
+                penalty = gradient - task[name] / too_much
+                expected = torch.full_like(penalty, GRADIENT)
+                torch.testing.assert_close(penalty, expected, rtol=1e-4, atol=1e-5, msg=name)
+        first = first or ours
+        for name, gradient in ours[0][1].items():
+            assert torch.equal(gradient, first[0][1][name])
 
 
 # Who computes the loss

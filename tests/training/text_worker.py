@@ -1,4 +1,4 @@
-"""Trains a causal language model in two processes, with and without a prior."""
+"""Trains models in two processes, with and without a prior; test_is_a_trainer.py looks at it."""
 
 from __future__ import annotations
 
@@ -8,44 +8,64 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from text_models import gradients, llama, prior_of, texts, train
+from consolidation_cases import TRAINS_SHARDED
+from text_models import classifier, labelled, llama, prior_of, texts, train
 from torch import distributed as dist
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.distributed import DistributedConfig
 
 from hf_kfc.training import ConsolidationConfig, ConsolidationTrainer
 
+CASES = ["averaged", "apart", "mean", *["sharded"] * TRAINS_SHARDED]
 
-def run(averaged: bool, folder: Path) -> list[Any]:
-    """Gradients of the plain Trainer and of ours."""
-    config = ConsolidationConfig(strengths=[0.7], damping=0.0)
-    return [
-        gradients(
-            train(
-                kind,
-                llama(),
-                texts(),
-                folder,
-                [prior_of(llama())],
-                config,
-                gradient_accumulation_steps=2,
-                average_tokens_across_devices=averaged,
-            )
+
+def make(case: str, folder: Path) -> PreTrainedModel:
+    """A model whose loss is divided by all tokens, or is a mean over the micro-batch."""
+    if case in ("averaged", "apart"):
+        return llama()
+    model: PreTrainedModel = classifier()
+    if case == "sharded":
+        model.save_pretrained(folder / "model")
+        dist.barrier()
+        model.config.base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight"}
+        model = type(model).from_pretrained(
+            folder / "model",
+            config=model.config,
+            distributed_config=DistributedConfig(fsdp_size=dist.get_world_size()),
         )
+    return model
+
+
+def run(case: str, folder: Path) -> list[Any]:
+    """What the plain Trainer and ours did in the first two steps."""
+    rows = texts() if case in ("averaged", "apart") else labelled()
+    return [
+        train(
+            kind,
+            make(case, folder),
+            rows,
+            folder,
+            [prior_of(classifier() if rows[0]["labels"].ndim == 0 else llama())],
+            ConsolidationConfig(strengths=[0.7], damping=0.0),
+            gradient_accumulation_steps=2,
+            learning_rate=0.0,
+            average_tokens_across_devices=case != "apart",
+        ).recorder.steps
         for kind in (Trainer, ConsolidationTrainer)
     ]
 
 
 def main(directory: Path) -> None:
-    """Write what both processes saw, by whether tokens were averaged over both."""
+    """Write what both processes saw, by the case."""
     results: dict[str, list[Any]] = {}
-    for averaged in (True, False):
+    for case in CASES:
         try:
-            mine: Any = run(averaged, directory / str(averaged))
+            mine: Any = run(case, directory / case)
         except Exception:
             mine = traceback.format_exc()
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)
-        results[str(averaged)] = ranks
+        results[case] = ranks
     if dist.get_rank() == 0:
         torch.save(results, directory / "results.pt")
     dist.destroy_process_group()

@@ -1,0 +1,148 @@
+"""Trainers of TRL and of sentence-transformers, where these are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from consolidation_cases import Recorder
+from datasets import Dataset
+from text_models import VOCABULARY, classifier, gradients, llama, prior_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.training import ConsolidationConfig, ConsolidationMixin
+
+CONFIG = ConsolidationConfig(strengths=[0.7], damping=0.0)
+GRADIENT = 2 * 0.7 * 0.1
+LENGTHS = (3, 9, 2, 7, 5, 4, 8, 6)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words are ``w3`` to ``w19``."""
+    special = {"[PAD]": 0, "[UNK]": 1, "[END]": 2}
+    words = special | {f"w{number}": number for number in range(len(special), VOCABULARY)}
+    model = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    model.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
+    )
+
+
+def sentences(seed: int) -> list[str]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        " ".join(f"w{n}" for n in torch.randint(3, VOCABULARY, (size,), generator=generator))
+        for size in LENGTHS
+    ]
+
+
+def from_disk(folder: Path) -> LlamaForCausalLM:
+    """TRL reads the model's folder again."""
+    llama().save_pretrained(folder / "model")
+    model = LlamaForCausalLM.from_pretrained(folder / "model")
+    assert isinstance(model, LlamaForCausalLM)
+    return model
+
+
+def fine_tuning(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+    trl = pytest.importorskip("trl")
+    bases = (ConsolidationMixin, trl.SFTTrainer) if ours else (trl.SFTTrainer,)
+    return type("Trainer", bases, {})(
+        model=from_disk(folder),
+        args=trl.SFTConfig(str(folder), shuffle_dataset=False, **ARGUMENTS),
+        train_dataset=Dataset.from_dict({"text": sentences(1)}),
+        processing_class=tokenizer(),
+        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
+    )
+
+
+def preferences(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+    trl = pytest.importorskip("trl")
+    bases = (ConsolidationMixin, trl.DPOTrainer) if ours else (trl.DPOTrainer,)
+    rows = dict(zip(("prompt", "chosen", "rejected"), map(sentences, (1, 2, 3)), strict=True))
+    return type("Trainer", bases, {})(
+        model=from_disk(folder),
+        args=trl.DPOConfig(str(folder), **ARGUMENTS),
+        train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer(),
+        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
+    )
+
+
+def embeddings(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+    """A prior of the encoder, on the model that wraps it."""
+    library = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    classifier().bert.save_pretrained(folder / "encoder")
+    tokenizer().save_pretrained(folder / "encoder")
+    encoder = modules.Transformer(str(folder / "encoder"))
+    model = library.SentenceTransformer(modules=[encoder, modules.Pooling(8)], device="cpu")
+    base = library.SentenceTransformerTrainer
+    return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
+        model=model,
+        args=library.SentenceTransformerTrainingArguments(str(folder), **ARGUMENTS),
+        train_dataset=Dataset.from_dict(
+            {"one": sentences(1), "two": sentences(2), "label": [0.1 * n for n in range(8)]}
+        ),
+        loss=losses.CosineSimilarityLoss(model),
+        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
+    )
+
+
+ARGUMENTS: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "optim": "sgd",
+    "learning_rate": 0.05,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+}
+KINDS: dict[str, tuple[Any, Any]] = {
+    "sft": (fine_tuning, llama),
+    "dpo": (preferences, llama),
+    "embeddings": (embeddings, lambda: classifier().bert),
+}
+
+
+def trained(trainer: Any) -> Any:
+    trainer.recorder = Recorder()
+    trainer.add_callback(trainer.recorder)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(("make", "model"), KINDS.values(), ids=KINDS)
+def test_without_priors_it_is_their_trainer(make: Any, model: Any, tmp_path: Path) -> None:
+    plain, ours = (trained(make(ours, tmp_path / str(ours), ())) for ours in (False, True))
+    assert len(plain.recorder.steps) == len(ours.recorder.steps) == 2
+    for step in range(2):
+        assert torch.equal(gradients(plain, step), gradients(ours, step))
+
+
+@pytest.mark.parametrize(("make", "model"), KINDS.values(), ids=KINDS)
+def test_the_penalty_counts_once(make: Any, model: Any, tmp_path: Path) -> None:
+    plain, ours = (
+        trained(make(ours, tmp_path / str(ours), [prior_of(model())])) for ours in (False, True)
+    )
+    (_, task), (_, both) = plain.recorder.steps[0], ours.recorder.steps[0]
+    for name, gradient in both.items():  # an encoder's pooler has no task here
+        penalty = gradient - task.get(name, 0.0)
+        expected = torch.full_like(penalty, GRADIENT)
+        torch.testing.assert_close(penalty, expected, rtol=1e-4, atol=1e-5, msg=name)
+    logs = [[log for log in one.state.log_history if "loss" in log] for one in (plain, ours)]
+    assert logs[1][0]["task_loss"] == pytest.approx(logs[0][0]["loss"], rel=1e-4)
