@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking.trainer import RankingConsolidationTrainer
 from hf_kfc.training import ConsolidationArguments
-from hf_kfc.training.trainer import PLAIN
+from hf_kfc.training.resuming import PLAIN
 
 from .layerwise import split_by_depth
 from .rehearsal import SCHEDULES, RehearsalSampler, join_datasets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Sized
@@ -11,14 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from ..errors import ConsolidationError
@@ -28,6 +25,8 @@ from .buffers import BufferWatch
 from .config import PENALTY_DTYPES, ConsolidationConfig
 from .fitting import Patterns, fit
 from .penalty import ConsolidationPenalty
+from .resuming import PLAIN, ConsolidationState, identity_of, refuse_other
+from .scale import LossScale
 from .strengths import bayesian_strength, count_labels, strengths_for
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
@@ -38,17 +37,6 @@ if TYPE_CHECKING:
     _Base = Trainer
 else:
     _Base = object
-
-
-PLAIN: dict[str, Any] = {
-    "priors": [],
-    "damping": None,
-    "penalty_every": 1,
-    "penalty_dtype": "float32",
-    "ignore": [],
-    "added_rows": [],
-}
-"""The identity of a run that is plain fine-tuning."""
 
 
 class ConsolidationMixin(_Base):
@@ -111,7 +99,7 @@ class ConsolidationMixin(_Base):
         if self.priors or self._identity() != self.plain_identity:
             # Labels are not counted before the training: _begin says what the strengths are.
             is_known = not self.priors or self.consolidation.strengths is not None
-            self.add_callback(_ConsolidationState(self._identity() if is_known else {}))
+            self.add_callback(ConsolidationState(self._identity() if is_known else {}))
 
     @property
     def consolidation(self) -> ConsolidationConfig:
@@ -198,10 +186,10 @@ class ConsolidationMixin(_Base):
         self._check_priors()
         self._penalty = None  # wrapping may give the model new parameters
         self._penalty_sum, self._penalty_steps, self._completes = None, 0, False
-        self._ignores_items: bool | None = None
+        self._scale = LossScale(self)
         self._buffers = BufferWatch(self._plain_model(), self._settings.ignore)
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, _ConsolidationState):
+            if isinstance(callback, ConsolidationState):
                 callback.identity = self._identity()
 
     def _look_at_first_step(self) -> None:
@@ -226,14 +214,25 @@ class ConsolidationMixin(_Base):
         """Return the loss, plus the penalty in the last micro-batch of an optimizer step."""
         assert self._buffers is not None
         self._buffers.hold()
-        parts, every = self.current_gradient_accumulation_steps, self._settings.penalty_every
-        is_scaled = self._is_scaled(kwargs.get("num_items_in_batch"))
-        is_mean = is_scaled and self._is_mean(compute_loss, model, inputs, *args, **kwargs)
-        if is_mean:
+        scale, items = self._scale, kwargs.get("num_items_in_batch")
+        is_scaled, parts = scale.is_scaled(items), self.current_gradient_accumulation_steps
+        if items is not None and scale.is_in_doubt(items):
+            self._make_penalty()
+
+            def loss_of(items: Tensor | int) -> Any:
+                return compute_loss(
+                    model, dict(inputs), *args, **kwargs | {"num_items_in_batch": items}
+                )
+
+            scale.try_out(loss_of, items, model)
+            self._buffers.hold()
+            self._reshard()
+        if is_mean := scale.is_mean(items):
             kwargs["num_items_in_batch"] = None
         # A training step of one's own may compute more than one loss.
         completes, self._completes = self._completes, False
         self._penalty_steps += completes
+        every = self._settings.penalty_every
         due = completes and (self.state.global_step + 1) % every == 0
         penalty = self._make_penalty() if due else None
         embeddings = penalty.of_embeddings() if penalty is not None else None
@@ -249,63 +248,6 @@ class ConsolidationMixin(_Base):
             # training_step divides what is not scaled by the number of accumulated micro-batches.
             loss = loss + every * (1 if is_scaled else parts) * value.to(loss.device)
         return (loss, *outputs) if isinstance(result, tuple) else loss
-
-    def _is_scaled(self, num_items: Tensor | int | None) -> bool:
-        """Whether the Trainer takes the loss as it is, and does not divide it any more."""
-        declared: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
-        if declared is not None:
-            return declared
-        by_model = self.model_accepts_loss_kwargs and num_items is not None
-        return by_model or self.compute_loss_func is not None
-
-    def _is_mean(
-        self,
-        compute_loss: Callable[..., Any],
-        model: nn.Module,
-        inputs: dict[str, Any],
-        *args: Any,
-        **kwargs: Any,
-    ) -> bool:
-        """Whether the loss is a mean over the micro-batch, though the Trainer takes it for scaled.
-
-        It asks whether ``forward`` takes ``num_items_in_batch`` and not whether that is used, so it
-        multiplies the loss of most heads by the micro-batches and processes
-        (transformers#47688). Whether the loss depends on it is tried out once.
-        """
-        items = kwargs.get("num_items_in_batch")
-        accumulates = self.args.gradient_accumulation_steps * self.accelerator.num_processes > 1
-        declared = getattr(self, "loss_is_scaled_for_ga", None) is not None
-        if items is None or not accumulates or declared or self.compute_loss_func is not None:
-            return False
-        if self._ignores_items is None:
-            self._make_penalty()
-            model.eval()
-            with torch.no_grad():
-                one, two = (
-                    compute_loss(model, dict(inputs), *args, **kwargs | {"num_items_in_batch": n})
-                    for n in (items, 2 * items)
-                )
-            model.train()
-            if self._buffers is not None:
-                self._buffers.hold()
-            self._reshard()
-            torch.clear_autocast_cache()  # it would keep weights cast without gradient
-            one, two = (x[0] if isinstance(x, tuple) else x for x in (one, two))
-            seen = torch.stack([(one != two).any(), (one == two).all() & (one != 0).any()]).float()
-            if self.accelerator.num_processes > 1:
-                seen = self.accelerator.reduce(seen)  # all must go on in the same way
-            depends, does_not = seen.tolist()
-            if not (depends or does_not):
-                return False  # a micro-batch without labels tells nothing
-            self._ignores_items = not depends
-            if self._ignores_items:
-                logger.warning(
-                    "The loss of %s is a mean over the micro-batch, which the Trainer would "
-                    "multiply by the number of micro-batches; it is divided by that here, since "
-                    "the penalty counts once.",
-                    type(self._plain_model()).__name__,
-                )
-        return self._ignores_items
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -459,38 +401,10 @@ class ConsolidationMixin(_Base):
         """What must be the same for a checkpoint to be continued, and whence the priors came."""
         if not self.priors:
             return dict(PLAIN)
-        config = self.consolidation
-        return {
-            "priors": [
-                {
-                    "task": prior.task,
-                    "fingerprint": prior.fingerprint,
-                    "source": None if prior.source is None else str(prior.source),
-                    "strength": strength,
-                }
-                for prior, strength in zip(self.priors, self.strengths, strict=True)
-            ],
-            "damping": config.damping,
-            "penalty_every": config.penalty_every,
-            "penalty_dtype": config.penalty_dtype,
-            "ignore": config.ignore or [],
-            "added_rows": config.added_rows or [],
-        }
+        return identity_of(self.priors, self.strengths, self.consolidation)
 
     def _refuse_other_priors(self, state_file: Path) -> None:
-        if not state_file.is_file():
-            return  # the Trainer says what is wrong with the checkpoint
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        saved = state.get("stateful_callbacks", {}).get(_ConsolidationState.__name__, {})
-        was = self.plain_identity | saved.get("attributes", {}).get("identity", {})
-        now = self._identity()
-        without = _without_sources(was), _without_sources(now)
-        if other := [name for name in now if without[0].get(name) != without[1][name]]:
-            tasks = [prior["task"] for prior in was["priors"]]
-            raise ConsolidationError(
-                f"{state_file.parent} was started with other {', '.join(other)} (priors of: "
-                f"{', '.join(tasks) or 'none'}); resume with the same ones or start anew"
-            )
+        refuse_other(self._identity(), self.plain_identity, state_file)
 
 
 def _as_priors(given: Any) -> list[ConsolidationPrior]:
@@ -508,22 +422,6 @@ def _as_priors(given: Any) -> list[ConsolidationPrior]:
                 "folders or repositories that they are in"
             )
     return priors
-
-
-def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:
-    """The same prior may be read from elsewhere when a checkpoint is continued."""
-    priors = [{k: v for k, v in prior.items() if k != "source"} for prior in identity["priors"]]
-    return {**identity, "priors": priors}
-
-
-class _ConsolidationState(TrainerCallback, ExportableState):
-    """Keeps in every checkpoint which penalty it was trained with."""
-
-    def __init__(self, identity: dict[str, Any]) -> None:
-        self.identity = identity
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
 
 
 class _ConsolidationSteps(TrainerCallback):

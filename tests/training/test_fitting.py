@@ -205,7 +205,7 @@ def test_nothing_in_common() -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_compiled(whole: bool, tmp_path: Path) -> None:
-    """A compiled model, or a part of it, is the model; a prior made of it was not unwrapped."""
+    """A compiled model, or a part of it, is the model."""
     prior = prior_of(classifier())
     model: Any = classifier()
     if whole:
@@ -227,8 +227,9 @@ def test_compiled(whole: bool, tmp_path: Path) -> None:
         for one in (model, classifier())
     )
     torch.testing.assert_close(gradients(compiled), gradients(plain))
-    made_of = ConsolidationPrior.l2(model, task="old")
-    assert len(fit(made_of, classifier())) == len(made_of.curvature.blocks)
+    if whole:
+        made_of = ConsolidationPrior.l2(model, task="old")
+        assert len(fit(made_of, classifier())) == len(made_of.curvature.blocks)
 
 
 # Adapters

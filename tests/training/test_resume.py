@@ -111,9 +111,7 @@ def test_a_checkpoint_from_before_the_penalty_could_be_left_out(tmp_path: Path) 
     make_trainer(tmp_path, priors(), max_steps=1).train()
     file = tmp_path / "checkpoint-1" / "trainer_state.json"
     state = json.loads(file.read_text())
-    del state["stateful_callbacks"]["_ConsolidationState"]["attributes"]["identity"][
-        "penalty_every"
-    ]
+    del state["stateful_callbacks"]["ConsolidationState"]["attributes"]["identity"]["penalty_every"]
     file.write_text(json.dumps(state))
     trainer = make_trainer(tmp_path / "more", priors(), max_steps=2)
     trainer.train(str(tmp_path / "checkpoint-1"))
@@ -170,7 +168,7 @@ def test_where_a_prior_came_from_is_kept_and_may_change(tmp_path: Path) -> None:
     published.source = Source("org/prior", "0123456789" * 4)
     make_trainer(tmp_path / "one", [published], max_steps=1).train()
     state = json.loads((tmp_path / "one" / "checkpoint-1" / "trainer_state.json").read_text())
-    identity = state["stateful_callbacks"]["_ConsolidationState"]["attributes"]["identity"]
+    identity = state["stateful_callbacks"]["ConsolidationState"]["attributes"]["identity"]
     assert identity["priors"][0]["source"] == f"org/prior@{'0123456789' * 4}"
     trainer = make_trainer(tmp_path / "two", priors(), max_steps=2)
     trainer.train(str(tmp_path / "one" / "checkpoint-1"))

@@ -1,0 +1,102 @@
+"""A checkpoint is continued with the penalty that it was trained with, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ..errors import ConsolidationError
+from ..priors import ConsolidationPrior
+from .config import ConsolidationConfig
+
+__all__ = ["PLAIN", "ConsolidationState", "identity_of", "refuse_other"]
+
+PLAIN: dict[str, Any] = {
+    "priors": [],
+    "damping": None,
+    "penalty_every": 1,
+    "penalty_dtype": "float32",
+    "ignore": [],
+    "added_rows": [],
+}
+"""The identity of a run that is plain fine-tuning."""
+
+
+class ConsolidationState(TrainerCallback, ExportableState):
+    """Keeps in every checkpoint which penalty it was trained with.
+
+    Args:
+        identity: See :func:`identity_of`.
+    """
+
+    def __init__(self, identity: dict[str, Any]) -> None:
+        self.identity = identity
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
+
+
+def identity_of(
+    priors: Sequence[ConsolidationPrior], strengths: Sequence[float], config: ConsolidationConfig
+) -> dict[str, Any]:
+    """Return what must be the same for a checkpoint to be continued, and whence the priors came.
+
+    Args:
+        priors: Of the old tasks.
+        strengths: λ of each.
+        config: The other settings.
+    """
+    return {
+        "priors": [
+            {
+                "task": prior.task,
+                "fingerprint": prior.fingerprint,
+                "source": None if prior.source is None else str(prior.source),
+                "strength": strength,
+            }
+            for prior, strength in zip(priors, strengths, strict=True)
+        ],
+        "damping": config.damping,
+        "penalty_every": config.penalty_every,
+        "penalty_dtype": config.penalty_dtype,
+        "ignore": config.ignore or [],
+        "added_rows": config.added_rows or [],
+    }
+
+
+def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Path) -> None:
+    """Make sure that a checkpoint was trained with this penalty.
+
+    Args:
+        identity: Of this run.
+        plain: Of a run without priors, as which one counts that says nothing.
+        state_file: The Trainer's state in the checkpoint.
+
+    Raises:
+        ConsolidationError: It was trained with another one; it says in what they differ.
+    """
+    if not state_file.is_file():
+        return  # the Trainer says what is wrong with the checkpoint
+    kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+    name = ConsolidationState.__name__
+    saved = kept.get(name) or kept.get(f"_{name}", {})  # before version 0.2
+    was = plain | saved.get("attributes", {}).get("identity", {})
+    one, two = _without_sources(was), _without_sources(identity)
+    if other := [name for name in one | two if one.get(name) != two.get(name)]:
+        tasks = [prior["task"] for prior in was["priors"]]
+        raise ConsolidationError(
+            f"{state_file.parent} was started with other {', '.join(other)} (priors of: "
+            f"{', '.join(tasks) or 'none'}); resume with the same ones or start anew"
+        )
+
+
+def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same prior may be read from elsewhere when a checkpoint is continued."""
+    priors = [{k: v for k, v in prior.items() if k != "source"} for prior in identity["priors"]]
+    return {**identity, "priors": priors}
