@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..curvature import Curvature
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..priors.files import refuse_other_files
@@ -40,9 +38,11 @@ def report(options: argparse.Namespace) -> Report:
     tokenizer = load_tokenizer(options.model)
     choices = Choices(options.text_columns, options.label_column, options.max_length)
     dataset = load_examples(options.dataset, options.config, options.split)
+    prepared = prepare(dataset, model, tokenizer, choices)
     prior = ConsolidationPrior.estimate(
         model,
-        *(prepared := prepare(dataset, model, tokenizer, choices))[:2],
+        prepared.dataset,
+        prepared.data_collator,
         args,
         task=options.task or Path(options.dataset).stem,
         forward=prepared.forward,
@@ -51,36 +51,23 @@ def report(options: argparse.Namespace) -> Report:
     )
     prior.save_pretrained(output)
     published = prior.push_to_hub(options.push_to_hub) if options.push_to_hub else None
-    coverage = coverage_of(model, prior.curvature)
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    coverage = prior.curvature.coverage
+    coverage["free to move"] = total - sum(coverage.values())
     values = {
         "output": str(output),
-        "published": None if published is None else str(published),
+        "published": published and str(published),
         "fingerprint": prior.fingerprint,
         "provenance": prior.provenance.to_dict(),
         "coverage": coverage,
         "ignored": list(prior.curvature.ignored),
     }
-    total = sum(coverage.values())
     rows = [("curvature", "parameters", "share")]
     rows += [(kind, f"{n:,}", f"{n / total:.1%}") for kind, n in coverage.items()]
     said = f"{output}: task '{prior.task}', {len(dataset):,} examples"
     return Report(
-        values, [Table(rows), said if published is None else f"{said}, published as {published}"]
+        values, [Table(rows), said + (f", published as {published}" if published else "")]
     )
-
-
-def coverage_of(model: nn.Module, curvature: Curvature) -> dict[str, int]:
-    """Count the parameters that each kind of curvature covers, and those free to move.
-
-    Args:
-        model: The model.
-        curvature: Its curvature.
-    """
-    sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    counts = Counter[str]()
-    for block in curvature.blocks:
-        counts[block.operator.kind] += sum(sizes.pop(name) for name in block.shapes)
-    return {**counts, "free to move": sum(sizes.values())}
 
 
 def _device(name: str | None) -> torch.device:

@@ -66,13 +66,14 @@ def report(options: argparse.Namespace) -> Report:
         "fingerprint": prior.fingerprint,
         "provenance": prior.provenance.to_dict(),
         "num_curvature_examples": prior.curvature.num_examples,
+        "coverage": prior.curvature.coverage,
         "ignored": list(prior.curvature.ignored),
         "bytes": size,
         "bytes_of_parameters": covered,
         "damping": DAMPING,
         "layers": [asdict(layer) for layer in layers],
     }
-    names = ("prior", "fingerprint", "provenance", "num_curvature_examples", "ignored")
+    names = ("prior", "fingerprint", "provenance", "num_curvature_examples", "coverage", "ignored")
     facts = Table(list(_facts({name: values[name] for name in names})), left=2)
     total = (
         f"{megabytes(size)} MB in all, {size / covered:.2f} times the {megabytes(covered)} MB of "

@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(words[:1]).parse_args(words)
     # What a command does is imported when its options are known to be right: torch takes seconds.
-    command = import_module(f".{options.command}", __package__)
+    module, _, function = options.place.partition(".")
+    command = getattr(import_module(f".{module}", __package__), function)
     import_module("transformers.utils.logging").disable_progress_bar()  # of weights, shard by shard
     try:
-        report: Report = command.report(options)
+        report: Report = command(options)
     except HfKfcError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
@@ -51,10 +52,8 @@ def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
         description="Make consolidation priors, look at them, merge and compress them. PRIOR and "
         "MODEL are a folder, or a repository of the Hub as ORG/NAME or ORG/NAME@REVISION.",
     )
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", dest="command", required=True
-    )
-    for add_arguments in COMMANDS:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_arguments, place in COMMANDS.items():
         text = inspect.getdoc(add_arguments) or ""
         command = commands.add_parser(
             add_arguments.__name__,
@@ -65,6 +64,7 @@ def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
         if add_arguments.__name__ in asked:  # of the others the name is enough
             add_arguments(command)
         command.add_argument("--json", action="store_true", help="Print JSON.")
+        command.set_defaults(place=place)
     return parser
 
 

@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that help and a wrong option are answered at 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import fields
 from pathlib import Path
 
@@ -35,6 +35,7 @@ def estimate(parser: ArgumentParser) -> None:
     output.add_argument(
         "--push_to_hub",
         metavar="ORG/NAME",
+        type=_repository,
         help="The repository to publish in, for its members only and without tokens of few "
         "examples; the whole prior is in the folder NAME.",
     )
@@ -142,7 +143,9 @@ def merge(parser: ArgumentParser) -> None:
     parser.add_argument(
         "priors", metavar="PRIOR", nargs="+", help="Folders or repositories of the priors."
     )
-    parser.add_argument("--output", metavar="DIR", required=True, help="The folder to write.")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="The folder to write."
+    )
     parser.add_argument("--rank", type=int, default=4, help="The most products a layer keeps.")
     parser.add_argument(
         "--weights",
@@ -165,7 +168,9 @@ def compress(parser: ArgumentParser) -> None:
     The anchor stays as it is. With --rank a factor keeps its largest eigenpairs and its diagonal.
     """
     _prior(parser)
-    parser.add_argument("--output", metavar="DIR", required=True, help="The folder to write.")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="The folder to write."
+    )
     parser.add_argument(
         "--rank", type=int, help="Eigenpairs kept of each Kronecker factor (default: all)."
     )
@@ -176,7 +181,23 @@ def compress(parser: ArgumentParser) -> None:
     )
 
 
-COMMANDS = (estimate, inspect, verify, diff, audit, merge, compress)
+COMMANDS = {
+    estimate: "estimate.report",
+    inspect: "inspect.report",
+    verify: "verify.report",
+    diff: "diff.report",
+    audit: "audit.report",
+    merge: "derived.merge",
+    compress: "derived.compress",
+}
+"""Each command with the module and the function that runs it."""
+
+
+def _repository(name: str) -> str:
+    organisation, _, rest = name.partition("/")
+    if not (organisation and rest) or "/" in rest:
+        raise ArgumentTypeError(f"{name!r} is no repository; give ORG/NAME")
+    return name
 
 
 def _prior(parser: ArgumentParser) -> None:

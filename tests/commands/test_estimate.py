@@ -271,7 +271,7 @@ def test_what_was_killed_goes_on(tier, run, tmp_path, monkeypatch):
         ({"text": ["a", None, "b", "c"], "label": [0] * 4}, (), "column text holds None"),
         ({"text": TEXTS, "label": list("abcd")}, (), "label 'a', which the model does not know"),
         ({"text": TEXTS, "label": [0, 1, 2, 0]}, (), "label 2 is out of range for 2 classes"),
-        ({"text": TEXTS, "label": [0] * 4}, ("--split", "dev"), "no split 'dev'; give one of train"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--split", "dev"), "no split 'dev'; give one of"),
         ({"text": TEXTS, "label": [0] * 4}, ("--curvature_batch_size", 0), "a positive number"),
         ({"text": TEXTS, "label": [0] * 4}, ("--device", "abacus"), "device 'abacus' is unknown"),
         ({"text": TEXTS, "label": [0] * 4}, ("--ignore", "nothing*"), "'nothing*' matches no"),
@@ -322,6 +322,8 @@ def test_a_plugin_whose_requirements_are_missing_is_told(tier, run, tmp_path, mo
 def test_where_it_is_to_be_written_must_be_said_and_free(run, tmp_path):
     words = ("estimate", "--model", "m", "--dataset", "d")
     assert run(*words).status == 2
+    result = run(*words, "--push_to_hub", "kfc")
+    assert (result.status, "give ORG/NAME" in result.err) == (2, True)
     (tmp_path / "thesis.tex").write_text("all of it")
     result = run(*words, "--output", tmp_path)
     assert result.status == 1

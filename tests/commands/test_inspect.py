@@ -116,6 +116,8 @@ def test_inspect_tells_provenance_layers_and_sizes(tier, run):
     assert result.status == 0
     lines = result.out.splitlines()
     assert any(line.split() == ["task", "symptoms"] for line in lines)
+    (covered,) = {layer["operator"] for layer in values["layers"]}
+    assert any(line.split() == ["coverage", covered, str(parameters)] for line in lines)
     assert any(line.split() == ["anchor_metrics", "accuracy", "0.5"] for line in lines)
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("layer ")) :][:6]
     assert len({len(line) for line in table[:5]}) == 1  # aligned

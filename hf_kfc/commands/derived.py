@@ -1,0 +1,70 @@
+"""Priors made of others, which they only approximate: written, and how near they are told."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..priors import ConsolidationPrior
+from ..priors.files import refuse_other_files
+from ..priors.provenance import summarise_errors
+from .report import Report, Table, megabytes
+
+__all__ = ["compress", "merge"]
+
+_COLUMNS = ("name", "operator", "error")
+
+
+def merge(options: argparse.Namespace) -> Report:
+    """Merge priors and write the result.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: A prior is missing or damaged, they have no common sum, or the output folder
+            holds something else.
+    """
+    refuse_other_files(options.output)
+    priors = [ConsolidationPrior.from_pretrained(name) for name in options.priors]
+    merged = ConsolidationPrior.merge(
+        priors, rank=options.rank, weights=options.weights, damping=options.damping
+    )
+    return _written(merged, options.output)
+
+
+def compress(options: argparse.Namespace) -> Report:
+    """Compress a prior and write the result.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: The prior is missing or damaged, has no such form, or the output folder holds
+            something else.
+    """
+    refuse_other_files(options.output)
+    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
+    return _written(prior.compress(rank=options.rank, dtype=dtype), options.output)
+
+
+def _written(prior: ConsolidationPrior, output: Path) -> Report:
+    """Write a prior, and report its errors and its size."""
+    prior.save_pretrained(output)
+    errors = prior.provenance.approximation_errors
+    size = sum(path.stat().st_size for path in output.iterdir())
+    layers = [(b.name, b.operator.kind, errors[b.name]) for b in prior.curvature.blocks]
+    values: dict[str, Any] = {
+        "output": str(output),
+        "fingerprint": prior.fingerprint,
+        "provenance": prior.provenance.to_dict(),
+        "bytes": size,
+        "layers": [dict(zip(_COLUMNS, layer, strict=True)) for layer in layers],
+    }
+    rows = [_COLUMNS, *((name, kind, f"{error:.2%}") for name, kind, error in layers)]
+    summary = f"{output}: task '{prior.task}', {megabytes(size)} MB, error of the curvature: "
+    return Report(values, [Table(rows, left=2), summary + summarise_errors(errors)])
