@@ -1,7 +1,8 @@
 """Tables, verdicts and pictures, made of results files alone."""
 
-from .frame import Measures, Model, Summary, load_models
 from .grid_table import grid_table
+from .measures import Measures, Summary
+from .models import Model, load_models
 from .page import ReportArguments, run_report
 from .stream_table import StreamRuns, stream_table
 from .verdict import verdict

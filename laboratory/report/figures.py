@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from .frame import Measures, Summary
 from .groups import COLOURS, group_of
+from .measures import Measures, Summary
 from .stream_table import FROZEN, RETRAINED, StreamRuns
 from .tables import PAPER
 

@@ -31,8 +31,9 @@ from .figures import (
     save_summary_figure,
     save_tradeoff_figure,
 )
-from .frame import Measures, Model, load_models
 from .groups import description, in_order
+from .measures import Measures, tiers_of
+from .models import Model, load_models
 from .stream_table import StreamRuns, stream_table
 from .tables import (
     baseline_table,
@@ -99,8 +100,9 @@ def run_report(args: ReportArguments) -> None:
     models = load_models([Path(path) for path in args.results])
     stream = None if args.stream is None else StreamRuns.read(Path(args.stream))
     directory.mkdir(parents=True, exist_ok=True)
-    content = _content(models) | {
-        "pictures": list(_pictures(models, directory)),
+    content = _content(models)
+    content |= {
+        "pictures": list(_pictures(content["tiers"], directory)),
         "toys": None if args.toys is None else _toys(Path(args.toys), directory),
         "stream": None if stream is None else _stream(stream, Path(str(args.stream)), directory),
     }
@@ -110,7 +112,7 @@ def run_report(args: ReportArguments) -> None:
 
 def _content(models: Sequence[Model]) -> dict[str, Any]:
     """What the templates tell of, but for the pictures."""
-    tiers = [measures for model in models for measures in model.tiers]
+    tiers = [measures for model in models for measures in tiers_of(model)]
     count = max(len(model.tasks) for model in models)
     number = {2: "two", 3: "three", 4: "four"}.get(count, str(count))
     names = in_order(dict.fromkeys(name for own in tiers for name in own.methods))
@@ -140,9 +142,9 @@ def _content(models: Sequence[Model]) -> dict[str, Any]:
     }
 
 
-def _pictures(models: Sequence[Model], directory: Path) -> Iterator[tuple[Measures, str, Path]]:
+def _pictures(tiers: Sequence[Measures], directory: Path) -> Iterator[tuple[Measures, str, Path]]:
     """Draw each model and tier."""
-    for measures in (own for model in models for own in model.tiers):
+    for measures in tiers:
         stem = f"{_anchor(measures.model.label)}-tier{measures.tier}"
 
         def paths(which: str, stem: str = stem) -> list[Path]:

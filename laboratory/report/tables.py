@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from .frame import Measures, Model, Summary
 from .groups import group_of, in_order
+from .measures import Measures, Summary
+from .models import Model
 
 __all__ = [
     "PAPER",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .frame import Measures, Summary
 from .groups import group_of, is_control, needs_old_data, remark
+from .measures import Measures, Summary
 from .tables import PAPER, number, signed, with_error, within_a_point
 
 __all__ = ["GOALS", "verdict"]
