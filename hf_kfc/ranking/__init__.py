@@ -4,6 +4,8 @@ Importing this package registers the CNN with ``AutoConfig`` and ``AutoModelForM
 both the CNN and ranking examples with the command line.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import extra as extra  # first: it says what is not installed
 from . import plugin as plugin
 from .cnn import CnnConfig, CnnForMultipleChoice
@@ -32,8 +34,6 @@ from .loading import (
 )
 from .loss import masked_logits, ranking_loss
 from .metrics import (
-    Forgetting,
-    RankingAccuracy,
     cf_reduction,
     compute_metrics,
     ranking_accuracy,
@@ -44,6 +44,9 @@ from .push_tier import PushArguments, model_card, push_tier
 from .schema import FEATURES, Concept, Mention
 from .scripts import LearningArguments, ScriptParser, check_processes
 from .trainer import RankingConsolidationTrainer, RankingTrainer
+
+if TYPE_CHECKING:
+    from .evaluation import Forgetting, RankingAccuracy
 
 __all__ = [
     "FEATURES",
@@ -91,3 +94,12 @@ __all__ = [
     "require_matplotlib",
     "train_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the metrics of `evaluate` when they are asked for."""
+    if name in ("Forgetting", "RankingAccuracy"):
+        from . import evaluation  # noqa: PLC0415 - slow, and few need it
+
+        return getattr(evaluation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

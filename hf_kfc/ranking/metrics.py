@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from transformers import EvalPrediction
@@ -14,8 +11,6 @@ from transformers import EvalPrediction
 from ..errors import DataError
 
 __all__ = [
-    "Forgetting",
-    "RankingAccuracy",
     "cf_reduction",
     "compute_metrics",
     "ranking_accuracy",
@@ -79,63 +74,6 @@ def cf_reduction(change: float, change_without: float) -> float:
         help, negative where it harms; NaN where nothing is forgotten without it either.
     """
     return 1 - change / change_without if change_without < 0 else math.nan
-
-
-class RankingAccuracy(evaluate.Metric):  # type: ignore[misc]
-    """Share of the examples whose gold candidate is ranked first.
-
-    Example:
-        >>> RankingAccuracy().compute(predictions=[0, 2], references=[0, 1])
-        {'accuracy': 0.5}
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Share of the examples whose gold candidate is ranked first.",
-            citation="",
-            inputs_description="Indices of the candidates ranked first and of the gold ones.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": ranking_accuracy(predictions, references)}
-
-
-class Forgetting(evaluate.Metric):  # type: ignore[misc]
-    """Relative change of the accuracy on old tasks, and the CF reduction of a method.
-
-    ``compute(before=..., after=...)`` takes accuracies, one for each old task, and gives
-    ``relative_change`` in percent (forgetting is negative). Given ``after_without`` too, the
-    accuracies after training with no method, it adds ``cf_reduction``, a share of 1.
-
-    Example:
-        >>> Forgetting().compute(before=[0.8], after=[0.7], after_without=[0.6])
-        {'relative_change': -12.5, 'cf_reduction': 0.5}
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Relative change of the accuracy on old tasks in percent.",
-            citation="",
-            inputs_description="Accuracies on the old tasks before and after the new task.",
-            features=datasets.Features(
-                {"before": datasets.Value("float64"), "after": datasets.Value("float64")}
-            ),
-        )
-
-    def _compute(
-        self,
-        before: Sequence[float],
-        after: Sequence[float],
-        after_without: Sequence[float] | None = None,
-    ) -> dict[str, float]:
-        change = relative_change(before, after)
-        result = {"relative_change": change}
-        if after_without is not None:
-            result["cf_reduction"] = cf_reduction(change, relative_change(before, after_without))
-        return result
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

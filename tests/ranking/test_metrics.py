@@ -11,9 +11,8 @@ from hf_kfc.errors import DataError
 from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
 from hf_kfc.ranking.collator import CandidateCollator
 from hf_kfc.ranking.encoding import train_tokenizer
+from hf_kfc.ranking.evaluation import Forgetting, RankingAccuracy
 from hf_kfc.ranking.metrics import (
-    Forgetting,
-    RankingAccuracy,
     cf_reduction,
     compute_metrics,
     relative_change,

@@ -9,10 +9,9 @@ from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import CountVectorizer
 
 from .base import folded
-from .sparse import SparseRetriever
+from .sparse import SparseRetriever, count_vectorizer
 
 __all__ = ["Bm25Retriever"]
 
@@ -48,8 +47,8 @@ class Bm25Retriever(SparseRetriever):
         return " ".join(_WORD.findall(folded(text)))
 
     @staticmethod
-    def _vectorizer(vocabulary: Sequence[str] | None) -> CountVectorizer:
-        return CountVectorizer(analyzer=str.split, vocabulary=vocabulary, dtype=np.float64)
+    def _vectorizer(vocabulary: Sequence[str] | None) -> Any:
+        return count_vectorizer(analyzer=str.split, vocabulary=vocabulary)
 
     @staticmethod
     def _weigh(counts: Any) -> tuple[Any, npt.NDArray[np.float64]]:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import CountVectorizer
 from tqdm.auto import tqdm
 
 from ...errors import DataError
@@ -22,11 +21,24 @@ from ..problems import refuse_text
 from .base import Hit, filled
 from .postings import Postings
 
-__all__ = ["SparseRetriever"]
+__all__ = ["SparseRetriever", "count_vectorizer"]
 
 _DESCRIPTION = "index.json"
 _VOCABULARY = "vocabulary.json"
 _ARRAYS = ("owners", "offsets", "names", "weights", "peaks")
+
+
+def count_vectorizer(**options: Any) -> Any:
+    """Make scikit-learn's counter of features of texts that are normalised already.
+
+    It is imported here and not above: who only trains and ranks need not wait for it.
+
+    Args:
+        **options: Those of ``CountVectorizer``.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
+
+    return CountVectorizer(lowercase=False, dtype=np.float64, **options)
 
 
 class SparseRetriever(ABC):
@@ -81,7 +93,7 @@ class SparseRetriever(ABC):
 
     @staticmethod
     @abstractmethod
-    def _vectorizer(vocabulary: Sequence[str] | None) -> CountVectorizer:
+    def _vectorizer(vocabulary: Sequence[str] | None) -> Any:
         """Make what counts the features of normalised texts."""
 
     @staticmethod

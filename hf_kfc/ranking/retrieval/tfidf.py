@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from .base import folded
-from .sparse import SparseRetriever
+from .sparse import SparseRetriever, count_vectorizer
 
 __all__ = ["TfidfRetriever"]
 
@@ -37,17 +36,13 @@ class TfidfRetriever(SparseRetriever):
         return " ".join(folded(text).split())
 
     @staticmethod
-    def _vectorizer(vocabulary: Sequence[str] | None) -> CountVectorizer:
-        return CountVectorizer(
-            analyzer="char_wb",
-            ngram_range=(3, 3),
-            lowercase=False,
-            vocabulary=vocabulary,
-            dtype=np.float64,
-        )
+    def _vectorizer(vocabulary: Sequence[str] | None) -> Any:
+        return count_vectorizer(analyzer="char_wb", ngram_range=(3, 3), vocabulary=vocabulary)
 
     @staticmethod
     def _weigh(counts: Any) -> tuple[Any, npt.NDArray[np.float64]]:
+        from sklearn.feature_extraction.text import TfidfTransformer  # noqa: PLC0415 - see there
+
         transformer = TfidfTransformer().fit(counts)
         return transformer.transform(counts, copy=False), transformer.idf_
 
