@@ -59,6 +59,7 @@ def prior_card(
         ignored=prior.curvature.ignored,
         errors=summarise_errors(origin.approximation_errors),
         parameters=sum(anchor.numel() for anchor in prior.anchor.values()),
+        coverage=prior.curvature.coverage,
         prediction=prediction,
         data_statement=data_statement,
     )

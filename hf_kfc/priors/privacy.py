@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..curvature import Block, Curvature, Identity
+from ..curvature import Block, Curvature
 from ..errors import PriorError
 from .base import BasePrior, PriorT
 
@@ -36,7 +36,7 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
     Raises:
         PriorError: An embedding's counts of examples are not there, as in every L2 prior.
     """
-    if min_examples and any(isinstance(b.operator, Identity) for b in prior.curvature.blocks):
+    if min_examples and not prior.curvature.num_examples:  # no data was used
         raise PriorError(
             f"prior of task '{prior.task}' is L2, which knows not in how many examples a token was "
             "seen; give min_examples=0 to keep all rows of its embeddings"

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from hub_http import Answer
 from hub_repository import Repository
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -192,6 +193,15 @@ def test_a_card_that_the_hub_does_not_take(folder: Path, hub: HubServer) -> None
     hub.fail("POST", "/validate-yaml", status=400, times=9)
     with pytest.raises(HubError, match=rf"^{NAME}: .*not pushed.*try again"):
         push(folder, card="---\nlicense: 1\n---\n")
+
+
+@pytest.mark.parametrize("body", [b"<html>Log in to this network</html>", b""])
+def test_what_answers_is_no_hub(
+    body: bytes, folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HubServer, "answer", lambda *_: Answer(body))
+    with pytest.raises(HubError, match=rf"^{NAME}: .*not pushed, .*its answer is not JSON.*again"):
+        push(folder)
 
 
 def test_a_fault_of_the_program_stays_one(

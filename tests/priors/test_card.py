@@ -46,7 +46,10 @@ def test_every_layer_is_listed_with_kind_and_size():
         (line,) = [line for line in lines if line.startswith(f"| `{block.name}` |")]
         assert f"| {block.operator.kind} | {q} \N{MULTIPLICATION SIGN} {p}" in line
     total = sum(anchor.numel() for anchor in made.anchor.values())
-    assert f"{total} parameters are held." in "\n".join(lines)
+    (told,) = [line for line in lines if line.startswith(f"{total} parameters are held, by ")]
+    shares = re.findall(r"(\w+) (\d+\.\d)%", told)
+    assert {kind for kind, _ in shares} == {b.operator.kind for b in made.curvature.blocks}
+    assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=0.5)
     (line,) = [line for line in lines if line.startswith("Left to move freely: ")]
     assert all(f"`{name}`" in line for name in made.curvature.ignored)
 

@@ -71,7 +71,7 @@ def test_without_a_card_one_is_written(hub: HubServer) -> None:
     push(of_task("Arzt & <Patient>"))
     card = repository(hub).resolve("main").files["README.md"].content.decode()
     assert card.startswith("---\n")
-    assert "Arzt & <Patient>" in card
+    assert "Arzt & &lt;Patient&gt;" in card
     (tag,) = tags(hub)
     assert tag.startswith("Arzt-Patient-")
 
