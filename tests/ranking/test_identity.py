@@ -11,6 +11,7 @@ from pubtator_text import block
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.concepts import canonical_id, is_nil
 from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
+from hf_kfc.ranking.corpora.psytar import PsyTar
 from hf_kfc.ranking.corpora.pubtator import Pubtator
 from hf_kfc.ranking.ontologies import Ontology
 from hf_kfc.ranking.schema import Concept
@@ -183,3 +184,20 @@ def test_raise_means_what_it_says_where_train_mentions_could_name_a_concept(tmp_
         pubtator(tmp_path, names, "names", train, train[:1], on_unknown_concept="raise")
     builder = pubtator(tmp_path, names, "names", train, [("fever", "C1"), ("rash", "C7")])
     assert golds(builder) == ["C1", "C7"]
+
+
+def test_raise_spares_the_concepts_that_a_corpus_itself_names(tmp_path):
+    rows = ["review\tmention\tcuis\tcui_names\tsentence"]
+    rows += [f"drug.{i}\thair\tC{1 + i % 2}\tname{1 + i % 2}\tmy hair" for i in range(60)]
+    files = {"mentions": tmp_path / "mentions.tsv", "ontology": tmp_path / "names.tsv"}
+    files["mentions"].write_text("\n".join(rows) + "\n")
+    files["ontology"].write_text("C1\tAlopecia\nC3\tInsomnia\n")
+    builder = PsyTar(
+        data_files=files,
+        cache_dir=str(tmp_path / "cache"),
+        num_candidates=2,
+        on_unknown_concept="raise",
+    )
+    builder.download_and_prepare()
+    assert (builder.counts.concepts, builder.counts.named_by_mentions) == (3, 0)
+    assert set(golds(builder)) == {"C1", "C2"}

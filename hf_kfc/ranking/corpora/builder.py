@@ -63,11 +63,11 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         DataError: A file is missing, or a value of the configuration is out of its range.
     """
 
-    VERSION = datasets.Version("2.0.0")
+    VERSION = datasets.Version("3.0.0")  # part of the cache key: of what the examples say
     BUILDER_CONFIG_CLASS = RankingConfig
     FILES: ClassVar[tuple[str, ...]] = ()
     OPTIONAL_FILES: ClassVar[tuple[str, ...]] = ()
-    LICENSE: ClassVar[License | None] = None  # of the text; publishing asks for it
+    LICENSE: ClassVar[License | None] = None  # of the text; pushing asks for it
 
     config: RankingConfig
 
@@ -204,14 +204,10 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         """Make the ontology; also give how many of its concepts not only mentions name."""
         strict = self.config.on_unknown_concept == "raise"
         lenders = [m for split in self.config.names_from for _, m in mentions[split]]
-        own: Ontology | None = None
-        concepts: Iterable[Concept] = self._concepts(problems)
-        for names in (self._names(problems), surface_forms(lenders)):
-            # Held compactly, of which there may be millions, and found by any of their identifiers.
-            first = next(concepts := iter(concepts), None)
-            own = Ontology(chain([first], concepts)) if first else None
-            concepts = widened(own, names, only_known=strict and own is not None)
-        ontology = Ontology(concepts)
+        named = widened(_held(self._concepts(problems)), self._names(problems))
+        own = _held(named)
+        known = own is not None and strict
+        ontology = Ontology(widened(own, surface_forms(lenders), only_known=known))
         if len(ontology) < 2:
             raise DataError(
                 f"{self.dataset_name}: the ontology has 1 concept; ranking needs at least 2"
@@ -335,6 +331,13 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         if not (self.config.show_types and concept.types):
             return concept.name
         return f"{concept.name} [{', '.join(concept.types)}]"
+
+
+def _held(concepts: Iterable[Concept]) -> Ontology | None:
+    """Hold concepts compactly, of which there may be millions; nothing if there are none."""
+    remaining = iter(concepts)
+    first = next(remaining, None)
+    return None if first is None else Ontology(chain([first], remaining))
 
 
 def _as_patterns(paths: Any) -> list[str]:
