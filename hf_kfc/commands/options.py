@@ -23,10 +23,10 @@ def estimate(parser: ArgumentParser) -> None:
         hf-kfc estimate --model runs/tier1 --dataset org/reviews --output runs/tier1/prior
         hf-kfc estimate --model org/tagger --dataset notes.jsonl --label_column tags --output prior
 
-    For sequence and token classifiers, causal language models and, with hf_kfc[ranking], rankers
-    of candidates. DATASET is a data set of the Hub, a folder that save_to_disk made, or a file or
-    folder of CSV, JSON lines, Parquet or text; columns with usual names are found. An estimate that
-    was killed goes on where it was when it is called again.
+    For sequence and token classifiers, causal and encoder-decoder language models and, with
+    hf_kfc[ranking], rankers of candidates. DATASET is a data set of the Hub, a folder that
+    save_to_disk made, or a file or folder of CSV, JSON lines, Parquet or text; columns with usual
+    names are found. An estimate that was killed goes on where it was when it is called again.
     """
     parser.add_argument("--model", required=True, help="The model, with its tokenizer.")
     parser.add_argument("--dataset", required=True, help="What it has learnt.")

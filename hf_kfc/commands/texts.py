@@ -1,4 +1,4 @@
-"""Examples of text: to classify, to classify word by word, and to go on with."""
+"""Examples of text: to classify, whole or word by word, to go on with, and to answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 from transformers import (
+    DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -101,6 +102,22 @@ def _causal(
     return texts, encode
 
 
+def _text_to_text(
+    dataset: datasets.Dataset,
+    model: PreTrainedModel,
+    tokenize: Callable[..., Any],
+    choices: Choices,
+) -> tuple[list[str], Encoder]:
+    target = _column(dataset, choices.label_column, ("target", "summary"), "--label_column")
+    texts = _text_columns(dataset, choices.text_columns, target)
+
+    def encode(rows: Rows) -> dict[str, Any]:
+        found = tokenize(*(_strings(rows, name) for name in texts))
+        return {**found, "labels": tokenize(text_target=_strings(rows, target))["input_ids"]}
+
+    return [*texts, target], encode
+
+
 def _text_format(
     name: str, needs: str, models: Mapping[str, Any], collator: Any, make: EncoderMaker
 ) -> ExampleFormat:
@@ -153,6 +170,13 @@ TEXT_FORMATS = (
         modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         DataCollatorForTokenClassification,  # pads labels with -100
         _causal,
+    ),
+    _text_format(
+        "text to text",
+        "an encoder-decoder, a text column and the text that is to come of it",
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        DataCollatorForSeq2Seq,
+        _text_to_text,
     ),
 )
 

@@ -11,6 +11,7 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
+    DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     GPT2Config,
@@ -20,6 +21,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
@@ -198,6 +201,29 @@ def test_a_causal_model_whose_tokenizer_has_no_padding(saved, run, tmp_path):
     examples = [{**tokenizer(t), "labels": tokenizer(t)["input_ids"]} for t in TEXTS]
     expected = fingerprint(
         model, GPT2LMHeadModel, examples, DataCollatorForTokenClassification(tokenizer)
+    )
+    assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == expected
+
+
+def test_an_encoder_decoder_that_answers(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    model = saved(T5ForConditionalGeneration(config), tokenizer)
+    answers = TEXTS[::-1]
+    data = lines(tmp_path / "answers.jsonl", question=TEXTS, answer=answers)
+    words = ("--model", model, "--dataset", data, "--label_column", "answer")
+    result = run("estimate", *words, "--output", tmp_path / "prior")
+    assert result.status == 0, result.err
+    examples = [
+        {**tokenizer(text), "labels": tokenizer(text_target=answer)["input_ids"]}
+        for text, answer in zip(TEXTS, answers, strict=True)
+    ]
+    expected = fingerprint(
+        model, T5ForConditionalGeneration, examples, DataCollatorForSeq2Seq(tokenizer)
     )
     assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == expected
 
