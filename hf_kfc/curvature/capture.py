@@ -80,7 +80,9 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         kwargs: Mapping[str, Any],
         output: Tensor,
     ) -> Tensor:
-        x, own_positions = args[0] if args else next(iter(kwargs.values())), None
+        x, own_positions = args[0] if args else next(iter(kwargs.values()), None), None
+        if not isinstance(x, Tensor) or not isinstance(output, Tensor):
+            return output  # of no rule; that there is no use tells it
         if (own_positions := positions.of(name, len(uses[name]))) is not None:
             x, output = own_positions.separate(x, output)
         edge = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ __all__ = ["estimate_curvature"]
 
 logger = logging.getLogger(__name__)
 
-NEVER = "never called in the forward pass"
+NEVER = "never called with a tensor in the forward pass"
 TOGETHER = "the logits of an example depend on the others of its batch"
 DEPENDS = "the model's computation depends on its input"
 
@@ -275,6 +275,8 @@ class _Run:
             wrong |= check_gradients(called, outputs.logits, uses, examples)
             if self._examples_depend(batch, outputs, examples):
                 wrong |= {layer.name: TOGETHER for layer in self.layers}
+            elif examples > 1:
+                self._warn_of_padding(outputs)
             if self.forward is default_forward:
                 refuse_other_loss(self.model, batch, outputs)
         if wrong:
@@ -306,6 +308,29 @@ class _Run:
             return True
         allowed = 0.1 if torch.finfo(found.dtype).eps > 1e-4 else 1e-3
         return bool((found - expected).abs().max() > allowed * expected.abs().max())
+
+    def _warn_of_padding(self, outputs: Outputs) -> None:
+        """Say if the padding of its batch changes what a model makes of an example."""
+        for number, row in enumerate(self._first_rows):
+            batch = to_device(self.collate([row]), self.device)
+            with torch.no_grad():
+                own = self._forward(batch)
+            alone, among = (
+                o.logits[i].detach()[o.labels[i] != -100] for o, i in ((own, 0), (outputs, number))
+            )
+            classes = min(alone.shape[-1], among.shape[-1])
+            alone, among = alone[..., :classes], among[..., :classes]
+            if (
+                alone.shape == among.shape
+                and alone.numel()
+                and bool((alone - among).abs().max() > 0.1 * alone.abs().max())
+            ):
+                logger.warning(
+                    "%s gives an example other logits among padding than without, so F depends on "
+                    "the batch size; pad as the model expects, or set curvature_batch_size=1",
+                    type(self.model).__name__,
+                )
+                return
 
     def _leave_rules(self, wrong: Mapping[str, str]) -> None:
         left = [layer for layer in self.layers if layer.name in wrong]
@@ -473,10 +498,13 @@ class _Run:
             yield indices[start : start + size], to_device(batch, self.device)
 
     def _first_batch(self) -> tuple[dict[str, Tensor], int]:
-        """Collate two examples, or one where batches have one."""
+        return to_device(self.collate(self._first_rows), self.device), len(self._first_rows)
+
+    @cached_property
+    def _first_rows(self) -> list[Any]:
+        """Two examples, or one where batches have one."""
         chosen = self.indices[: min(2, self.args.curvature_batch_size)]
-        batch = self.collate([self.dataset[index] for index in chosen])
-        return to_device(batch, self.device), len(chosen)
+        return [self.dataset[index] for index in chosen]
 
 
 def _checked_halves(number: int, examples: int) -> list[Tensor]:

@@ -386,7 +386,7 @@ RULES: dict[type[nn.Module], LayerRule] = {
     nn.Embedding: EmbeddingRule(),
     nn.LayerNorm: LayerNormRule(),
 }
-"""Rules by class; a subclass that computes the same has the rule of its parent."""
+"""Rules by class; a subclass has that of its parent, if a first batch's gradient fits it."""
 BIAS = BiasRule()
 _GAIN = GainRule()
 _TIED = TiedEmbeddingRule()
@@ -407,7 +407,7 @@ def register_rule(
 ) -> LayerRule | Callable[[type[LayerRule]], type[LayerRule]]:
     """Give a module class a rule; without one it decorates the rule's class.
 
-    A rule that was there is replaced. Subclasses that do not override ``forward`` have it too.
+    A rule that was there is replaced. Subclasses have it too, if it fits their gradient.
 
     Args:
         module_class: The class of the modules.
@@ -445,17 +445,22 @@ def find_rule(modules: Collection[nn.Module]) -> LayerRule | None:
 
 
 def rule_of(module: nn.Module) -> LayerRule | None:
-    """Return the rule of a module's class, or of the parent from which it has its ``forward``.
+    """Return the rule of a module's class or of its nearest parent that has one.
+
+    A class that overrides ``forward`` may compute something else; then the gradient of a first
+    batch is not what the rule makes of it. Not tried so is what looks something up: its input may
+    be no row numbers.
 
     Args:
         module: The module.
     """
-    kind = type(module)
+    kind, overridden = type(module), False
     for parent in kind.__mro__:
         if parent in RULES:
+            if overridden and RULES[parent].diagonal_inputs:
+                break
             return RULES[parent]
-        if "forward" in vars(parent):  # it computes something else than what is below
-            break
+        overridden |= "forward" in vars(parent)
     owned = {name for name, _ in module.named_parameters()}
     return _GAIN if kind.__name__.endswith("Norm") and owned == {"weight"} else None
 

@@ -34,7 +34,7 @@ from .tiny import (
 )
 
 EXAMPLES = 10
-FIRST_LOOKS = 4  # discovery and identity read two examples each
+FIRST_LOOKS = 2  # discovery and identity read the same two examples
 FORK = multiprocessing.get_context("fork")  # torch is loaded already
 
 

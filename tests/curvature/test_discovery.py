@@ -21,9 +21,13 @@ class Holder(nn.Module):
             setattr(self, name, module)
 
 
-class OtherLinear(nn.Linear):
+class OtherBilinear(nn.Bilinear):
+    pass
+
+
+class OtherEmbedding(nn.Embedding):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).tanh()
+        return super().forward(x + 1)
 
 
 class SameLinear(nn.Linear):
@@ -76,7 +80,7 @@ def masked_lm() -> nn.Module:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "unknown": (lambda: Holder(x=nn.Bilinear(2, 2, 2)), r"x\.weight, x\.bias \(Bilinear\)"),
-    "subclass": (lambda: Holder(x=OtherLinear(2, 2)), r"x\.weight, x\.bias \(OtherLinear\)"),
+    "subclass": (lambda: Holder(x=OtherEmbedding(5, 2)), r"x\.weight \(OtherEmbedding\)"),
     "parameter": (lambda: Holder(x=nn.Parameter(torch.ones(2))), r"x \(Holder\)"),
     "added": (
         linear_with_a_scale,
@@ -133,8 +137,8 @@ def test_ignoring_lifts_the_refusal(name: str) -> None:
 
 
 def test_a_refusal_of_many_is_short() -> None:
-    kinds = [type(f"Kind{number}" + "x" * 30, (OtherLinear,), {}) for number in range(40)]
-    model = Holder(**{f"x{number}": kind(2, 2) for number, kind in enumerate(kinds * 3)})
+    kinds = [type(f"Kind{number}" + "x" * 30, (OtherBilinear,), {}) for number in range(40)]
+    model = Holder(**{f"x{number}": kind(2, 2, 2) for number, kind in enumerate(kinds * 3)})
     with pytest.raises(
         CurvatureError, match=r"x0\.weight, x0\.bias, .* and 3 more \(Kind0x"
     ) as caught:

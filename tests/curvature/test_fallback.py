@@ -22,7 +22,17 @@ from .test_refusals import (
     switching,
     tokens_first,
 )
-from .tiny import CLASSES, LABELS, Logits, assert_equal_matrices, dense, estimate, oracle, vectors
+from .tiny import (
+    CLASSES,
+    LABELS,
+    Logits,
+    OtherLinear,
+    assert_equal_matrices,
+    dense,
+    estimate,
+    oracle,
+    vectors,
+)
 
 
 class Bare(nn.Module):
@@ -78,7 +88,29 @@ def normed(m: Any, x: Tensor) -> Tensor:
     return m.layer(x)[..., :3]
 
 
+class SameLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class Paired(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+def test_a_subclass_that_computes_the_same_otherwise_keeps_its_factors() -> None:
+    model, data = Logits(normed, layer=SameLinear(4, 4)), vectors(5)
+    assert [b.operator.kind for b in estimate(model, data).blocks] == ["kronecker"]
+    other = Logits(normed, layer=OtherLinear(4, 4))
+    assert [b.operator.kind for b in estimate(other, data).blocks] == ["diagonal"] * 2
+
+
 CASES: dict[str, Any] = {
+    "other_linear": (lambda: Logits(normed, layer=OtherLinear(4, 4)), lambda: vectors(5)),
+    "pair": (
+        lambda: Logits(lambda m, x: m.layer(x)[0][..., :3], layer=Paired(4, 4)),
+        lambda: vectors(5),
+    ),
     "bare": (Bare, lambda: vectors(5, 3, 4)),
     "grouped": (
         lambda: Logits(convolved, layer=nn.Conv1d(4, 4, 2, groups=2), head=nn.Linear(8, 3)),
@@ -149,6 +181,26 @@ def test_what_it_covers_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "curvature of 20 parameters: diagonal 25.0%, kronecker 75.0%" in caplog.text
     assert "2 parameters without a rule (25.0 % of all entries)" in caplog.text
     assert "token and 1 more (Bare)" in caplog.text
+
+
+def test_padding_that_changes_an_example_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    lengths = (2, 4, 3)
+    data = [{"x": torch.randn(n, 4), "labels": torch.tensor(1)} for n in lengths]
+
+    def collate(rows: list[Any]) -> dict[str, Tensor]:
+        x = nn.utils.rnn.pad_sequence([row["x"] for row in rows], batch_first=True)
+        return {"x": x, "labels": torch.stack([row["labels"] for row in rows])}
+
+    def of_sum(m: Any, x: Tensor) -> Tensor:
+        return m.head(x.sum(1))
+
+    def of_mean(m: Any, x: Tensor) -> Tensor:
+        return m.head(x.mean(1))
+
+    for run, warned in ((of_sum, False), (of_mean, True)):
+        caplog.clear()
+        estimate(Logits(run, head=nn.Linear(4, 3, bias=False)), data, collate)
+        assert ("other logits among padding" in caplog.text) == warned
 
 
 def test_rows_of_embeddings_are_counted() -> None:
