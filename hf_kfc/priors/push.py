@@ -131,14 +131,25 @@ def push_to_hub(
 
 
 def _tell_what_is_left_out(public: BasePrior) -> None:
-    for name, dropped in public.provenance.dropped_inputs.items():
-        if dropped:
-            logger.warning(
-                "pushed without %d tokens of %s that fewer than %s examples have",
-                dropped,
-                name,
-                public.provenance.min_examples,
-            )
+    origin, curvature = public.provenance, public.curvature
+    dropped = {name: number for name, number in origin.dropped_inputs.items() if number}
+    for name, number in dropped.items():
+        logger.warning(
+            "pushed without %d tokens of %s that fewer than %s examples have",
+            number,
+            name,
+            origin.min_examples,
+        )
+    others = [block for block in curvature.blocks if not block.is_embedding]
+    widest = max(others, key=lambda block: block.shape[1], default=None)
+    if dropped and widest is not None and curvature.num_examples < 2 * widest.shape[1]:
+        logger.warning(
+            "%d examples are few for the %d inputs of %s: from what its A spans, tokens that were "
+            "left out can be found; estimate from more examples, or do not push it",
+            curvature.num_examples,
+            widest.shape[1],
+            widest.name,
+        )
 
 
 def _add_card(folder: Path, text: str, pictures: Mapping[str, bytes]) -> None:

@@ -12,6 +12,7 @@ import torch
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import HfApi
 
+from hf_kfc.curvature import Curvature
 from hf_kfc.errors import HfKfcError, HubError, PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import push as push_module
@@ -132,6 +133,22 @@ def test_rare_tokens_are_left_out_and_it_is_said(
     uncounted = replace(curvature, blocks=(made.curvature.blocks[0], *others))
     with pytest.raises(PriorError, match="does not tell in how many examples"):
         ConsolidationPrior(anchor, uncounted, PROVENANCE).push_to_hub(NAME)
+
+
+def test_too_few_examples_for_the_width_are_told(
+    hub: HubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dropped tokens are in the span of A of the next layer."""
+    made = prior()
+    words, query = made.curvature.blocks[:2]
+    counted = replace(words, input_examples=torch.tensor([30.0, 2.0, 10.0, 9.0, 0.0]))
+    for examples, warned in ((9, True), (10, False)):  # the query has five inputs
+        curvature = Curvature((counted, query), examples, made.curvature.ignored)
+        anchor = {n: v for n, v in made.anchor.items() if n in curvature.parameters}
+        caplog.clear()
+        ConsolidationPrior(anchor, curvature, PROVENANCE).push_to_hub(f"org/of-{examples}")
+        told = [m for m in caplog.messages if m.startswith("9 examples are few for the 5 inputs")]
+        assert bool(told) is warned
 
 
 # --- Branches, tags, proposals -------------------------------------------------------------------
