@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from typing import Any
@@ -18,11 +18,12 @@ from ..errors import ConsolidationError, PriorError
 from ..priors import ConsolidationPrior
 from .adapters import COMPILED, LowRank, Naming, names_for, plain_name
 
-__all__ = ["FittedBlock", "Patterns", "fit"]
+__all__ = ["FittedBlock", "Patterns", "fit", "refuse_idle"]
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMED = 3
+_MISSING, _SHAPE, _UNKNOWN = "the model has no parameter ", "", "the prior knows nothing of "
 
 
 class Patterns:
@@ -101,7 +102,8 @@ def fit(
     naming, parameters = names_for(model, prior), dict(model.named_parameters())
     prefix = _Prefix.between(prior.curvature.parameters, naming.own)
     free, growing = Patterns(model, ignore), Patterns(model, added_rows)
-    tokens, problems, fitted = _of_tokens(model), _Problems(), list[FittedBlock]()
+    tokens, fitted = _of_tokens(model), list[FittedBlock]()
+    problems = {_MISSING: list[str](), _SHAPE: list[str](), _UNKNOWN: list[str]()}
     for block in prior.curvature.blocks:
         names = [prefix.of_prior(name) for name in block.shapes]
         if ignored := [name for name in names if name in free]:
@@ -112,7 +114,7 @@ def fit(
                 )
             continue
         if missing := [name for name in names if name not in naming.own]:
-            problems.missing += missing
+            problems[_MISSING] += missing
             continue
         own = tuple(naming.own[name] for name in names)
         found = [tuple(parameters[name].shape) for name in own]
@@ -126,7 +128,11 @@ def fit(
             fitted.append(FittedBlock(block, own, rows))
             logger.info("%s has new rows since task '%s': they are free.", names[0], prior.task)
         else:
-            problems.add_shapes(names, found, list(block.shapes.values()))
+            problems[_SHAPE] += [
+                f"{name} has shape {list(ours)}, the prior's has {list(theirs)}"
+                for name, ours, theirs in zip(names, found, block.shapes.values(), strict=True)
+                if ours != theirs
+            ]
     known = {prefix.of_prior(n) for n in (*prior.curvature.parameters, *prior.curvature.ignored)}
     trained = {name for name, own in naming.own.items() if parameters[own].requires_grad}
     trained |= {
@@ -134,13 +140,39 @@ def fit(
         for name, (down, up, *_) in naming.adapters.items()
         if parameters[down].requires_grad or parameters[up].requires_grad
     }
-    problems.unknown = [n for n in _ordered(trained, naming) if n not in known and n not in free]
-    problems.refuse(prior, model, prefix)
+    problems[_UNKNOWN] = [n for n in _ordered(trained, naming) if n not in known and n not in free]
+    _refuse(prior, model, prefix, problems)
     if not fitted:
         raise PriorError(f"`ignore` leaves nothing of the prior of task '{prior.task}' to be held")
     if prefix != _Prefix():
         logger.info("The prior of task '%s' %s.", prior.task, prefix)
     return fitted
+
+
+def refuse_idle(
+    setting: str,
+    patterns: Iterable[str] | None,
+    model: nn.Module,
+    priors: Sequence[ConsolidationPrior],
+) -> None:
+    """Make sure that each pattern means something, in the model or in a prior.
+
+    Args:
+        setting: Its name, for the error.
+        patterns: See :class:`Patterns`.
+        model: The model to be trained, unwrapped.
+        priors: Of the old tasks.
+
+    Raises:
+        ConsolidationError: One means nothing.
+    """
+    known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    known |= {name for prior in priors for name in prior.curvature.parameters}
+    if idle := Patterns(model, patterns).without(known):
+        raise ConsolidationError(
+            f"'{idle[0]}' in `{setting}` means no parameter, buffer or module class of "
+            f"{type(model).__name__} or of a prior; correct or remove it"
+        )
 
 
 def _ordered(names: set[str], naming: Naming) -> list[str]:
@@ -224,45 +256,25 @@ def _splits(name: str) -> list[tuple[str, str]]:
     return [(".".join(parts[:n]) + ".", ".".join(parts[n:])) for n in range(1, len(parts))]
 
 
-@dataclass
-class _Problems:
-    """Why a prior does not fit, each kind with the parameters that have it."""
+def _refuse(
+    prior: ConsolidationPrior, model: nn.Module, prefix: _Prefix, problems: dict[str, list[str]]
+) -> None:
+    """Raise if there is any problem.
 
-    missing: list[str] = field(default_factory=list)
-    shapes: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-    def add_shapes(
-        self, names: Sequence[str], found: Sequence[tuple[int, ...]], wanted: Sequence[Any]
-    ) -> None:
-        self.shapes += [
-            f"{name} has shape {list(ours)}, the prior's has {list(theirs)}"
-            for name, ours, theirs in zip(names, found, wanted, strict=True)
-            if ours != theirs
-        ]
-
-    def refuse(self, prior: ConsolidationPrior, model: nn.Module, prefix: _Prefix) -> None:
-        """Raise if there is any.
-
-        Raises:
-            PriorError: With some parameters of each kind, and what can be done.
-        """
-        kinds = {
-            "the model has no parameter ": self.missing,
-            "": self.shapes,
-            "the prior knows nothing of ": self.unknown,
-        }
-        said = [f"{what}{_some(names)}" for what, names in kinds.items() if names]
-        if not said:
-            return
-        said += [f"it {prefix}"] * (prefix != _Prefix())
-        grown = ", or list them in `added_rows` if their first rows are the old ones"
-        raise PriorError(
-            f"prior of task '{prior.task}' does not fit {type(model).__name__}: {'; '.join(said)}; "
-            "if that is meant, leave them out of the penalty by `ignore` of the ConsolidationConfig"
-            + grown
-            * bool(self.shapes)
-        )
+    Raises:
+        PriorError: With some parameters of each kind, and what can be done.
+    """
+    said = [f"{what}{_some(names)}" for what, names in problems.items() if names]
+    if not said:
+        return
+    said += [f"it {prefix}"] * (prefix != _Prefix())
+    grown = ", or list them in `added_rows` if their first rows are the old ones"
+    raise PriorError(
+        f"prior of task '{prior.task}' does not fit {type(model).__name__}: {'; '.join(said)}; "
+        "if that is meant, leave them out of the penalty by `ignore` of the ConsolidationConfig"
+        + grown
+        * bool(problems[_SHAPE])
+    )
 
 
 def _some(names: Sequence[str]) -> str:

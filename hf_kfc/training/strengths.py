@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 
-__all__ = ["bayesian_strength", "count_labels", "strengths_for"]
+__all__ = ["NewLabels", "bayesian_strength", "count_labels", "strengths_for"]
+
+logger = logging.getLogger(__name__)
 
 _MOST_COUNTED = 1024
 """Examples whose labels are counted; of a larger data set these stand for all."""
@@ -96,6 +101,57 @@ def count_labels(
                 return total * max(1, len(found))  # one label per example and name
             count += sum(int(labels.ne(-100).sum()) for labels in found)
     return count * total / max(1, size)
+
+
+class NewLabels:
+    """How many labels the new task's loss is a mean over; counted once for each data set.
+
+    Args:
+        trainer: Of the new task.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._counted: tuple[Any, float] | None = None
+
+    @property
+    def examples(self) -> int:
+        """Of the new task, 0 if that is not known; a dict holds several data sets."""
+        data = self._trainer.train_dataset
+        return len(data) if isinstance(data, Sized) and not isinstance(data, Mapping) else 0
+
+    def __call__(self) -> float:
+        """Return their number, 0 if it is not known."""
+        trainer, data = self._trainer, self._trainer.train_dataset
+        if not self.examples:
+            return 0
+        if self._counted is None or self._counted[0] is not data:
+            count = count_labels(
+                data,
+                trainer._get_collator_with_removed_columns(trainer.data_collator),
+                trainer.label_names,
+                shifted=self._are_shifted(),
+                batch_size=trainer.args.per_device_train_batch_size,
+                seed=trainer.args.seed,
+            )
+            self._counted = data, count
+            logger.info(
+                "The new loss is a mean over %g labels of %d examples: strengths are by default "
+                "N_old / (2 * %g).",
+                count,
+                self.examples,
+                count,
+            )
+        return self._counted[1]
+
+    def _are_shifted(self) -> bool:
+        """Whether the loss compares a position with the next label, by what the Trainer knows."""
+        model: Any = self._trainer.accelerator.unwrap_model(
+            self._trainer.model, keep_torch_compile=False
+        )
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        by_class = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # GPT-2
+        return by_class or bool(getattr(self._trainer, "_loss_shifts_labels", False))
 
 
 def _labels(batch: Mapping[str, Any], names: Sequence[str], shifted: bool) -> list[Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +14,6 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import Trainer, TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
@@ -23,11 +22,11 @@ from ..priors import ConsolidationPrior
 from .arguments import ConsolidationArguments
 from .buffers import BufferWatch
 from .config import PENALTY_DTYPES, ConsolidationConfig
-from .fitting import Patterns, fit
+from .fitting import fit, refuse_idle
 from .penalty import ConsolidationPenalty
 from .resuming import PLAIN, ConsolidationState, identity_of, refuse_other
 from .scale import LossScale
-from .strengths import bayesian_strength, count_labels, strengths_for
+from .strengths import NewLabels, bayesian_strength, strengths_for
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
 
@@ -86,7 +85,7 @@ class ConsolidationMixin(_Base):
                 "`consolidation`"
             )
         self.priors = _as_priors(priors)
-        self._labels_of: tuple[Any, float] | None = None
+        self._new_labels = NewLabels(self)
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
@@ -116,7 +115,7 @@ class ConsolidationMixin(_Base):
         given = self.consolidation.strengths
         if given is not None:
             return strengths_for(given, self.priors)
-        return [bayesian_strength(prior, self._num_labels()) for prior in self.priors]
+        return [bayesian_strength(prior, self._new_labels()) for prior in self.priors]
 
     def train(
         self,
@@ -179,6 +178,17 @@ class ConsolidationMixin(_Base):
             logs |= {f"penalty_{task}": v for task, v in zip(self._names(), means, strict=True)}
             self._penalty_sum, self._penalty_steps = None, 0
         super().log(logs, start_time)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Take what a search suggests for the settings too, where they stand beside the args."""
+        super()._hp_search_setup(trial)
+        if trial is None or self.hp_search_backend is None:
+            return
+        if not isinstance(self.args, ConsolidationArguments):
+            suggested = trial if isinstance(trial, dict) else self.hp_space(trial)
+            ours = {f.name for f in fields(ConsolidationConfig)} & suggested.keys()
+            own = {name: suggested[name] for name in ours}
+            self._consolidation = replace(self.consolidation, **own)
 
     def _begin(self) -> None:
         """Read the settings: a search has changed them, a retry begins with another batch size."""
@@ -254,42 +264,6 @@ class ConsolidationMixin(_Base):
         if self.priors:
             self._settings.save_pretrained(output_dir or cast(str, self.args.output_dir))
 
-    def _num_labels(self) -> float:
-        """How many labels the new loss is a mean over; counted once for each data set."""
-        data, examples = self.train_dataset, self._num_examples()
-        if not examples:
-            return 0
-        if self._labels_of is None or self._labels_of[0] is not data:
-            count = count_labels(
-                data,
-                self._get_collator_with_removed_columns(self.data_collator),
-                self.label_names,
-                shifted=self._shifts_labels(),
-                batch_size=self.args.per_device_train_batch_size,
-                seed=self.args.seed,
-            )
-            self._labels_of = data, count
-            logger.info(
-                "The new loss is a mean over %g labels of %d examples: strengths are by default "
-                "N_old / (2 * %g).",
-                count,
-                examples,
-                count,
-            )
-        return self._labels_of[1]
-
-    def _num_examples(self) -> int:
-        """Examples of the new task, 0 if that is not known; a dict holds several data sets."""
-        data = self.train_dataset
-        return len(data) if isinstance(data, Sized) and not isinstance(data, Mapping) else 0
-
-    def _shifts_labels(self) -> bool:
-        """Whether the loss compares a position with the next label, by what the Trainer knows."""
-        model: Any = self._plain_model()
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        by_class = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()  # GPT-2
-        return by_class or bool(getattr(self, "_loss_shifts_labels", False))
-
     def _check_priors(self) -> None:
         """Make sure that priors and settings fit the model and each other."""
         config, model = self.consolidation, self._plain_model()
@@ -297,7 +271,7 @@ class ConsolidationMixin(_Base):
             strengths_for(config.strengths, self.priors)
         else:  # what has none is to be said now, and labels are counted when they are asked for
             for prior in self.priors:
-                bayesian_strength(prior, self._num_examples())
+                bayesian_strength(prior, self._new_labels.examples)
         for prior in self.priors:
             fit(prior, model, config.ignore, config.added_rows)
             merged_for = prior.provenance.merge_damping
@@ -309,14 +283,8 @@ class ConsolidationMixin(_Base):
                     merged_for,
                     config.damping,
                 )
-        known = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
-        known |= {name for prior in self.priors for name in prior.curvature.parameters}
-        for name, patterns in (("ignore", config.ignore), ("added_rows", config.added_rows)):
-            if idle := Patterns(model, patterns).without(known):
-                raise ConsolidationError(
-                    f"'{idle[0]}' in `{name}` means no parameter, buffer or module class of "
-                    f"{type(model).__name__} or of a prior; correct or remove it"
-                )
+        refuse_idle("ignore", config.ignore, model, self.priors)
+        refuse_idle("added_rows", config.added_rows, model, self.priors)
 
     def _plain_model(self) -> nn.Module:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -442,9 +410,7 @@ class _ConsolidationSteps(TrainerCallback):
 
 
 class ConsolidationTrainer(ConsolidationMixin, Trainer):
-    """A Trainer that learns a new task while holding on to earlier ones.
-
-    See :class:`ConsolidationMixin` for what it adds to the Trainer, and raises.
+    """The plain Trainer with :class:`ConsolidationMixin`: it holds on to earlier tasks.
 
     Example:
         >>> trainer = ConsolidationTrainer(  # doctest: +SKIP

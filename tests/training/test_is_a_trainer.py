@@ -333,8 +333,9 @@ def change_in_training(trainer: Any, **values: Any) -> float:
     return float(trainer.state.log_history[0]["penalty"])
 
 
-def consolidating(tmp_path: Path, **changes: Any) -> Any:
-    args = ConsolidationArguments(
+def consolidating(tmp_path: Path, beside: bool = False, **changes: Any) -> Any:
+    """Its settings in the arguments, or beside them."""
+    args = (TrainingArguments if beside else ConsolidationArguments)(
         str(tmp_path),
         use_cpu=True,
         report_to="none",
@@ -343,7 +344,7 @@ def consolidating(tmp_path: Path, **changes: Any) -> Any:
         logging_steps=1,
         learning_rate=0.0,
         max_steps=1,
-        **changes,
+        **({} if beside else changes),
     )
     return ConsolidationTrainer(
         None,
@@ -352,6 +353,7 @@ def consolidating(tmp_path: Path, **changes: Any) -> Any:
         model_init=lambda: classifier(3),
         train_dataset=labelled(),
         data_collator=pad,
+        consolidation=ConsolidationConfig(**changes) if beside else None,
     )
 
 
@@ -367,8 +369,9 @@ def test_strengths_and_damping_of_now(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [None, 2.0, [2.0]])
 @pytest.mark.parametrize("searched", [0.5, [0.5]])
-def test_a_search_finds_strengths(first: Any, searched: Any, tmp_path: Path) -> None:
-    trainer = consolidating(tmp_path, strengths=first, damping=0.0)
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_search_finds_strengths(first: Any, searched: Any, beside: bool, tmp_path: Path) -> None:
+    trainer = consolidating(tmp_path, beside, strengths=first, damping=0.0)
     trainer.hp_search_backend = HPSearchBackend.WANDB  # a trial is what it suggests
     trainer._hp_search_setup({"strengths": searched})
     trainer.train()

@@ -43,7 +43,7 @@ def test_the_default(
 ) -> None:
     trainer = trainer_of(make(), rows(), tmp_path)
     caplog.clear()
-    with caplog.at_level(logging.INFO, logger="hf_kfc.training.trainer"):
+    with caplog.at_level(logging.INFO, logger="hf_kfc.training.strengths"):
         assert trainer.strengths == trainer.strengths == [16 / (2 * labels)]
     assert caplog.messages == [
         f"The new loss is a mean over {labels} labels of 8 examples: strengths are by default "
