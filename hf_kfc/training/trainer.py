@@ -182,7 +182,7 @@ class ConsolidationMixin(_Base):
     def _hp_search_setup(self, trial: Any) -> None:
         """Take what a search suggests for the settings too, where they stand beside the args."""
         super()._hp_search_setup(trial)
-        if trial is None or self.hp_search_backend is None:
+        if trial is None or getattr(self, "hp_search_backend", None) is None:
             return
         if not isinstance(self.args, ConsolidationArguments):
             suggested = trial if isinstance(trial, dict) else self.hp_space(trial)
