@@ -185,9 +185,9 @@ class ConsolidationMixin(_Base):
         if trial is None or getattr(self, "hp_search_backend", None) is None:
             return
         if not isinstance(self.args, ConsolidationArguments):
-            suggested = trial if isinstance(trial, dict) else self.hp_space(trial)
+            suggested: dict[str, Any] = trial if isinstance(trial, dict) else self.hp_space(trial)
             ours = {f.name for f in fields(ConsolidationConfig)} & suggested.keys()
-            own = {name: suggested[name] for name in ours}
+            own: dict[str, Any] = {name: suggested[name] for name in ours}
             self._consolidation = replace(self.consolidation, **own)
 
     def _begin(self) -> None:
