@@ -21,7 +21,7 @@ from .operators import (
     register_operator,
     relative_difference,
 )
-from .oracle import exact_block_fisher, hessian_diagonal, per_example_gradients
+from .oracle import exact_block_fisher, per_example_gradients
 
 __all__ = [
     "OPERATORS",
@@ -49,7 +49,6 @@ __all__ = [
     "estimate_curvature",
     "exact_block_fisher",
     "find_layers",
-    "hessian_diagonal",
     "identity_curvature",
     "merge",
     "merge_sharing",

@@ -32,7 +32,7 @@ from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, refuse, survey, unwrapped
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
-from .gradient_check import MIXED, check_gradients, mixed_layers
+from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers
 from .objective import (
     Forward,
     Outputs,
@@ -303,28 +303,18 @@ class _Run:
         alone = {n: v[:1] if isinstance(v, Tensor) else v for n, v in batch.items()}
         with torch.no_grad():
             found = self._forward(alone).logits
-        expected = outputs.logits.detach()[:1]
-        if found.shape != expected.shape:
-            return True
-        allowed = 0.1 if torch.finfo(found.dtype).eps > 1e-4 else 1e-3
-        return bool((found - expected).abs().max() > allowed * expected.abs().max())
+        return differ(found, outputs.logits.detach()[:1], 1e-3)
 
     def _warn_of_padding(self, outputs: Outputs) -> None:
         """Say if the padding of its batch changes what a model makes of an example."""
         for number, row in enumerate(self._first_rows):
-            batch = to_device(self.collate([row]), self.device)
             with torch.no_grad():
-                own = self._forward(batch)
-            alone, among = (
-                o.logits[i].detach()[o.labels[i] != -100] for o, i in ((own, 0), (outputs, number))
-            )
-            classes = min(alone.shape[-1], among.shape[-1])
+                own = self._forward(to_device(self.collate([row]), self.device))
+            pairs = ((own, 0), (outputs, number))
+            alone, among = (o.logits[i].detach()[o.labels[i] != -100] for o, i in pairs)
+            classes = min(alone.shape[-1], among.shape[-1])  # candidates are padded too
             alone, among = alone[..., :classes], among[..., :classes]
-            if (
-                alone.shape == among.shape
-                and alone.numel()
-                and bool((alone - among).abs().max() > 0.1 * alone.abs().max())
-            ):
+            if alone.shape == among.shape and differ(alone, among, 0.1):
                 logger.warning(
                     "%s gives an example other logits among padding than without, so F depends on "
                     "the batch size; pad as the model expects, or set curvature_batch_size=1",
@@ -369,7 +359,7 @@ class _Run:
             disable=rank != 0,
         ) as bar:
             for number, (keys, batch) in enumerate(self._batches(mine[done:]), start=1):
-                halves = _checked_halves(number, len(keys))
+                halves = halves_to_check(number, len(keys))
                 if accumulators:
                     self._accumulate_batch(accumulators, keys, batch, halves)
                 if rest is not None:
@@ -505,19 +495,6 @@ class _Run:
         """Two examples, or one where batches have one."""
         chosen = self.indices[: min(2, self.args.curvature_batch_size)]
         return [self.dataset[index] for index in chosen]
-
-
-def _checked_halves(number: int, examples: int) -> list[Tensor]:
-    """Choose halves of a pass's n-th batch whose gradients tell if a layer mixes examples.
-
-    In the first batch those by each bit of the examples' numbers, which tell any two apart; in
-    batches 2, 4, 8 and so on one of them, for a computation that depends on its input.
-    """
-    bits = range((examples - 1).bit_length())
-    halves = [torch.arange(examples) >> bit & 1 == value for bit in bits for value in (0, 1)]
-    if number == 1 or not halves:
-        return halves
-    return [halves[number.bit_length() % len(halves)]] if number & (number - 1) == 0 else []
 
 
 def _shortened(reasons: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from .capture import Use
 from .discovery import Layer
 from .operators import Identity
 
-__all__ = ["MIXED", "check_gradients", "mixed_layers"]
+__all__ = ["MIXED", "check_gradients", "differ", "halves_to_check", "mixed_layers"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -77,6 +77,39 @@ def mixed_layers(
     return [
         layer for layer in layers if _mixes(layer, uses[layer.name], of_uses[layer.name], chosen)
     ]
+
+
+def halves_to_check(number: int, examples: int) -> list[Tensor]:
+    """Choose halves of a pass's n-th batch whose gradients tell if a layer mixes examples.
+
+    In the first batch those by each bit of the examples' numbers, which tell any two apart; in
+    batches 2, 4, 8 and so on one of them, for a computation that depends on its input.
+
+    Args:
+        number: n, from 1 on.
+        examples: In the batch.
+    """
+    bits = range((examples - 1).bit_length())
+    halves = [torch.arange(examples) >> bit & 1 == value for bit in bits for value in (0, 1)]
+    if number == 1 or not halves:
+        return halves
+    return [halves[number.bit_length() % len(halves)]] if number & (number - 1) == 0 else []
+
+
+def differ(found: Tensor, expected: Tensor, share: float) -> bool:
+    """Say if logits have another shape, or differ by more than a share of the largest.
+
+    Args:
+        found: The one.
+        expected: The others.
+        share: What is more than rounding; in half precision ten times as much, at least 0.1.
+    """
+    if found.shape != expected.shape:
+        return True
+    share = max(10 * share, 0.1) if torch.finfo(found.dtype).eps > 1e-4 else share
+    return bool(found.numel()) and bool(
+        (found - expected).abs().max() > share * expected.abs().max()
+    )
 
 
 def _first(examples: int) -> Tensor:

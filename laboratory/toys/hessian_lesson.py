@@ -17,10 +17,10 @@ from hf_kfc.curvature import (
     CurvatureArguments,
     Diagonal,
     estimate_curvature,
-    hessian_diagonal,
 )
 
 from .common import Example, copy_parameters, displacement, mean_loss, quality, train
+from .hessian import hessian_diagonal
 
 __all__ = ["hessian_lesson"]
 

@@ -5,16 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from curvature.conftest import float64
+from curvature.tiny import CLASSES, Example, Logits, Mlp, estimate, vectors
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from hf_kfc.curvature import Curvature, Diagonal, hessian_diagonal, per_example_gradients
+from hf_kfc.curvature import Curvature, Diagonal, per_example_gradients
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training.penalty import ConsolidationPenalty
+from laboratory.toys.hessian import hessian_diagonal
 
-from .tiny import CLASSES, Example, Logits, Mlp, estimate, vectors
+__all__ = ["float64"]
 
 default_collate = torch.utils.data.default_collate
 N = 12
