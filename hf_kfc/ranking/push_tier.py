@@ -138,15 +138,13 @@ def model_card(
     results = json.loads((Path(folder) / RESULTS_NAME).read_text(encoding="utf-8"))
     settings, kept = results["settings"], results["outcomes"][-1]
     tasks = list(_tasks(results))
-    dataset = split_revision(settings["data"]["dataset"])[0]
-    from_hub = "/" in dataset and not Path(dataset).exists()
-    previous = settings["tier"]["model"]
-    previous = previous if "@" in str(previous) else None  # others cannot find a folder
+    base, dataset = _on_hub(settings["tier"]["model"]), _on_hub(settings["data"]["dataset"])
+    previous = settings["tier"]["model"] if base and results["remembered"] else None
     data = ModelCardData(
         library_name="transformers",
-        base_model=split_revision(previous)[0] if previous else None,
+        base_model=base,
         license=args.license,
-        datasets=dataset if from_hub else None,
+        datasets=dataset,
         metrics=["accuracy"],
         model_name=repo_id.rpartition("/")[2],
         tags=["hf_kfc", "continual-learning", "entity-linking", "multiple-choice"],
@@ -183,6 +181,12 @@ def model_card(
         versions=results["versions"],
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
+
+
+def _on_hub(name: str | None) -> str | None:
+    """Return the repository of a name that others can find; None of a folder or a task."""
+    is_repository = name is not None and "/" in name and not Path(name).exists()
+    return split_revision(str(name))[0] if is_repository else None
 
 
 @dataclass(frozen=True)

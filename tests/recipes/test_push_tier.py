@@ -1,5 +1,6 @@
 """Pushing a tier: what is on the Hub afterwards, whatever happened on the way."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from recipe_runs import SMALL_CNN, TINY, Recipes, Result
 from hf_kfc.errors import HfKfcError
 from hf_kfc.hub import Tier, find_prior, walk_tiers
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.ranking import CnnForMultipleChoice, PushArguments, push_tier
+from hf_kfc.ranking import CnnForMultipleChoice, PushArguments, model_card, push_tier
 
 MODEL, PRIOR = "org/tier1", "org/tier1-kfc"
 ARGUMENTS = PushArguments(
@@ -288,6 +289,18 @@ def test_the_models_card(hub, tier):
     before = ModelCard(files(hub, MODEL, first)["README.md"].decode())
     assert "consolidation_prior" not in before.data
     assert "not published yet" in before.text
+
+
+def test_what_a_first_tier_began_with_is_its_base_and_no_earlier_tier(tier, tmp_path):
+    """Whoever walks from tier to tier must not go on to an encoder, which has no prior."""
+    results = json.loads((tier / "results.json").read_text("utf-8"))
+    results["settings"]["tier"]["model"] = "google-bert/bert-base-uncased@main"
+    results["settings"]["data"]["dataset"] = "org/ranking@v1"
+    (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
+    (tmp_path / "results.md").write_text("", "utf-8")
+    data = ModelCard(model_card(tmp_path, MODEL, ARGUMENTS)).data
+    assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", "org/ranking")
+    assert "previous_model" not in data
 
 
 def run_code(text: str, names: dict[str, object]) -> dict[str, object]:
