@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.ext.napoleon import GoogleDocstring
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+# Napoleon takes what a property's first sentence has before a colon for its type.
+GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
 
 _LINK = re.compile(r"(?<!!)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 

@@ -36,6 +36,7 @@ from hf_kfc import (
     ConsolidationTrainer,
     CurvatureArguments,
 )
+from hf_kfc.training import bayesian_strength
 
 KITCHEN = [
     ["cups", "spoons", "pinches", "slices"],
@@ -99,17 +100,17 @@ def make_trainer(
     priors: Sequence[ConsolidationPrior] = (),
 ) -> ConsolidationTrainer:
     """Return a Trainer like any other, which also holds on to the tasks of the priors."""
-    # A language model's loss is a mean over tokens, not texts: the Bayesian strength beside it is
-    # N_old / (2 M_new), M_new being the tokens of the new data that are predicted. More of it keeps
-    # more of the old texts and learns less of the new ones: choose on development data.
+    # A language model's loss is a mean over tokens, not texts: the Bayesian strength beside it, the
+    # default, is N_old / (2 M_new), M_new being the tokens of the new data that are predicted. More
+    # keeps more of the old texts and learns less of the new ones: choose on development data.
     tokens = sum(len(text["input_ids"]) - 1 for text in data)
-    bayesian = [prior.provenance.num_examples / (2 * tokens) for prior in priors]
+    strengths = [50 * bayesian_strength(prior, tokens) for prior in priors]
     args = ConsolidationArguments(
         "runs/causal_lm",
         num_train_epochs=3,
         learning_rate=3e-3,  # of a tiny model; 1e-5 to 5e-5 of a pretrained one
         per_device_train_batch_size=32,
-        strengths=[50 * strength for strength in bayesian] or None,
+        strengths=strengths or None,
         damping=0.1,
         save_strategy="no",
         report_to="none",
