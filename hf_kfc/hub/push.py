@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..errors import HubError
+from ..text import printable
 from .commit import RepositoryInfo, commit, holds, open_repository
 from .failures import hub_errors_as
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _CARD = "README.md"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 _PRIOR = "prior*.safetensors"
+_LONG = 500  # characters of a list of files
 
 MODEL_FILES = (
     # weights, none of them pickled
@@ -83,7 +85,7 @@ def push_model(
     repo_id: str,
     *,
     card: str,
-    files: Sequence[str] = MODEL_FILES,
+    files: str | Sequence[str] = MODEL_FILES,
     extra: Mapping[str, bytes] | None = None,
     private: bool = True,
     commit_message: str = "Push the model",
@@ -116,10 +118,11 @@ def push_model(
         >>> prior.push_to_hub("me/tier1-kfc", anchor=str(pushed))  # doctest: +SKIP
     """
     folder = Path(folder)
-    chosen, left = _choose(folder, files)
+    chosen, left = _choose(folder, [files] if isinstance(files, str) else files)
     contents: dict[str, Path | bytes] = {**chosen, **(extra or {})}
     if left:
-        logger.warning("left in %s and not pushed: %s", folder, ", ".join(left))
+        names = printable(", ".join(left), _LONG)
+        logger.warning("left in %s and not pushed: %s", printable(folder), names)
 
     def changes(head: RepositoryInfo) -> list[CommitOperation]:
         there = {file.rfilename: file for file in head.siblings or []}

@@ -128,7 +128,7 @@ def _foreign(directory: Path) -> str | None:
 
 
 def read_prior_files(
-    place: Path | Snapshot, layers: Sequence[str] | None = None
+    place: Path | Snapshot, layers: str | Sequence[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
     """Read a prior's folder or repository.
 

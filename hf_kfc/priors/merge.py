@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
+from ..text import printable
 from .base import BasePrior
 from .content import Parts
 from .provenance import Provenance, compounded
@@ -253,7 +254,7 @@ def _merged_anchor(parts: Sequence[_Part], merged: Block, damping: float) -> dic
         logger.warning(
             "the merged anchor of %s gives the penalty another gradient than the priors have, by "
             "%.1e of it, after %d iterations; raise rank or damping",
-            merged.name,
+            printable(merged.name),
             solution.residual,
             solution.iterations,
         )

@@ -287,7 +287,7 @@ class ConsolidationPrior(BasePrior):
         name_or_path: str | Path,
         *,
         revision: str | None = None,
-        layers: Sequence[str] | None = None,
+        layers: str | Sequence[str] | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> Self:

@@ -17,6 +17,7 @@ from ..errors import HubError, PriorError
 from ..files import scratch_directory
 from ..hub import Committed, Snapshot, Source, commit, hub_errors_as, open_repository
 from ..hub.commit import RepositoryInfo
+from ..text import printable
 from .base import BasePrior
 from .card import prior_card
 from .files import CONFIG_LIMIT, CONFIG_NAME, checksum_of, holds_tensors, read_config
@@ -126,7 +127,7 @@ def push_to_hub(
         ):
             open_repository(repository.api, repo_id, private=private)
             pushed = repository.propose() if name is None else repository.put(name)
-    logger.info("the prior of '%s' is pushed as %s", public.task, pushed)
+    logger.info("the prior of '%s' is pushed as %s", printable(public.task), pushed)
     return pushed
 
 
@@ -137,7 +138,7 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
         logger.warning(
             "pushed without %d tokens of %s that fewer than %s examples have",
             number,
-            name,
+            printable(name),
             origin.min_examples,
         )
     others = [block for block in curvature.blocks if not block.is_embedding]
@@ -148,7 +149,7 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
             "left out can be found; estimate from more examples, or do not push it",
             curvature.num_examples,
             widest.shape[1],
-            widest.name,
+            printable(widest.name),
         )
 
 

@@ -212,7 +212,7 @@ def entries_of(config: Mapping[str, Any]) -> tuple[list[BlockEntry], list[str]]:
     return [entry for entry, _ in found if entry is not None], problems
 
 
-def part_of(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
+def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str, Any]:
     """Leave out of a description all blocks but some; their parameters are ignored.
 
     Args:
@@ -224,6 +224,7 @@ def part_of(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
     """
     if not layers:
         raise PriorError("layers is empty; give patterns of block names, or None for all")
+    layers = [layers] if isinstance(layers, str) else layers
     entries, problems = entries_of(config)
     outline, wrong = read(Outline, config, "the description")
     if outline is None or problems:

@@ -53,7 +53,7 @@ def load(
     kind: type[PriorT],
     name_or_path: str | Path,
     revision: str | None,
-    layers: Sequence[str] | None,
+    layers: str | Sequence[str] | None,
     token: str | None,
     cache_dir: str | Path | None,
 ) -> tuple[PriorT, Source | None]:

@@ -85,6 +85,20 @@ def test_more_files_are_named_by_the_caller(folder: Path, hub: HubServer) -> Non
     assert files(hub).keys() == visible | {"README.md"} | results.keys()
 
 
+def test_one_pattern_needs_no_list_and_names_are_shown_escaped(
+    folder: Path, hub: HubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "\x1b[2J").write_text("")
+    for n in range(200):
+        (folder / f"checkpoint-{n}").mkdir(exist_ok=True)
+    pushed = push(folder, files="*.safetensors")
+    assert pushed.files == ("model.safetensors",)
+    assert "\x1b[2J" in pushed.left
+    (message,) = caplog.messages
+    assert message.isprintable()
+    assert len(message) < 1000
+
+
 def test_what_is_there_is_not_pushed_again(folder: Path, hub: HubServer) -> None:
     first = push(folder)
     push_card(NAME, "# With its prior")

@@ -119,6 +119,7 @@ def test_only_the_files_of_some_layers_are_fetched(hub: HubServer) -> None:
 
 def test_layers_that_share_a_factor_need_the_file_that_has_it(folder: Path) -> None:
     part = load(folder, layers=["key"])
+    assert load(folder, layers="key").fingerprint == part.fingerprint
     (block,) = part.curvature.blocks
     assert torch.equal(block.operator.A, prior().curvature.blocks[1].operator.A)
 
