@@ -204,8 +204,9 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         """Make the ontology; also give how many of its concepts not only mentions name."""
         strict = self.config.on_unknown_concept == "raise"
         lenders = [m for split in self.config.names_from for _, m in mentions[split]]
-        named = widened(_held(self._concepts(problems)), self._names(problems))
-        own = _held(named)
+        own = _held(self._concepts(problems))
+        if names := self._names(problems):
+            own = _held(widened(own, names))
         known = own is not None and strict
         ontology = Ontology(widened(own, surface_forms(lenders), only_known=known))
         if len(ontology) < 2:

@@ -15,7 +15,7 @@ from .builder import CandidateRankingBuilder
 from .config import SPLITS, split_by_hash
 from .counts import SplitCounts
 
-__all__ = ["DocumentCorpus"]
+__all__ = ["DocumentCorpus", "overlapping_spans"]
 
 
 class DocumentCorpus(CandidateRankingBuilder):

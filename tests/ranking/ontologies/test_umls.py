@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
+from hf_kfc.ranking.ontologies import Ontology
 from hf_kfc.ranking.ontologies.umls import read_umls
 from hf_kfc.ranking.problems import Problems
 from hf_kfc.ranking.schema import Concept
@@ -69,6 +70,27 @@ def test_names_are_ranked_as_umls_ranks_them_and_types_joined(read):
         Concept("C0000007", "Flu"),
         Concept("C0000009", "Ache", (), ("Sign or Symptom",)),
     ]
+
+
+def test_retired_identifiers_lead_to_what_they_were_made_one_with(read, tmp_path):
+    retired = tmp_path / "0c"
+    retired.write_text(
+        "C0000002|2000AC|SY|||C0000005|Y|\nC0000003|1995AA|RO|||C0000005|Y|\n"
+        "C0000004|1996AA|DEL|||||\nC0000006|2001AA|SY|||C0000005|Y|\n"
+    )
+    (tmp_path / "names").write_text(
+        name("C0000005", "Cold") + "\n" + name("C0000007", "Flu") + "\n"
+    )
+    concepts = list(read_umls(retired, tmp_path / "names"))
+    assert concepts == [
+        Concept("C0000005", "Cold", alternatives=("C0000002", "C0000006")),
+        Concept("C0000007", "Flu"),
+    ]
+    ontology = Ontology(concepts)
+    assert [ontology.position(f"C000000{i}") for i in range(2, 8)] == [0, None, None, 0, 0, 1]
+    retired.write_text("C0000002|2000AC|SY|||C0000005\n")
+    with pytest.raises(DataError, match=r"0c: no row of MRCONSO.RRF or MRSTY.RRF or MRCUI.RRF in"):
+        list(read_umls(retired, tmp_path / "names"))
 
 
 def test_concepts_of_one_source_by_its_codes(read):
