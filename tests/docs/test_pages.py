@@ -159,3 +159,8 @@ def exists(name: str) -> bool:
         return bool(pkgutil.resolve_name(name))
     except (ImportError, AttributeError):
         return False
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    results = (ROOT / "benchmarks" / "tier2" / "results.md").read_text(encoding="utf-8")
+    assert results in README.read_text(encoding="utf-8")
