@@ -105,8 +105,9 @@ class OldDataArguments:
     old_datasets: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Old data sets to measure forgetting on, as --dataset takes them (default: "
-            "none; what is forgotten then is not known)."
+            "help": "Old data sets to measure forgetting on, as --dataset takes them, a "
+            "configuration after a colon as in ORG/NAME:CONFIG (default: none; what is forgotten "
+            "then is not known)."
         },
     )
     old_names: list[str] = field(
@@ -135,10 +136,11 @@ def dataset_name(dataset: str | Path, config: str | None = None) -> str:
         config: Its configuration.
 
     Example:
-        >>> dataset_name("prepared/mine"), dataset_name("org/ranking@v1", "psytar")
+        >>> dataset_name("prepared/mine"), dataset_name("org/ranking@v1:psytar")
         ('mine', 'psytar')
     """
-    return config or Path(split_revision(str(dataset))[0]).resolve().name
+    place, own = _split_config(dataset)
+    return config or own or Path(split_revision(place)[0]).resolve().name
 
 
 def load_examples(
@@ -156,7 +158,8 @@ def load_examples(
             ``DatasetDict.save_to_disk``, or any that ``datasets.load_dataset`` reads), a data set
             on the Hub as ``"org/name"`` or ``"org/name@revision"``, or a key of
             :data:`~hf_kfc.ranking.tasks.TASKS`. What is a folder is taken for one.
-        config: Which of its configurations, where a folder or a data set on the Hub has several.
+        config: Which of its configurations, where a folder or a data set on the Hub has several;
+            it may also stand after the name and a colon.
         data_dir: Folder with the files of a built-in task.
         max_examples: The most examples of a split; the others are left out at random, and the
             order stays.
@@ -172,15 +175,16 @@ def load_examples(
 
     Example:
         >>> examples = load_examples("prepared/mine")  # doctest: +SKIP
-        >>> psytar = load_examples("org/ranking@main", "psytar")  # doctest: +SKIP
+        >>> psytar = load_examples("org/ranking@main:psytar")  # doctest: +SKIP
         >>> bc5cdr = load_examples("bc5cdr", data_dir="data")  # doctest: +SKIP
     """
     name, limits = dataset_name(dataset, config), dict(max_examples or {})
+    dataset, own_config = _split_config(dataset)
     if not Path(dataset).exists() and str(dataset) in TASKS:
         builder = prepare_task(str(dataset), data_dir=data_dir, max_examples=limits, seed=seed)
         splits = builder.as_dataset()
     else:
-        splits = _read(dataset, config)
+        splits = _read(dataset, config or own_config)
     for split in SPLITS:
         if split not in splits:
             found = ", ".join(splits) or "none"
@@ -200,6 +204,13 @@ def load_examples(
         except DataError as error:
             raise DataError(f"{name}/{split}: {error}") from None
     return datasets.DatasetDict({split: splits[split] for split in SPLITS})
+
+
+def _split_config(dataset: str | Path) -> tuple[str, str | None]:
+    """Split ``"org/name@revision:config"``; what is there under the whole name stays whole."""
+    name, colon, config = str(dataset).rpartition(":")
+    is_split = colon and "/" not in config and not Path(dataset).exists()
+    return (name, config) if is_split else (str(dataset), None)
 
 
 def _read(dataset: str | Path, config: str | None) -> datasets.DatasetDict:

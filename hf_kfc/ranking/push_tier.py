@@ -185,8 +185,9 @@ def model_card(
 
 def _on_hub(name: str | None) -> str | None:
     """Return the repository of a name that others can find; None of a folder or a task."""
-    is_repository = name is not None and "/" in name and not Path(name).exists()
-    return split_revision(str(name))[0] if is_repository else None
+    place = str(name).partition(":")[0]
+    is_repository = name is not None and "/" in place and not Path(place).exists()
+    return split_revision(place)[0] if is_repository else None
 
 
 @dataclass(frozen=True)

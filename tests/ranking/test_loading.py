@@ -92,7 +92,23 @@ def test_a_data_set_of_the_hub_at_a_revision_and_a_configuration(monkeypatch, ar
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     load_examples("org/ranking@v1", "psytar")
     load_examples("org/mine")
-    assert asked == [("org/ranking", "psytar", "v1"), ("org/mine", None, None)]
+    load_examples("org/ranking@v1:psytar")
+    load_examples("org/ranking:psytar")
+    assert asked == [
+        ("org/ranking", "psytar", "v1"),
+        ("org/mine", None, None),
+        ("org/ranking", "psytar", "v1"),
+        ("org/ranking", "psytar", None),
+    ]
+
+
+def test_a_configuration_of_a_folder_may_stand_after_a_colon(articles, tmp_path, monkeypatch):
+    assert ids(load_examples(f"{ARTICLES}:articles")) == ids(load_examples(ARTICLES, "articles"))
+    with pytest.raises(DataError, match=r"articles:nosuch' cannot|articles' cannot be loaded"):
+        load_examples(f"{ARTICLES}:nosuch")
+    monkeypatch.chdir(tmp_path)
+    articles.save_to_disk("a:b")  # a folder of that name is one
+    assert ids(load_examples("a:b")) == ids(articles)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +118,8 @@ def test_a_data_set_of_the_hub_at_a_revision_and_a_configuration(monkeypatch, ar
         ("prepared/mine/", None, "mine"),
         ("org/ranking@v1", None, "ranking"),
         ("org/ranking@v1", "psytar", "psytar"),
+        ("org/ranking@v1:psytar", None, "psytar"),
+        ("prepared/all:psytar", None, "psytar"),
         ("bc5cdr", None, "bc5cdr"),
     ],
 )
