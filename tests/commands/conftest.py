@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.commands import main
@@ -128,4 +129,17 @@ def changed(tier: Tier, tmp_path: Path) -> Callable[..., Path]:
         model.save_pretrained(tmp_path / "changed")
         return tmp_path / "changed"
 
+    return save
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a model that has its tokenizer."""
+
+    def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    torch.manual_seed(0)
     return save

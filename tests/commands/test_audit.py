@@ -1,11 +1,13 @@
 import datasets
 import pytest
+from transformers import BertForSequenceClassification
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs
 from hf_kfc.ranking import CnnForMultipleChoice
 
 from .conftest import SEEN, UNSEEN
+from .test_estimate import SENTIMENT, bert, lines, tokenizer_of
 
 
 def test_tokens_of_the_data_can_be_read_off(tier, run):
@@ -95,3 +97,15 @@ def test_what_cannot_be_loaded_is_one_line(option, tier, run, tmp_path):
     result = run("audit", tier.prior, option, tmp_path)
     assert (result.status, result.out) == (1, "")
     assert result.err.splitlines()[-1].startswith("error: ")
+
+
+def test_a_classifiers_examples_are_read_as_estimate_reads_them(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    members = lines(tmp_path / "members.jsonl", text=["the good film"] * 6, label=[1, 0] * 3)
+    others = lines(tmp_path / "others.jsonl", text=["bad and long"] * 6, label=[1, 0] * 3)
+    prior = tmp_path / "prior"
+    assert run("estimate", "--model", model, "--dataset", members, "--output", prior).status == 0
+    words = ("--model", model, "--members", members, "--non_members", others, "--json")
+    tests = {t["score"]: t["auc"] for t in run("audit", prior, *words).values["membership"]}
+    assert tests["tokens of bert.embeddings.word_embeddings"] == 1.0

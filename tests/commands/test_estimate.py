@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +68,6 @@ def tokenizer_of(*, padding: bool = True) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer._tokenizer, unk_token="[UNK]", eos_token="[SEP]"
     )
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Saves a model that has its tokenizer."""
-
-    def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-        model.save_pretrained(tmp_path / "model")
-        tokenizer.save_pretrained(tmp_path / "model")
-        return tmp_path / "model"
-
-    torch.manual_seed(0)
-    return save
 
 
 def lines(path: Path, **columns: list[Any]) -> Path:
