@@ -164,3 +164,18 @@ def exists(name: str) -> bool:
 def test_the_table_of_the_readme_is_that_of_the_results():
     results = (ROOT / "benchmarks" / "tier2" / "results.md").read_text(encoding="utf-8")
     assert results in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "benchmarks" not in page.parts], ids=name_of
+)
+def test_names_and_files_that_are_told_exist(page):
+    """Pages of benchmarks tell what was run then."""
+    text = page.read_text(encoding="utf-8")
+    if page.name == "CHANGELOG.md":
+        text = text.partition("### Removed")[0]  # what follows has names that are gone
+    names = re.findall(r"`(?:~)?((?:hf_kfc|laboratory)\.[a-z_]\w*(?:\.\w+)*)`", text)
+    files = re.findall(r"`((?:hf_kfc|laboratory|recipes|examples|benchmarks|tests)/[\w./]*)`", text)
+    missing = [name for name in names if name != "hf_kfc.plugins" and not exists(name)]  # a group
+    missing += [file for file in files if not (ROOT / file).exists()]
+    assert not missing
