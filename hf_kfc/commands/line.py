@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..errors import HfKfcError
+from ..text import printable
 from .options import COMMANDS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With status 1 where something does not fit, or, with one line on stderr, for
-            the library's own errors; 2 for arguments that do not parse.
+            the library's own errors and the system's; 2 for arguments that do not parse.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(words[:1]).parse_args(words)
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_module("transformers.utils.logging").disable_progress_bar()  # of weights, shard by shard
     try:
         report: Report = command(options)
-    except HfKfcError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except (HfKfcError, OSError) as error:  # OSError: a full disk, or the Hub's answer
+        print(f"error: {printable(error, 999)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
     as_json = json.dumps(report.values, indent=2, allow_nan=False)
     print(as_json if options.json else report.text)  # noqa: T201

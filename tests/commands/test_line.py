@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from hf_kfc import ConsolidationPrior
 from hf_kfc.commands import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,17 @@ def test_an_error_of_the_library_is_one_line_and_status_1(run, tmp_path):
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
     assert "nothing" in result.err
+
+
+def test_a_full_disk_is_one_line_too(tier, run, tmp_path, monkeypatch):
+    def save(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ConsolidationPrior, "save_pretrained", save)
+    words = ("--dtype", "bfloat16", "--output", tmp_path / "small")
+    result = run("compress", tier.prior, *words)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == "error: [Errno 28] No space left on device"
 
 
 def test_priors_and_models_are_read_from_the_hub_at_a_revision(tier, hub, tmp_path):

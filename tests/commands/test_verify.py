@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -100,6 +101,33 @@ def test_a_model_of_an_unknown_class_is_refused(architecture, tier, run, tmp_pat
     result = run("verify", tier.prior, tmp_path / "model")
     assert (result.status, result.out) == (1, "")
     assert f"is of class '{architecture}'" in result.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": 5},
+        {"architectures": [None]},
+        {"architectures": {"a": 1}},
+        {"model_type": "nosuch\x1b[2J"},
+        {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 0},
+        {"model_type": "bert", "architectures": ["BertModel"], "num_attention_heads": 0},
+        {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": "many"},
+        {"model_type": "bert", "architectures": ["BertModel"], "hidden_act": "a" * 5000},
+        {"hidden_size": -1},
+        {"hidden_size": [1]},
+    ],
+    ids=str,
+)
+def test_a_config_that_anybody_wrote_is_refused_in_one_line(change, tier, run, tmp_path):
+    shutil.copytree(tier.model, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    result = run("verify", tier.prior, tmp_path / "model")
+    assert (result.status, result.out) == (1, "")
+    (line,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert line.isprintable()
+    assert len(line) < 1010
 
 
 def test_pickled_weights_are_not_read(tier, run, tmp_path):
