@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from hf_kfc.errors import DataError
 from hf_kfc.ranking import encode_candidates
 from hf_kfc.ranking.checks import check_examples
 
-__all__ = ["Example", "Examples", "TaskData", "encode_task", "random_examples", "task_texts"]
+__all__ = ["Example", "Examples", "TaskData", "encode_task", "random_examples"]
 
 Example = dict[str, Any]
 Examples = list[Example]
@@ -67,13 +66,6 @@ def encode_task(
         for split, examples in splits.items()
     }
     return TaskData(name, encoded["train"], encoded["validation"], encoded["test"])
-
-
-def task_texts(splits: datasets.DatasetDict) -> Iterator[str]:
-    """Yield the texts of a task's training examples, for a tokenizer to be trained on."""
-    for example in splits["train"]:
-        yield " ".join((example["left"], example["mention"], example["right"]))
-        yield from example["candidate_names"]
 
 
 def random_examples(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,19 +26,17 @@ from hf_kfc.errors import ConsolidationError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import (
     CandidateCollator,
-    CnnConfig,
-    CnnForMultipleChoice,
     compute_metrics,
     load_ranker,
+    new_cnn,
     ranking_forward,
     ranking_position_mask,
-    train_tokenizer,
 )
 from hf_kfc.ranking.tasks import prepare_task
 
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .averaging import average_parameters
-from .data import Example, Examples, TaskData, encode_task, random_examples, task_texts
+from .data import Example, Examples, TaskData, encode_task, random_examples
 from .lora import add_lora, merge_lora
 from .methods import PLAIN, Method
 from .processes import process_state
@@ -75,13 +72,11 @@ def new_ranker(
     Raises:
         ConsolidationError: The model or its tokenizer is missing or damaged.
     """
-    set_seed(seed)
     if args.ranker != "cnn":
+        set_seed(seed)
         return _load(args)
-    texts = itertools.chain.from_iterable(map(task_texts, tasks))
-    tokenizer = train_tokenizer(texts, args.vocab_size)
-    config = CnnConfig(vocab_size=len(tokenizer), hidden_size=args.hidden_size)
-    return CnnForMultipleChoice(config), tokenizer
+    examples = datasets.concatenate_datasets([splits["train"] for splits in tasks])
+    return new_cnn(examples, hidden_size=args.hidden_size, vocab_size=args.vocab_size, seed=seed)
 
 
 def _load(args: RankerArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
