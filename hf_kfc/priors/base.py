@@ -58,7 +58,7 @@ PriorT = TypeVar("PriorT", bound=BasePrior)
 
 
 def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
-    """Leave blocks out of a prior; see :meth:`~hf_kfc.ConsolidationPrior.without`.
+    """Leave blocks out of a prior; their parameters are ignored.
 
     Args:
         prior: The prior.

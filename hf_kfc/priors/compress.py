@@ -17,7 +17,7 @@ __all__ = ["compressed_parts"]
 
 
 def compressed_parts(prior: BasePrior, rank: int | None, dtype: torch.dtype | None) -> Parts:
-    """Compress a prior's curvature; see :meth:`ConsolidationPrior.compress`.
+    """Store a prior's curvature in fewer bytes; the anchor stays.
 
     Args:
         prior: The prior.

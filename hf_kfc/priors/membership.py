@@ -75,8 +75,8 @@ def membership_auc(
         members: Examples that it was estimated on, by index, with a length.
         non_members: Examples of the same kind that it was not.
         data_collator: Makes a batch of a list of examples.
-        forward: See :func:`~hf_kfc.curvature.estimate_curvature`.
-        position_mask: See :func:`~hf_kfc.curvature.estimate_curvature`.
+        forward: Runs the model on a batch; the default expects a ``logits`` output.
+        position_mask: Says which positions of a batch count.
         batch_size: Examples per forward pass; does not change the result.
 
     Returns:

@@ -32,7 +32,7 @@ def merged_parts(
     weights: Sequence[float] | None,
     damping: float,
 ) -> Parts:
-    """Merge priors into one; see :meth:`ConsolidationPrior.merge`.
+    """Merge priors into one, whose penalty is near to the weighted sum of theirs.
 
     Args:
         priors: Of the same parameters.

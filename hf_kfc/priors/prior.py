@@ -86,12 +86,15 @@ class ConsolidationPrior(BasePrior):
             args: How the curvature is estimated.
             task: Short name of the task.
             anchor_metrics: The model's metrics on the task.
-            forward: See :func:`~hf_kfc.curvature.estimate_curvature`.
-            position_mask: See :func:`~hf_kfc.curvature.estimate_curvature`.
-            checkpoint_dir: See :func:`~hf_kfc.curvature.estimate_curvature`.
+            forward: Runs the model on a batch; the default expects a ``logits`` output.
+            position_mask: Says which positions of a batch count: one mask for all layers, or masks
+                by glob patterns of modules' names.
+            checkpoint_dir: A folder of this estimate alone, where its progress is kept, so that the
+                same call goes on after a kill; deleted at the end.
 
         Raises:
-            CurvatureError: See :func:`~hf_kfc.curvature.estimate_curvature`.
+            CurvatureError: The model, the data or the loss is one of which no curvature can be
+                estimated, or the checkpoint is of another estimate.
         """
         args, model = args or CurvatureArguments(), unwrapped(model)
         curvature = estimate_curvature(
@@ -121,8 +124,7 @@ class ConsolidationPrior(BasePrior):
         Args:
             model: The model at its anchor.
             task: Short name of the task it has learnt.
-            ignore: Parameters left to move freely, as in
-                :func:`~hf_kfc.curvature.find_layers`.
+            ignore: Parameters left to move freely: patterns of their names, or modules' paths.
         """
         model = unwrapped(model)
         curvature = identity_curvature(model, ignore)
@@ -139,10 +141,9 @@ class ConsolidationPrior(BasePrior):
     ) -> Self:
         """Make one prior of several, whose penalty costs as much as ``rank`` of theirs.
 
-        Its F is near to Σ_i w_i F_i (see :func:`~hf_kfc.curvature.merge`), and its anchor is where
-        the priors' penalties have their common minimum, θ̄ with F θ̄ = Σ_i w_i F_i θ_i: up to a
-        constant, (θ−θ̄)ᵀF(θ−θ̄) is Σ_i w_i (θ−θ_i)ᵀF_i(θ−θ_i). With up to ``rank`` Kronecker
-        priors, or diagonal ones, that is exact. Otherwise ``provenance.approximation_errors`` tells
+        Its F is near to Σ_i w_i F_i, and its anchor is where the priors' penalties have their
+        common minimum, θ̄ with F θ̄ = Σ_i w_i F_i θ_i: up to a constant, (θ−θ̄)ᵀF(θ−θ̄) is
+        Σ_i w_i (θ−θ_i)ᵀF_i(θ−θ_i). With up to ``rank`` Kronecker priors, or diagonal ones, that is exact. Otherwise ``provenance.approximation_errors`` tells
         how near F is, and at the mean of the anchors the penalty's gradient is exact. By default
         the Bayesian strength of the result gives Σ_i λ_i F_i with those of the priors.
 
@@ -171,8 +172,8 @@ class ConsolidationPrior(BasePrior):
     def compress(self, *, rank: int | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return this prior with its curvature in fewer bytes; the anchor stays as it is.
 
-        See :class:`~hf_kfc.curvature.Compressor`. Layers that share a factor still do, and
-        ``provenance.approximation_errors`` tells by how much F of each block is off.
+        Layers that share a factor still do, and ``provenance.approximation_errors`` tells by how
+        much F of each block is off.
 
         Args:
             rank: Of Kronecker factors, which become this many eigenpairs and a diagonal where that
@@ -224,6 +225,7 @@ class ConsolidationPrior(BasePrior):
             PriorError: A covered parameter is missing or has another shape, or a trainable
                 parameter is neither covered nor ignored; all are listed.
         """
+        model = unwrapped(model)
         parameters = dict(model.named_parameters())
         problems = []
         for name, shape in self.curvature.parameters.items():
@@ -273,11 +275,16 @@ class ConsolidationPrior(BasePrior):
         save(self, Path(directory), max_shard_size, anchor=anchor, token=token)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushedPrior:
-        """Push the prior to the Hub; see :func:`~hf_kfc.priors.push.push_to_hub`.
+        """Push the prior to a repository of its own, in one commit, without rare tokens.
 
         Args:
-            repo_id: The repository, ``"organisation/name"``.
-            **options: As there.
+            repo_id: The repository, ``"organisation/name"``; made if it is not there.
+            **options: ``private``, ``revision``, ``create_pr``, ``tag``, ``commit_message``,
+                ``token``, ``min_examples``, ``max_shard_size``, ``anchor``, ``card`` and
+                ``pictures`` of :func:`~hf_kfc.priors.push.push_to_hub`, which this calls.
+
+        Returns:
+            The commit and its tag.
         """
         return push_to_hub(self, repo_id, **options)
 

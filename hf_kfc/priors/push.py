@@ -91,7 +91,8 @@ def push_to_hub(
         min_examples: In how many examples a token must have been seen to be kept; see
             :func:`~hf_kfc.priors.privacy.without_rare_inputs`.
         max_shard_size: Size above which the tensors are split into several files.
-        anchor: ``"org/model@<full hash>"``: see :meth:`ConsolidationPrior.save_pretrained`.
+        anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the anchor: it
+            is pointed at, and not stored again.
         card: Text of the README; by default :func:`~hf_kfc.priors.card.prior_card`.
         pictures: What the card shows: PNG or SVG files by name.
 

@@ -27,7 +27,7 @@ def save(
     anchor: str | None,
     token: str | None,
 ) -> None:
-    """Save a prior; see :meth:`~hf_kfc.ConsolidationPrior.save_pretrained`.
+    """Save a prior to a folder that is either whole or not there.
 
     Args:
         prior: The prior.
@@ -57,7 +57,7 @@ def load(
     token: str | None,
     cache_dir: str | Path | None,
 ) -> tuple[PriorT, Source | None]:
-    """Load a prior; see :meth:`~hf_kfc.ConsolidationPrior.from_pretrained`.
+    """Load a prior from a folder or the Hub, and refuse what is not as it was saved.
 
     Args:
         kind: What to make of the parts.

@@ -305,6 +305,10 @@ def test_check_passes() -> None:
     prior().check(partly_frozen)
 
 
+def test_a_wrapped_model_is_checked_as_what_it_wraps() -> None:
+    prior().check(torch.compile(model(), backend="eager"))  # type: ignore[arg-type]
+
+
 def test_check_lists_every_problem() -> None:
     other = model()
     del other.words
