@@ -10,11 +10,15 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(name, monkeypatch, tmp_path, arguments=()):
+def load(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module(name).main(list(arguments))
+    return importlib.import_module(name)
+
+
+def run(name, monkeypatch, tmp_path):
+    return load(name, monkeypatch, tmp_path).main([])
 
 
 @pytest.mark.parametrize(("name", "old", "new"), [
@@ -42,6 +46,46 @@ def test_the_language_model_keeps_the_old_texts(monkeypatch, tmp_path, capsys):
     assert with_kfc["recipes"] < 0.7 * without["recipes"]
     assert with_kfc["directions"] < 1.15 * without["directions"]
     assert "directions, KFC" in capsys.readouterr().out
+
+
+def few(make):
+    return lambda words, count, seed: make(words, min(count, 64), seed)
+
+
+def test_a_classifier_from_a_folder(monkeypatch, tmp_path, capsys):
+    example = load("classifier", monkeypatch, tmp_path)
+    monkeypatch.setattr(example, "reviews", few(example.reviews))
+    for part in example.tiny_model():
+        part.save_pretrained("mine")
+    assert list(example.main(["--model", "mine"])) == [
+        "after films",
+        "cars, no method",
+        "cars, KFC",
+    ]
+
+
+def test_a_language_model_from_a_folder(monkeypatch, tmp_path, capsys):
+    example = load("causal_lm", monkeypatch, tmp_path)
+    model, tokenizer = example.tiny_model()
+    monkeypatch.setattr(example, "texts", few(example.texts))
+    model.save_pretrained("mine")
+    tokenizer.save_pretrained("mine")
+    assert len(example.main(["--model", "mine"])) == 3
+
+
+def test_a_linker_from_a_folder(monkeypatch, tmp_path, capsys):
+    example = load("linker", monkeypatch, tmp_path)
+    encode = example.encode_candidates
+    monkeypatch.setattr(
+        example, "encode_candidates", lambda data, *rest: encode(data.select(range(64)), *rest)
+    )
+    tokenizer = example.train_tokenizer(["swelling of the knee"])
+    model = example.CnnForMultipleChoice(
+        example.CnnConfig(vocab_size=len(tokenizer), hidden_size=8)
+    )
+    model.save_pretrained("mine")
+    tokenizer.save_pretrained("mine")
+    assert len(example.main(["--model", "mine"])) == 3
 
 
 def test_every_example_is_run_here():
