@@ -143,9 +143,10 @@ class ConsolidationPrior(BasePrior):
 
         Its F is near to Σ_i w_i F_i, and its anchor is where the priors' penalties have their
         common minimum, θ̄ with F θ̄ = Σ_i w_i F_i θ_i: up to a constant, (θ−θ̄)ᵀF(θ−θ̄) is
-        Σ_i w_i (θ−θ_i)ᵀF_i(θ−θ_i). With up to ``rank`` Kronecker priors, or diagonal ones, that is exact. Otherwise ``provenance.approximation_errors`` tells
-        how near F is, and at the mean of the anchors the penalty's gradient is exact. By default
-        the Bayesian strength of the result gives Σ_i λ_i F_i with those of the priors.
+        Σ_i w_i (θ−θ_i)ᵀF_i(θ−θ_i). With up to ``rank`` Kronecker priors, or diagonal ones, that is
+        exact. Otherwise ``provenance.approximation_errors`` tells how near F is, and at the mean of
+        the anchors the penalty's gradient is exact. By default the Bayesian strength of the result
+        gives Σ_i λ_i F_i with those of the priors.
 
         Of embeddings, tokens that a prior does not cover count as never seen by it, and in how many
         examples a token was seen is the most that any one prior tells: they may be of the same
