@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from ..errors import DataError
 from .schema import Concept, Mention
 
-if TYPE_CHECKING:
-    from .ontologies import Ontology
-
-__all__ = ["canonical_id", "concept_from_names", "icd10_code", "is_nil", "surface_forms", "widened"]
+__all__ = ["canonical_id", "concept_from_names", "icd10_code", "is_nil", "surface_forms"]
 
 # Compared without case, hyphens, underscores and spaces: "CUI-less", "CUI_LESS", "cui less" ...
 _NIL = frozenset(
@@ -113,36 +109,3 @@ def surface_forms(mentions: Iterable[Mention]) -> dict[str, list[str]]:
     for mention in mentions:
         counters.setdefault(mention.concept, Counter())[mention.text.strip()] += 1
     return {id_: [text for text, _ in counter.most_common()] for id_, counter in counters.items()}
-
-
-def widened(
-    ontology: Ontology | None, names: Mapping[str, Sequence[str]], only_known: bool = False
-) -> Iterator[Concept]:
-    """Give concepts more names; names of concepts that are not there make new ones.
-
-    Args:
-        ontology: The concepts, if there are any.
-        names: Further names by identifier, in any of its spellings.
-        only_known: Whether to pass over names of concepts that are not there.
-
-    Yields:
-        The concepts in their order, then the new ones in the order of ``names``; of a new one the
-        first name is the preferred one.
-    """
-    more: dict[int, list[str]] = {}
-    new: dict[str, tuple[str, list[str]]] = {}
-    for id_, spellings in names.items():
-        position = None if ontology is None else ontology.position(id_)
-        if position is None:
-            new.setdefault(canonical_id(id_), (id_, []))[1].extend(spellings)
-        else:
-            more.setdefault(position, []).extend(spellings)
-    for position, concept in enumerate(ontology or ()):
-        yield concept_from_names(
-            concept.id,
-            (*concept.names, *more.get(position, ())),
-            concept.types,
-            concept.alternatives,
-        )
-    for id_, own in () if only_known else new.values():
-        yield concept_from_names(id_, own)

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.concepts import concept_from_names, surface_forms, widened
+from hf_kfc.ranking.concepts import concept_from_names, surface_forms
 from hf_kfc.ranking.ontologies import Ontology
+from hf_kfc.ranking.ontologies.ontology import widened
 from hf_kfc.ranking.schema import Concept, Mention
 
 

@@ -18,9 +18,10 @@ import datasets
 from tqdm.auto import tqdm
 
 from ...errors import DataError
-from ..concepts import is_nil, surface_forms, widened
+from ..concepts import is_nil, surface_forms
 from ..licenses import License
 from ..ontologies import Ontology, read_ontology
+from ..ontologies.ontology import widened
 from ..problems import Problems
 from ..retrieval import Retriever, get_retriever
 from ..schema import FEATURES, Concept, Mention

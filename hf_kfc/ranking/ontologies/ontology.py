@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import DataError
-from ..concepts import canonical_id
+from ..concepts import canonical_id, concept_from_names
 from ..schema import Concept
 
-__all__ = ["Ontology"]
+__all__ = ["Ontology", "widened"]
 
 # Large types have no limit of 2 GiB of names, beyond which a column would fall into pieces.
 _TEXTS = pa.large_list(pa.large_string())
@@ -206,3 +206,36 @@ def _from_table(table: Any, path: Path | None = None) -> Ontology:
     ontology = Ontology.__new__(Ontology)
     ontology._hold(table, path)
     return ontology
+
+
+def widened(
+    ontology: Ontology | None, names: Mapping[str, Sequence[str]], only_known: bool = False
+) -> Iterator[Concept]:
+    """Give concepts more names; names of concepts that are not there make new ones.
+
+    Args:
+        ontology: The concepts, if there are any.
+        names: Further names by identifier, in any of its spellings.
+        only_known: Whether to pass over names of concepts that are not there.
+
+    Yields:
+        The concepts in their order, then the new ones in the order of ``names``; of a new one the
+        first name is the preferred one.
+    """
+    more: dict[int, list[str]] = {}
+    new: dict[str, tuple[str, list[str]]] = {}
+    for id_, spellings in names.items():
+        position = None if ontology is None else ontology.position(id_)
+        if position is None:
+            new.setdefault(canonical_id(id_), (id_, []))[1].extend(spellings)
+        else:
+            more.setdefault(position, []).extend(spellings)
+    for position, concept in enumerate(ontology or ()):
+        yield concept_from_names(
+            concept.id,
+            (*concept.names, *more.get(position, ())),
+            concept.types,
+            concept.alternatives,
+        )
+    for id_, own in () if only_known else new.values():
+        yield concept_from_names(id_, own)

@@ -10,10 +10,10 @@ from real_data import DATA, needs_data
 
 from hf_kfc.errors import DataError
 from hf_kfc.ranking.checks import check_examples
-from hf_kfc.ranking.concepts import widened
 from hf_kfc.ranking.corpora.psytar import PsyTar, _read_psytar, _read_psytar_workbook
 from hf_kfc.ranking.formats.documents import Document
 from hf_kfc.ranking.ontologies import Ontology
+from hf_kfc.ranking.ontologies.ontology import widened
 from hf_kfc.ranking.problems import Problems
 
 HEADER = "review\tsheet\tsentence_index\tmention\tcuis\tcui_names\tsentence"
