@@ -32,6 +32,7 @@ from .toys import ToyArguments, run_toys
 
 __all__ = ["COMMANDS", "main"]
 
+_METHODS = f"\nMethods, with a number after a colon:\n\n{methods_help()}"
 _SETUP = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
 
 
@@ -44,12 +45,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[Any, ...], str]] = {
     "permutations": (
         _runs(permutations.Permutations),
         (permutations.PermutationArguments, *_SETUP),
-        f"{permutations.__doc__}\n{methods_help()}",
+        f"{permutations.__doc__}{_METHODS}",
     ),
     "stream": (
         _runs(stream.Stream),
         (stream.StreamArguments, *_SETUP),
-        f"{stream.__doc__}\n{methods_help()}",
+        f"{stream.__doc__}{_METHODS}",
     ),
     "report": (run_report, (ReportArguments,), str(page.__doc__)),
     "toys": (run_toys, (ToyArguments,), str(toys.__doc__)),

@@ -150,6 +150,7 @@ def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) 
 
 
 _ADDED_LATER = {
+    ("CurvatureArguments", "fallback"),
     ("CurvatureArguments", "products"),
     ("LearningArguments", "penalty_every"),
     ("LearningArguments", "penalty_dtype"),

@@ -3,13 +3,19 @@
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
-from laboratory.arguments import LearningArguments, settings_of
+from laboratory.arguments import (
+    DataArguments,
+    LearningArguments,
+    RankerArguments,
+    settings_of,
+)
 from laboratory.ledger import Ledger, read_ledger
 from laboratory.points import Point
 
@@ -168,3 +174,19 @@ def test_results_older_than_a_field_are_gone_on_from_at_its_default() -> None:
     learning = settings_of(LearningArguments(penalty_every=2))["LearningArguments"]
     assert learning["penalty_every"] == 2
     assert "penalty_dtype" not in learning
+
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*BENCHMARKS.glob("permutations/*.jsonl"), *BENCHMARKS.glob("stream/*.jsonl")],
+    ids=lambda path: path.stem,
+)
+def test_committed_results_can_be_gone_on_from(path: Path) -> None:
+    """Whatever fields the arguments have got since, at their defaults."""
+    told = read_ledger(path)[0]["settings"]
+    classes = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
+    again = settings_of(*(own(**told[own.__name__]) for own in classes))
+    assert json.loads(json.dumps(again)) == {name: told[name] for name in again}
