@@ -58,7 +58,6 @@ class Operator(ABC):
             diagonals, and are to stay so when they are rounded.
         column_names: Those whose last dimension runs over the inputs where each of these stands
             alone (:attr:`stands_by_input`).
-        of_data: Whether it is made of examples; the L2 penalty knows none.
         holds_factors: Whether :meth:`kronecker_terms` costs nothing, and multiplying by the terms
             no more than :meth:`apply`.
     """
@@ -68,7 +67,6 @@ class Operator(ABC):
     input_names: ClassVar[tuple[str, ...]] = ()
     factor_names: ClassVar[tuple[str, ...]] = ()
     column_names: ClassVar[tuple[str, ...]] = ()
-    of_data: ClassVar[bool] = True
     holds_factors: ClassVar[bool] = False
 
     # --- What a kind must say ---------------------------------------------------------------------

@@ -24,7 +24,6 @@ class Identity(Operator):
 
     kind = "identity"
     tensor_names = ("scale",)
-    of_data = False
 
     def __init__(self, scale: Tensor | None = None) -> None:
         self.scale = torch.ones(()) if scale is None else scale
