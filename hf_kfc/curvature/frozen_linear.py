@@ -54,15 +54,24 @@ class FrozenLinear(TorchFunctionMode):
         if not kwargs and func is functional.linear and len(args) in (2, 3):
             x, weight, bias = args if len(args) == 3 else (*args, None)
             if _applies(x, weight, bias):
-                return _Linear.apply(x, weight, bias, self._half)  # type: ignore[no-untyped-call]
+                return _linear(x, weight, bias, self._half)
         if not kwargs and func is torch.addmm and len(args) == 3:
             bias, x, weight = args
             if bias.ndim == 1 and _applies(x, weight, bias):
-                return _Linear.apply(x, weight.T, bias, self._half)  # type: ignore[no-untyped-call]
+                return _linear(x, weight.T, bias, self._half)
         return func(*args, **kwargs)
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, half: bool) -> Tensor:
+    """Multiply rows; what a custom function returns is no view then, so a model may write to it."""
+    flat = x.reshape(-1, x.shape[-1])
+    rows: Tensor = _Linear.apply(flat, weight, bias, half)  # type: ignore[no-untyped-call]
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
 class _Linear(torch.autograd.Function):
+    """Of rows [m, p]."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, half: bool) -> Tensor:
         ctx.dtype = torch.bfloat16 if half and _is_feed_forward(weight) else x.dtype
@@ -73,12 +82,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        rows, used = nonzero_rows(flat)
+        rows, used = nonzero_rows(gradient)
         product = (rows.to(ctx.dtype) @ weight.to(ctx.dtype)).to(gradient.dtype)
         if used is not None:
-            product = product.new_zeros(len(flat), product.shape[-1]).index_copy_(0, used, product)
-        return product.reshape(*gradient.shape[:-1], weight.shape[1]), None, None, None
+            product = product.new_zeros(len(gradient), product.shape[-1]).index_copy_(
+                0, used, product
+            )
+        return product, None, None, None
 
 
 def _is_feed_forward(weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The fast ways to factors give the factors of the plain way, and do less."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -160,6 +161,21 @@ def test_a_layer_without_rows_has_gradients_without_rows(build: Callable[[], nn.
         for shape in ((0, 33), (0, 2, 33), (2, 0, 33)):
             output, gradient = _run(layer, torch.randn(shape), torch.randn(*shape[:-1], 70))
             assert output.shape == (*shape[:-1], 70) and gradient.shape == shape
+
+
+@pytest.mark.parametrize("build", LINEARS, ids=["linear", "no bias", "Conv1D"])
+def test_a_model_may_write_to_an_output(build: Callable[[], nn.Module]) -> None:
+    layer = build().requires_grad_(False)
+    results = []
+    x, upstream = torch.randn(2, 3, 33), torch.randn(2, 3, 70)
+    for half in (None, False):
+        own = x.clone().requires_grad_()
+        with nullcontext() if half is None else FrozenLinear(half=half):
+            output = layer(own)
+            output /= 3
+        output.backward(upstream)
+        results.append(own.grad)
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_a_bias_that_learns_alone_has_its_gradient() -> None:
