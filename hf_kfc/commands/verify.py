@@ -81,7 +81,7 @@ def _compare(anchor: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> 
     """Say where two sets of tensors differ, with the largest difference of each."""
     wide = {name: value.to(anchor[name].dtype) for name, value in parameters.items()}
     differing = {
-        name: float((value - wide[name]).abs().max())
+        name: float((value - wide[name]).abs().nan_to_num(torch.finfo(value.dtype).max).max())
         for name, value in anchor.items()
         if not torch.equal(value, wide[name])
     }

@@ -35,6 +35,12 @@ def test_how_far_the_model_is_from_the_anchor_is_told(tier, run, changed):
     assert "in 2 of 7 (by at most 0.25): dense.weight, dense.bias" in text.out
 
 
+def test_a_model_that_is_no_number_is_told(tier, run, changed):
+    result = run("verify", tier.prior, changed("dense.bias", by=float("nan")), "--json")
+    assert result.status == 1
+    assert result.values["anchor"]["differing"]["dense.bias"] > 1e38
+
+
 def test_rows_that_a_published_prior_leaves_out_may_differ(tier, run, tmp_path):
     public = without_rare_inputs(ConsolidationPrior.from_pretrained(tier.prior))
     public.save_pretrained(tmp_path / "public")
