@@ -68,7 +68,6 @@ class LossScale:
         with torch.no_grad():
             results = loss_of(items), loss_of(2 * items)
         model.train()
-        torch.clear_autocast_cache()  # it would keep weights that were cast without gradient
         one, two = (x[0] if isinstance(x, tuple) else x for x in results)
         seen = torch.stack([(one != two).any(), (one == two).all() & (one != 0).any()]).float()
         if self._trainer.accelerator.num_processes > 1:

@@ -236,7 +236,6 @@ class ConsolidationMixin(_Base):
 
             scale.try_out(loss_of, items, model)
             self._buffers.hold()
-            self._reshard()
         if is_mean := scale.is_mean(items):
             kwargs["num_items_in_batch"] = None
         # A training step of one's own may compute more than one loss.
@@ -294,18 +293,11 @@ class ConsolidationMixin(_Base):
         """Undo what an evaluation before training does to the model in several processes.
 
         It marks the model as prepared, so that accelerate would not wrap it in DDP and every
-        process would train alone.
-        """
-        vars(self.model).pop("_is_accelerate_prepared", None)
-        self._reshard()
-
-    def _reshard(self) -> None:
-        """Undo what a forward pass without gradient does under FSDP2.
-
-        It leaves the root's parameters unsharded, so that the optimizer would step on temporary
-        copies.
+        process would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that
+        the optimizer would step on temporary copies.
         """
         assert isinstance(self.model, nn.Module)
+        vars(self.model).pop("_is_accelerate_prepared", None)
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()

@@ -216,12 +216,12 @@ def test_two_processes(case: str, two_processes: dict[str, list[Any]]) -> None:
     That of the head whose loss is a mean over the micro-batch it multiplies in vain, and by the
     number of micro-batches.
     """
-    too_much = 4.0 if case in ("mean", "sharded") else 1.0
+    too_much = {"mean": 4.0, "sharded": 2.0}.get(case, 1.0)
     first = None
     for rank in two_processes[case]:
         assert not isinstance(rank, str), rank
         plain, ours = rank
-        assert len(plain) == len(ours) == 2
+        assert len(plain) == len(ours) == (4 if case == "sharded" else 2)
         for (_, task), (_, both) in zip(plain, ours, strict=True):
             for name, gradient in both.items():
                 penalty = gradient - task[name] / too_much
@@ -403,14 +403,18 @@ def test_an_attempt_with_smaller_batches_begins_anew(tmp_path: Path) -> None:
         auto_find_batch_size=True,
         per_device_train_batch_size=2,
         logging_steps=4,
-        learning_rate=0.0,
     )
-    calm = [log["penalty"] for log in trainer.state.log_history if "penalty" in log]
+    trainer.recorder.steps.clear()
     trainer.add_callback(Hungry())
     trainer.train()
     assert trainer._train_batch_size < 2
+    anchor, steps = trainer.priors[0].anchor, trainer.recorder.steps[2:]  # of the second attempt
+    penalties = [
+        sum(float((now[n] - anchor[n]).square().sum()) for n in anchor) for now, _ in steps
+    ]
+    assert len(penalties) == 8 and penalties[0] > 1.5 * penalties[7]
     found = [log["penalty"] for log in trainer.state.log_history if "penalty" in log]
-    assert calm == pytest.approx([found[0]]) and found == pytest.approx(2 * calm)
+    assert found == pytest.approx([sum(penalties[:4]) / 4, sum(penalties[4:]) / 4], rel=1e-4)
 
 
 def test_the_settings_are_saved_with_the_model(tmp_path: Path) -> None:

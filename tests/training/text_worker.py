@@ -47,7 +47,7 @@ def run(case: str, folder: Path) -> list[Any]:
             folder,
             [prior_of(classifier() if rows[0]["labels"].ndim == 0 else llama())],
             ConsolidationConfig(strengths=[0.7], damping=0.0),
-            gradient_accumulation_steps=2,
+            gradient_accumulation_steps=1 if case == "sharded" else 2,
             learning_rate=0.0,
             average_tokens_across_devices=case != "apart",
         ).recorder.steps
