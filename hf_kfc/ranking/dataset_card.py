@@ -15,8 +15,8 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from ..cards import render, with_section
-from ..errors import DataError
+from ..cards import metadata_of, render, with_section
+from ..errors import DataError, HfKfcError
 from .corpora.builder import CandidateRankingBuilder
 from .corpora.counts import Counts, SplitCounts
 from .licenses import ONTOLOGY_LICENSES, License
@@ -99,8 +99,15 @@ def dataset_card(
 
     Returns:
         The card, its metadata included.
+
+    Raises:
+        DataError: The metadata of the card so far cannot be read.
     """
     new = render("dataset_card.md", repository=repository, config_name=config_name)
+    try:
+        metadata_of(existing or new)  # refuses what the client's reader would never end with
+    except HfKfcError as error:
+        raise DataError(f"the card of {repository} is damaged ({error}); mend it") from error
     card = DatasetCard(existing or new, ignore_metadata_errors=True)
     section = render(
         "dataset_corpus.md",

@@ -128,3 +128,13 @@ def test_a_card_tells_fields_licences_files_counts_and_code(prepared, monkeypatc
     assert {split: rows.to_list() for split, rows in made["data"].items()} == {
         split: rows.to_list() for split, rows in builder.as_dataset().items()
     }
+
+
+def test_a_card_that_was_made_to_do_harm_is_refused(prepared):
+    builder, _ = prepared
+    bomb = "---\na: &a [x, x, x, x, x, x, x, x]\n"
+    for old, new in ("ab", "bc", "cd", "de", "ef", "fg", "gh"):
+        bomb += f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for metadata in (bomb, "---\na: [\n"):
+        with pytest.raises(DataError, match="^the card of org/name is damaged .*; mend it$"):
+            dataset_card(builder, "mine", Terms(OPEN, None, "mine"), "org/name", f"{metadata}---\n")
