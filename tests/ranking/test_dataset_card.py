@@ -136,5 +136,5 @@ def test_a_card_that_was_made_to_do_harm_is_refused(prepared):
     for old, new in ("ab", "bc", "cd", "de", "ef", "fg", "gh"):
         bomb += f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
     for metadata in (bomb, "---\na: [\n"):
-        with pytest.raises(DataError, match="^the card of org/name is damaged .*; mend it$"):
+        with pytest.raises(DataError, match=r"^the card of org/name is damaged .*; mend it$"):
             dataset_card(builder, "mine", Terms(OPEN, None, "mine"), "org/name", f"{metadata}---\n")
