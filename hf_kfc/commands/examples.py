@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import DataError
 from ..hub import split_revision
-from .formats import Choices, ExampleFormat, Prepared, registered_formats
+from .formats import Choices, Prepared, registered_formats
 from .loading import loading
 from .plugins import load_plugins
 from .texts import TEXT_FORMATS
@@ -65,7 +64,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     choices: Choices,
 ) -> Prepared:
-    """Encode examples in the format that is theirs.
+    """Encode examples in the format that is theirs; plugins are asked before the library's own.
 
     Args:
         dataset: The examples.
@@ -76,15 +75,11 @@ def prepare(
     Raises:
         DataError: No format fits, a column is missing, or an example is not of its format.
     """
-    return _find_format(model, dataset.column_names).prepare(dataset, model, tokenizer, choices)
-
-
-def _find_format(model: PreTrainedModel, columns: Sequence[str]) -> ExampleFormat:
-    """Find the format of examples; those of plugins are asked before the library's own."""
     failures = load_plugins()
     formats = (*registered_formats(), *TEXT_FORMATS)
+    columns = dataset.column_names
     if found := next((one for one in formats if one.fits(model, columns)), None):
-        return found
+        return found.prepare(dataset, model, tokenizer, choices)
     known = "; ".join([*(f"{one.name}: {one.needs}" for one in formats), *failures])
     raise DataError(
         f"{type(model).__name__} with columns {', '.join(columns)} is of no format that is known "

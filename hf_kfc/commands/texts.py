@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from transformers import (
@@ -34,21 +34,27 @@ _NO_LIMIT = 10**6
 """Tokenizers that know no limit say a number above this one."""
 
 Rows = Mapping[str, list[Any]]
-Encoder = Callable[[Rows], dict[str, Any]]
-EncoderMaker = Callable[
-    [datasets.Dataset, PreTrainedModel, Callable[..., Any], Choices], tuple[list[str], Encoder]
-]
+Encoding = tuple[list[str], Callable[[Rows], dict[str, Any]]]
+"""The columns that are read, and what makes a batch of encoded rows of them."""
 
 
-def _classification(
-    dataset: datasets.Dataset,
-    model: PreTrainedModel,
-    tokenize: Callable[..., Any],
-    choices: Choices,
-) -> tuple[list[str], Encoder]:
-    label = _column(dataset, choices.label_column, ("label", "labels"), "--label_column")
-    texts = _text_columns(dataset, choices.text_columns, label)
-    number = _label_numbers(dataset, label, model)
+class _Source(NamedTuple):
+    """Rows to encode for a model.
+
+    What encodes them holds none of it but ``tokenize``: ``map`` hashes all that a function holds.
+    """
+
+    dataset: datasets.Dataset
+    model: PreTrainedModel
+    tokenize: Callable[..., Any]
+    choices: Choices
+
+
+def _classification(data: _Source) -> Encoding:
+    label = _label_column(data, ("label", "labels"))
+    texts = _text_columns(data, label)
+    number = _label_numbers(data, label)
+    tokenize = data.tokenize
 
     def encode(rows: Rows) -> dict[str, Any]:
         found = tokenize(*(_strings(rows, name) for name in texts))
@@ -57,17 +63,12 @@ def _classification(
     return [*texts, label], encode
 
 
-def _token_classification(
-    dataset: datasets.Dataset,
-    model: PreTrainedModel,
-    tokenize: Callable[..., Any],
-    choices: Choices,
-) -> tuple[list[str], Encoder]:
-    chosen = choices.text_columns[0] if choices.text_columns else None
-    words = _column(dataset, chosen, ("tokens", "words"), "--text_columns")
-    usual = ("ner_tags", "tags", "labels", "label", "pos_tags")
-    tags = _column(dataset, choices.label_column, usual, "--label_column")
-    number = _label_numbers(dataset, tags, model)
+def _token_classification(data: _Source) -> Encoding:
+    chosen = data.choices.text_columns[0] if data.choices.text_columns else None
+    words = _column(data.dataset, chosen, ("tokens", "words"), "--text_columns")
+    tags = _label_column(data, ("ner_tags", "tags", "labels", "label", "pos_tags"))
+    number = _label_numbers(data, tags)
+    tokenize = data.tokenize
 
     def encode(rows: Rows) -> dict[str, Any]:
         found = tokenize(rows[words], is_split_into_words=True)
@@ -85,15 +86,11 @@ def _token_classification(
     return [words, tags], encode
 
 
-def _causal(
-    dataset: datasets.Dataset,
-    model: PreTrainedModel,
-    tokenize: Callable[..., Any],
-    choices: Choices,
-) -> tuple[list[str], Encoder]:
-    texts = _text_columns(dataset, choices.text_columns, None)
+def _causal(data: _Source) -> Encoding:
+    texts = _text_columns(data, None)
     if len(texts) != 1:
         raise DataError(f"a causal model reads one text, not {len(texts)}; give one --text_columns")
+    tokenize = data.tokenize
 
     def encode(rows: Rows) -> dict[str, Any]:
         found = tokenize(_strings(rows, texts[0]))
@@ -102,14 +99,10 @@ def _causal(
     return texts, encode
 
 
-def _text_to_text(
-    dataset: datasets.Dataset,
-    model: PreTrainedModel,
-    tokenize: Callable[..., Any],
-    choices: Choices,
-) -> tuple[list[str], Encoder]:
-    target = _column(dataset, choices.label_column, ("target", "summary"), "--label_column")
-    texts = _text_columns(dataset, choices.text_columns, target)
+def _text_to_text(data: _Source) -> Encoding:
+    target = _label_column(data, ("target", "summary"))
+    texts = _text_columns(data, target)
+    tokenize = data.tokenize
 
     def encode(rows: Rows) -> dict[str, Any]:
         found = tokenize(*(_strings(rows, name) for name in texts))
@@ -119,7 +112,11 @@ def _text_to_text(
 
 
 def _text_format(
-    name: str, needs: str, models: Mapping[str, Any], collator: Any, make: EncoderMaker
+    name: str,
+    needs: str,
+    models: Mapping[str, Any],
+    collator: Any,
+    make: Callable[[_Source], Encoding],
 ) -> ExampleFormat:
     """Make a format of what its rows become; encoded examples are taken as they are."""
     classes = {n for v in models.values() for n in ((v,) if isinstance(v, str) else v)}
@@ -143,7 +140,7 @@ def _text_format(
             def tokenize(*texts: Any, **options: Any) -> Any:
                 return tokenizer(*texts, truncation=bool(limit), max_length=limit, **options)
 
-            dataset = _encoded(dataset, *make(dataset, model, tokenize, choices), limit)
+            dataset = _encoded(dataset, *make(_Source(dataset, model, tokenize, choices)), limit)
         return Prepared(dataset, collator(tokenizer))
 
     return ExampleFormat(name, needs, fits, prepare)
@@ -194,17 +191,19 @@ def _column(
     )
 
 
-def _text_columns(
-    dataset: datasets.Dataset, chosen: Sequence[str] | None, label: str | None
-) -> list[str]:
+def _label_column(data: _Source, usual: Sequence[str]) -> str:
+    return _column(data.dataset, data.choices.label_column, usual, "--label_column")
+
+
+def _text_columns(data: _Source, label: str | None) -> list[str]:
     """Return the chosen columns, or those that can only be meant."""
-    names = dataset.column_names
-    if chosen:
-        return [_column(dataset, name, (), "--text_columns") for name in chosen]
+    names = data.dataset.column_names
+    if chosen := data.choices.text_columns:
+        return [_column(data.dataset, name, (), "--text_columns") for name in chosen]
     for usual in (*_PAIRS, ("text",), ("sentence",)):
         if set(usual) <= set(names):
             return list(usual)
-    kinds = {name: getattr(kind, "dtype", None) for name, kind in dataset.features.items()}
+    kinds = {name: getattr(kind, "dtype", None) for name, kind in data.dataset.features.items()}
     strings = [name for name in names if name != label and kinds[name] in _STRINGS]
     if len(strings) == 1:
         return strings
@@ -214,17 +213,15 @@ def _text_columns(
     )
 
 
-def _label_numbers(
-    dataset: datasets.Dataset, column: str, model: PreTrainedModel
-) -> Callable[[Any], Any]:
+def _label_numbers(data: _Source, column: str) -> Callable[[Any], Any]:
     """Make the function from a label of the data to the model's number for it.
 
     Names decide where both have them, because their order may differ; numbers are taken as they
     are where the model's labels have no names, or others than the data's.
     """
-    feature = dataset.features[column]
+    feature = data.dataset.features[column]
     feature = getattr(feature, "feature", feature)  # of a list
-    label2id: dict[str, Any] = dict(model.config.label2id or {})
+    label2id: dict[str, Any] = dict(data.model.config.label2id or {})
     known = {name.lower(): int(number) for name, number in label2id.items()}
     names = getattr(feature, "names", None)
     if names and {name.lower() for name in names} == known.keys():
@@ -262,7 +259,10 @@ def _strings(rows: Rows, column: str) -> list[str]:
 
 
 def _encoded(
-    dataset: datasets.Dataset, columns: Sequence[str], encode: Encoder, limit: int | None
+    dataset: datasets.Dataset,
+    columns: Sequence[str],
+    encode: Callable[[Rows], dict[str, Any]],
+    limit: int | None,
 ) -> datasets.Dataset:
     """Encode all examples, and say how many may have been cut."""
     used = dataset.select_columns(list(dict.fromkeys(columns)))
