@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import datasets
@@ -72,16 +73,17 @@ class Collate:
         self._strips: bool | None = None
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Make one batch."""
-        return {n: v for n, v in self._collated(list(rows)).items() if self._is_read(n, v)}
+        """Make one batch; what a collator takes out of the examples is in them afterwards."""
+        return {n: v for n, v in self._collated(rows).items() if self._is_read(n, v)}
 
-    def _collated(self, rows: list[Any]) -> Mapping[str, Any]:
+    def _collated(self, rows: Sequence[Any]) -> Mapping[str, Any]:
         if self._strips:
             return self._collator(self._stripped(rows))
+        own = [copy(row) if isinstance(row, Mapping) else row for row in rows]
         if self._strips is False or not all(isinstance(row, Mapping) for row in rows):
-            return self._collator(rows)
+            return self._collator(own)
         try:
-            batch = self._collator(rows)
+            batch = self._collator(own)
         except Exception as error:
             stripped = self._stripped(rows)
             left_out = sorted(rows[0].keys() - stripped[0].keys())
@@ -97,7 +99,7 @@ class Collate:
         self._strips = False
         return batch
 
-    def _stripped(self, rows: list[Any]) -> list[Any]:
+    def _stripped(self, rows: Sequence[Any]) -> list[Any]:
         kept = self._named | _LABELS
         return [{name: value for name, value in row.items() if name in kept} for row in rows]
 

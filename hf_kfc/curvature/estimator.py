@@ -83,7 +83,8 @@ def estimate_curvature(
     Layer normalisation always has a diagonal curvature, and so has every layer whose rule does not
     tell which positions count. A parameter that no rule covers, or that the model reads in another
     way than its rule expects, has its exact diagonal by one more forward and backward pass of every
-    example alone; ``fallback="refuse"`` refuses it instead.
+    example alone; ``fallback="refuse"`` refuses it instead. A batch size of 1 leaves more layers
+    their factors: what a model computes once for a whole batch is then the example's own.
 
     Args:
         model: At the parameters to be remembered. What ``torch.compile`` or DDP wraps is taken out;

@@ -77,6 +77,18 @@ def test_a_collator_that_reads_texts_gets_them() -> None:
     assert_equal_matrices(curvature(data, of_texts), curvature(rows()))
 
 
+def test_a_collator_may_take_columns_out_of_the_examples() -> None:
+    """As transformers' own for multiple choice does; the first examples are collated repeatedly."""
+
+    def popping(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        labels = torch.tensor([row.pop("label") for row in batch])
+        return {"input_ids": torch.tensor([row["input_ids"] for row in batch]), "labels": labels}
+
+    data = [dict(row) for row in rows()]
+    assert_equal_matrices(curvature(data, popping), curvature(rows()))
+    assert all("label" in row for row in data)
+
+
 def test_a_forward_of_ones_own_sees_every_tensor() -> None:
     def forward(model: Any, batch: Any) -> Outputs:
         return Outputs(model(batch["input_ids"]).logits * batch["weight"][:, None], batch["labels"])
