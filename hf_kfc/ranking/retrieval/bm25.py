@@ -18,6 +18,7 @@ __all__ = ["Bm25Retriever"]
 # A word goes on over marks, which \w does not know: vowels of Hindi and Thai are such.
 _MARKS = "".join(chr(c) for c in range(0x300, 0x1F000) if category(chr(c)).startswith("M"))
 _WORD = re.compile(rf"(?:[^\W_]|[{_MARKS}\u200c\u200d])+")
+_ASCII_WORD = re.compile(r"[^\W_]+")  # the same where there are none, in half the time
 _K1, _B, _EPSILON = 1.5, 0.75, 0.25
 _MIN_IDF = 1e-7
 
@@ -44,7 +45,8 @@ class Bm25Retriever(SparseRetriever):
     @staticmethod
     def normalised(text: str) -> str:
         """See :meth:`SparseRetriever.normalised`."""
-        return " ".join(_WORD.findall(folded(text)))
+        text = folded(text)
+        return " ".join((_ASCII_WORD if text.isascii() else _WORD).findall(text))
 
     @staticmethod
     def _vectorizer(vocabulary: Sequence[str] | None) -> Any:
