@@ -37,9 +37,9 @@ def make(case: str, folder: Path) -> PreTrainedModel:
 
 
 def run(case: str, folder: Path) -> list[Any]:
-    """What the plain Trainer and ours did in the first two steps."""
+    """The steps of the plain Trainer and of ours, and the penalties that ours has logged."""
     rows = texts() if case in ("averaged", "apart") else labelled()
-    return [
+    plain, ours = (
         train(
             kind,
             make(case, folder),
@@ -48,11 +48,13 @@ def run(case: str, folder: Path) -> list[Any]:
             [prior_of(classifier() if rows[0]["labels"].ndim == 0 else llama())],
             ConsolidationConfig(strengths=[0.7], damping=0.0),
             gradient_accumulation_steps=1 if case == "sharded" else 2,
-            learning_rate=0.0,
+            learning_rate=0.05,
             average_tokens_across_devices=case != "apart",
-        ).recorder.steps
+        )
         for kind in (Trainer, ConsolidationTrainer)
-    ]
+    )
+    penalties = [log["penalty"] for log in ours.state.log_history if "penalty" in log]
+    return [plain.recorder.steps, ours.recorder.steps, penalties]
 
 
 def main(directory: Path) -> None:
