@@ -10,7 +10,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking import encode_candidates
+from hf_kfc.ranking import encode_splits
 from hf_kfc.ranking.checks import check_examples
 
 __all__ = ["Example", "Examples", "TaskData", "encode_task", "random_examples"]
@@ -61,10 +61,7 @@ def encode_task(
             check_examples(examples)
         except DataError as error:
             raise DataError(f"{name}/{split}: {error}") from None
-    encoded = {
-        split: encode_candidates(examples, tokenizer, max_length).to_list()
-        for split, examples in splits.items()
-    }
+    encoded = encode_splits(splits, tokenizer, max_length)
     return TaskData(name, encoded["train"], encoded["validation"], encoded["test"])
 
 
