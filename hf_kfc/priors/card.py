@@ -22,7 +22,6 @@ def prior_card(
     repo_id: str,
     *,
     base_model: str | None = None,
-    prediction: str | None = None,
     license_id: str | None = None,
     data_statement: str | None = None,
 ) -> str:
@@ -33,7 +32,6 @@ def prior_card(
         repo_id: The repository that it goes to.
         base_model: The model whose parameters are the anchor, ``"org/name@sha"``; by default what
             the provenance says.
-        prediction: What was measured of how well it predicts the loss, as Markdown.
         license_id: The Hub's identifier of the licence.
         data_statement: What the data was and on whose terms, in the publisher's words.
 
@@ -60,7 +58,6 @@ def prior_card(
         errors=summarise_errors(origin.approximation_errors),
         parameters=sum(anchor.numel() for anchor in prior.anchor.values()),
         coverage=prior.curvature.coverage,
-        prediction=prediction,
         data_statement=data_statement,
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))

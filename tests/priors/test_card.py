@@ -116,22 +116,19 @@ def test_sizes_are_those_of_what_is_stored():
     assert line.split("|")[4].strip() == f"{2 * (31**2 + 24**2) / 1e6:.2f}"
 
 
-def test_licence_statement_and_prediction():
+def test_licence_and_statement():
     card = ModelCard(
         prior_card(
             prior(),
             "org/a-kfc",
-            prediction="| a | table |",
             license_id="mit",
             data_statement="Mine.",
         )
     )
     assert card.data.license == "mit"
     assert "## Licence and data\n\nMine.\n" in card.text
-    assert "## How well it predicts\n\n| a | table |\n" in card.text
     plain = card_of()
     assert plain.data.license is None
-    assert "Not measured." in plain.text
     assert "The publisher has made no statement about the data." in plain.text
     assert 'from_pretrained("org/a-kfc")' in plain.text
 
