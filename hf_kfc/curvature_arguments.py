@@ -99,7 +99,18 @@ class CurvatureArguments:
     curvature_seed: int = field(
         default=0, metadata={"help": "Seed of the random part and of the sampled labels."}
     )
-
+    min_token_examples: int = field(
+        default=0,
+        metadata={
+            "help": "Tokens in fewer of the examples are read as the unknown token, so that no "
+            "part of the curvature is made of them; for a prior that leaves the house, 10. As "
+            "labels of a language model they are left out."
+        },
+    )
+    unknown_token_id: int | None = field(
+        default=None,
+        metadata={"help": "The unknown token (default: that of the collator's tokenizer)."},
+    )
     products: str = field(
         default="symmetric",
         metadata={
@@ -129,3 +140,7 @@ class CurvatureArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CurvatureError(f"{name} is {value}; give a positive number")
+        for name in ("min_token_examples", "unknown_token_id"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise CurvatureError(f"{name} is {value}; give at least 0")

@@ -151,7 +151,9 @@ def refuse_set(learning: LearningArguments, names: Sequence[str], instead: str) 
 
 _ADDED_LATER = {
     ("CurvatureArguments", "fallback"),
+    ("CurvatureArguments", "min_token_examples"),
     ("CurvatureArguments", "products"),
+    ("CurvatureArguments", "unknown_token_id"),
     ("LearningArguments", "penalty_every"),
     ("LearningArguments", "penalty_dtype"),
 }

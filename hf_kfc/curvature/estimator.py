@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from .objective import (
     refuse_other_loss,
 )
 from .positions import Positions, PositionsError
+from .rare_tokens import RareTokens, labels_are_tokens, unknown_token
 from .sides import find_sides, has_sides, masks_by_side
 
 __all__ = ["estimate_curvature"]
@@ -137,6 +138,7 @@ def estimate_curvature(
     if found.without_rule and args.fallback == "refuse":
         refuse(found.without_rule)
     indices = _choose_examples(len(dataset), args)
+    args = replace(args, unknown_token_id=unknown_token(args, data_collator, len(indices)))
     collate = Collate(model, data_collator, forward is not default_forward)
     run = _Run(
         model,
@@ -178,6 +180,8 @@ class _Run:
     diagonal: dict[str, str] = field(default_factory=dict)
     """Why layers with factors have their diagonal only."""
     sides: dict[tuple[str, int], str] = field(default_factory=dict)
+    rare: RareTokens | None = None
+    labels_are_tokens: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -192,6 +196,8 @@ class _Run:
         """Find out how the layers are used, then sum over the examples, once or twice."""
         args, count = self.args, len(self.indices)
         uses = self.discover()
+        if args.min_token_examples and self.rare is None:
+            self.rare = self.count_tokens()
         accumulators = make_accumulators(
             self.layers, uses, args.curvature, args.sharing, args.products, self.diagonal
         )
@@ -218,6 +224,12 @@ class _Run:
         order = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
         blocks.sort(key=lambda block: order[next(iter(block.shapes))])
         return Curvature(tuple(blocks), count, tuple(ignored))
+
+    def count_tokens(self) -> RareTokens:
+        """Find the tokens of which no sum is to be made, by one pass over the examples."""
+        rank, world = _rank_and_world()
+        batches = ((len(keys), batch) for keys, batch in self._batches(self.indices[rank::world]))
+        return RareTokens.count(batches, self.args, self.model, self.labels_are_tokens)
 
     def give_up(self, change: LayerChangedError) -> None:
         """Leave a layer's rule, or its factors, and begin anew.
@@ -261,7 +273,10 @@ class _Run:
             )
 
     def discover(self) -> dict[str, list[Use]]:
-        """Run two examples to see which layers are used, how often, on what, and that it is all."""
+        """Run two examples to see which layers are used, how often, on what, and that it is all.
+
+        They are read as they are, rare tokens too: nothing that is summed is made of them.
+        """
         batch, examples = self._first_batch()
         if self.has_sides:
             self.sides = find_sides(self.model, self.layers, lambda: self._forward(batch))
@@ -271,6 +286,7 @@ class _Run:
         with learning([*taught, *(parameters[name] for name in self.without_rule)]):
             with torch.enable_grad(), capture(self.layers, positions) as uses:
                 outputs = self._forward(batch)
+            self.labels_are_tokens = labels_are_tokens(self.model, outputs.logits, outputs.labels)
             called = [layer for layer in self.layers if uses[layer.name]]
             wrong = {name: NEVER for name, calls in uses.items() if not calls}
             wrong |= check_gradients(called, outputs.logits, uses, examples)
@@ -446,7 +462,7 @@ class _Run:
 
     def _accumulate_rest(self, rest: PerExampleSquares, keys: Sequence[int]) -> None:
         for key in keys:
-            batch = to_device(self.collate([self.dataset[key]]), self.device)
+            batch = self._seen(to_device(self.collate([self.dataset[key]]), self.device))
             rest.add(
                 partial(self._forward, batch),
                 Labels(self.args.labels),
@@ -486,7 +502,11 @@ class _Run:
         size = self.args.curvature_batch_size
         loader = DataLoader(Subset(self.dataset, indices), batch_size=size, collate_fn=self.collate)
         for start, batch in zip(range(0, len(indices), size), loader, strict=True):
-            yield indices[start : start + size], to_device(batch, self.device)
+            yield indices[start : start + size], self._seen(to_device(batch, self.device))
+
+    def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch as the curvature reads it."""
+        return batch if self.rare is None else self.rare.without(batch)
 
     def _first_batch(self) -> tuple[dict[str, Tensor], int]:
         return to_device(self.collate(self._first_rows), self.device), len(self._first_rows)

@@ -291,6 +291,7 @@ def _provenance(
         },
         min_examples=min(published) if hidden else None,
         dropped_inputs=_dropped(origins, curvature) if hidden else {},
+        min_token_examples=min(origin.min_token_examples for origin in origins),
         merged=merged,
     )
 

@@ -113,6 +113,7 @@ class ConsolidationPrior(BasePrior):
             curvature=args.curvature,
             labels=str(args.labels),
             sharing=str(args.sharing),
+            min_token_examples=args.min_token_examples,
             anchor_metrics={k: float(v) for k, v in (anchor_metrics or {}).items()},
         )
         return cls(_anchor(model, curvature), curvature, provenance)

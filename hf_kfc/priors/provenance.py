@@ -15,8 +15,8 @@ from .schema import COUNT, NUMBER, SIZE, checked, problems_of
 
 __all__ = ["Provenance", "compounded", "summarise_errors"]
 
-# Priors written before there were merged and compressed ones lack them.
-_LATER = ("merged", "merge_damping", "approximation_errors")
+# Priors written before there were such lack them.
+_LATER = ("merged", "merge_damping", "approximation_errors", "min_token_examples")
 _LIBRARIES = ("hf_kfc", "torch", "transformers", "datasets", "accelerate", "safetensors")
 
 
@@ -46,6 +46,8 @@ class Provenance:
         min_examples: Where rare tokens were left out: in how many examples a token had to stand
             to be kept.
         dropped_inputs: How many tokens of each embedding were left out.
+        min_token_examples: In how many examples a token had to stand for the curvature to be made
+            of it; 0 if it was made of all.
         merged: Of a merged prior, the weight of each task's F in its own, by task.
         merge_damping: Of a merged prior, the damping that its anchor was found for.
         approximation_errors: Of a merged or compressed prior, for each block the most that its F
@@ -67,6 +69,7 @@ class Provenance:
     dropped_inputs: dict[str, int] = field(
         default_factory=dict, metadata=checked("counts by name", COUNT)
     )
+    min_token_examples: int = field(default=0, metadata=checked("a count", COUNT))
     merged: dict[str, float | int] = field(
         default_factory=dict, metadata=checked("weights by task", SIZE)
     )

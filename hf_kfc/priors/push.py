@@ -144,13 +144,14 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
         )
     others = [block for block in curvature.blocks if not block.is_embedding]
     widest = max(others, key=lambda block: block.shape[1], default=None)
-    if dropped and widest is not None and curvature.num_examples < 2 * widest.shape[1]:
+    if dropped and widest is not None and origin.min_token_examples < (origin.min_examples or 0):
         logger.warning(
-            "%d examples are few for the %d inputs of %s: from what its A spans, tokens that were "
-            "left out can be found; estimate from more examples, or do not push it",
-            curvature.num_examples,
-            widest.shape[1],
+            "tokens that were left out can be found: what the A of %s spans, %d inputs from %d "
+            "examples, was made of them; estimate it with min_token_examples=%s, or do not push it",
             printable(widest.name),
+            widest.shape[1],
+            curvature.num_examples,
+            origin.min_examples,
         )
 
 

@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fallback": {"curvature": "kronecker"},
     "fallback_ekfac": {"curvature": "kronecker_eigen", "labels": "sampled"},
     "part": {"curvature": "kronecker", "max_curvature_examples": 3},
+    "rare_tokens": {"curvature": "kronecker", "min_token_examples": 3, "unknown_token_id": 1},
     "fewer_than_processes": {"curvature": "kronecker_eigen", "max_curvature_examples": 1},
 }
 WORLD = 2

@@ -76,6 +76,10 @@ def test_what_is_left_out_is_told():
     assert "Nothing was left out" not in text
     assert "Tokens in fewer than 10 examples are left out" in text
     assert "Of `words`: 1,234 tokens." in text
+    assert "had a part in" in text
+    before = card_of(min_examples=10, min_token_examples=10).text
+    assert "had a part in" not in before
+    assert "fewer than 10 examples were read as the unknown token" in before
 
 
 def test_merged_and_compressed_priors_say_so():

@@ -117,7 +117,8 @@ def test_rare_tokens_are_left_out_and_it_is_said(
     others = tuple(b for b in made.curvature.blocks if b.name in ("query", "key"))
     curvature = replace(made.curvature, blocks=(counted, *others))
     anchor = {n: v for n, v in made.anchor.items() if n in curvature.parameters}
-    local = ConsolidationPrior(anchor, curvature, PROVENANCE)
+    origin = replace(PROVENANCE, min_token_examples=10)
+    local = ConsolidationPrior(anchor, curvature, origin)
     with caplog.at_level(logging.WARNING, "hf_kfc"):
         local.push_to_hub(NAME)
     assert caplog.messages == ["pushed without 3 tokens of words that fewer than 10 examples have"]
@@ -135,20 +136,22 @@ def test_rare_tokens_are_left_out_and_it_is_said(
         ConsolidationPrior(anchor, uncounted, PROVENANCE).push_to_hub(NAME)
 
 
-def test_too_few_examples_for_the_width_are_told(
+def test_a_curvature_made_of_the_tokens_left_out_is_told(
     hub: HubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Dropped tokens are in the span of A of the next layer."""
+    """They are in the span of A of the next layer, unless they were counted before."""
     made = prior()
     words, query = made.curvature.blocks[:2]
     counted = replace(words, input_examples=torch.tensor([30.0, 2.0, 10.0, 9.0, 0.0]))
-    for examples, warned in ((9, True), (10, False)):  # the query has five inputs
-        curvature = Curvature((counted, query), examples, made.curvature.ignored)
-        anchor = {n: v for n, v in made.anchor.items() if n in curvature.parameters}
+    curvature = Curvature((counted, query), 40, made.curvature.ignored)
+    anchor = {n: v for n, v in made.anchor.items() if n in curvature.parameters}
+    for before, warned in ((0, True), (9, True), (10, False)):
         caplog.clear()
-        ConsolidationPrior(anchor, curvature, PROVENANCE).push_to_hub(f"org/of-{examples}")
-        told = [m for m in caplog.messages if m.startswith("9 examples are few for the 5 inputs")]
+        origin = replace(PROVENANCE, min_token_examples=before)
+        ConsolidationPrior(anchor, curvature, origin).push_to_hub(f"org/of-{before}")
+        told = [m for m in caplog.messages if "the A of query spans, 5 inputs from 40 ex" in m]
         assert bool(told) is warned
+        assert all("min_token_examples=10" in message for message in told)
 
 
 # --- Branches, tags, proposals -------------------------------------------------------------------

@@ -321,6 +321,17 @@ def test_a_prior_merged_with_itself_publishes_no_more_tokens() -> None:
         assert public.provenance.dropped_inputs == {"words": TOKENS - len(kept)}
 
 
+def test_what_one_prior_was_made_of_is_in_the_merged_one() -> None:
+    def of(count: int) -> ConsolidationPrior:
+        made = prior(count)
+        origin = replace(made.provenance, min_token_examples=count)
+        return ConsolidationPrior(made.anchor, made.curvature, origin)
+
+    for counts, least in (((10, 12), 10), ((10, 0), 0)):
+        merged = ConsolidationPrior.merge([of(count) for count in counts], rank=1)
+        assert merged.provenance.min_token_examples == least
+
+
 def test_a_vocabulary_that_is_only_claimed_takes_no_memory() -> None:
     made = prior(0, tokens=[0, 2, 5])
     words = made.curvature.blocks[0]

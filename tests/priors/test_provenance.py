@@ -78,6 +78,7 @@ def test_in_the_file(tmp_path: Path) -> None:
         "anchor_metrics": {"accuracy": 0.5},
         "min_examples": None,
         "dropped_inputs": {},
+        "min_token_examples": 0,
         "merged": {},
         "merge_damping": None,
         "approximation_errors": {},
@@ -150,9 +151,9 @@ def test_unknown_and_missing_fields_are_all_named() -> None:
     ]
 
 
-def test_priors_from_before_merging_and_compression_are_read() -> None:
+def test_priors_from_before_later_fields_are_read() -> None:
     values = PROVENANCE.to_dict()
-    for name in ("merged", "merge_damping", "approximation_errors"):
+    for name in ("merged", "merge_damping", "approximation_errors", "min_token_examples"):
         del values[name]
     assert Provenance.from_dict(values) == PROVENANCE
 
@@ -174,6 +175,7 @@ WRONG: dict[str, list[Any]] = {
     "anchor_metrics": [None, {"f1": "high"}, {1: 0.5}, {"f1": float("inf")}, {"f1": 10**400}],
     "min_examples": [-1, 1.5, "10", 10**300],
     "dropped_inputs": [None, {"words": "3"}, {"words": -1}, {"words": 10**400}],
+    "min_token_examples": [None, -1, 1.5, "10", 10**300],
     "merged": [None, ["old"], {"old": "1"}, {"old": -1.0}, {"old": True}, {"old": 10**400}],
     "merge_damping": [-0.1, "0.1", True, float("inf")],
     "approximation_errors": [None, {"words": None}, {"words": -0.1}, {"words": float("nan")}],
