@@ -6,8 +6,9 @@ from .compressor import Compressed, Compressor
 from .discovery import PAPER_IGNORE, find_layers, identity_curvature, survey, unwrapped
 from .estimator import estimate_curvature
 from .layers import LayerRule, register_rule
+from .likelihood import Family, Outputs
 from .nearest_sum import Merged, merge, merge_sharing
-from .objective import Outputs, default_forward, default_position_mask
+from .objective import default_forward, default_position_mask
 from .operators import (
     OPERATORS,
     Diagonal,
@@ -32,6 +33,7 @@ __all__ = [
     "Curvature",
     "CurvatureArguments",
     "Diagonal",
+    "Family",
     "Identity",
     "Kronecker",
     "KroneckerEigen",

@@ -16,7 +16,7 @@ from ..errors import CurvatureError
 from .discovery import Layer
 from .positions import Positions
 
-__all__ = ["Use", "capture", "frozen", "learning"]
+__all__ = ["Use", "capture", "frozen", "learning", "without_cache"]
 
 
 @dataclass
@@ -128,7 +128,8 @@ def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without trainable parameters; restore both afterwards.
 
-    What was compiled in place runs as it was written: compiled code does not call hooks.
+    What was compiled in place runs as it was written: compiled code does not call hooks. Nor does
+    the model keep a cache (:func:`without_cache`).
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     training = {module: module.training for module in model.modules()}
@@ -139,7 +140,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
-        yield
+        with without_cache(model):
+            yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
@@ -147,3 +149,30 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for module, call in compiled.items():
             module._compiled_call_impl = call
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Let a model keep no past keys, values or states, and leave its configs as they were.
+
+    In evaluation mode most decoders fill a cache that nobody reads, and RWKV writes its states
+    where autograd still needs them. A loss may note its ``problem_type`` in the config.
+
+    Args:
+        model: It and its parts may have a config.
+    """
+    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    kept = [
+        (config, name, getattr(config, name))
+        for config in {id(config): config for config in found}.values()
+        for name in ("use_cache", "problem_type")
+        if hasattr(config, name)
+    ]
+    for config, name, _ in kept:
+        if name == "use_cache":
+            config.use_cache = False
+    try:
+        yield
+    finally:
+        for config, name, value in kept:
+            setattr(config, name, value)

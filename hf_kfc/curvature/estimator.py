@@ -33,13 +33,12 @@ from .discovery import Layer, refuse, survey, unwrapped
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
 from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers
+from .likelihood import Outputs, logit_gradients
 from .objective import (
     Forward,
-    Outputs,
     PositionMask,
     default_forward,
     default_position_mask,
-    logit_gradients,
     refuse_other_loss,
 )
 from .positions import Positions, PositionsError
@@ -328,7 +327,7 @@ class _Run:
             with torch.no_grad():
                 own = self._forward(to_device(self.collate([row]), self.device))
             pairs = ((own, 0), (outputs, number))
-            alone, among = (o.logits[i].detach()[o.labels[i] != -100] for o, i in pairs)
+            alone, among = (o.logits[i].detach()[o.decided[i]] for o, i in pairs)
             classes = min(alone.shape[-1], among.shape[-1])  # candidates are padded too
             alone, among = alone[..., :classes], among[..., :classes]
             if alone.shape == among.shape and differ(alone, among, 0.1):

@@ -16,7 +16,7 @@ from ..curvature_arguments import Labels
 from ..precision import wide, wide_dtype
 from .blocks import Block, Layout
 from .capture import learning
-from .objective import Outputs, logit_gradients
+from .likelihood import Outputs, logit_gradients
 from .operators import Diagonal
 
 __all__ = ["PerExampleSquares"]

@@ -1,15 +1,15 @@
-"""What is differentiated: the logits of a batch, and the gradients of its log-likelihood there.
+"""What is differentiated: the scores of a batch, as the loss of a model of transformers reads them.
 
-Every task is softmax cross-entropy, whose gradient at the logits is ``softmax(z) − onehot(y)``.
-Which ``y`` is the label kind; the estimator and the oracle share this file and nothing else.
+Labels say what it is: classes (of an example, of each position, of the next position), numbers,
+yes or no at each label, or where an answer starts and ends. The model's own loss, where it has
+one, is asked whether that is right.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from random import Random
-from typing import NamedTuple
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +18,15 @@ from torch.nn import functional
 from ..curvature_arguments import Labels
 from ..errors import CurvatureError
 from ..precision import wide
+from .likelihood import Family, Outputs, logit_gradients
 
 __all__ = [
     "Forward",
-    "Outputs",
     "PositionMask",
     "default_forward",
     "default_position_mask",
-    "logit_gradients",
     "refuse_other_loss",
 ]
-
-
-class Outputs(NamedTuple):
-    """What a forward pass gives to the curvature.
-
-    Args:
-        logits: Shape [N, K] (one decision per example) or [N, T, K] (one per position); the
-            dtype's minimum where a class is not offered.
-        labels: Shape [N] or [N, T]; −100 where there is no decision.
-    """
-
-    logits: Tensor
-    labels: Tensor
 
 
 Forward = Callable[[nn.Module, Mapping[str, Tensor]], Outputs]
@@ -60,13 +46,23 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
     Raises:
         CurvatureError: No mask, and no labels to count the examples by.
     """
-    if "attention_mask" not in batch:
-        return torch.ones_like(_labels(batch), dtype=torch.bool)
-    return batch["attention_mask"].bool()
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    labels = batch["start_positions"] if _has_answers(batch) else _labels(batch)
+    one_each = _has_answers(batch) or labels.is_floating_point()
+    return torch.ones_like(
+        labels[:, 0] if one_each and labels.ndim > 1 else labels, dtype=torch.bool
+    )
 
 
 def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
-    """Run a Hugging Face model with a ``logits`` output.
+    """Run a Hugging Face model, and say what its scores are of.
+
+    Integer labels are classes. Numbers are regression where there is one score for each example,
+    or the config's ``problem_type`` says so, and else several labels of yes or no: Gaussian and
+    Bernoulli, as the losses of transformers are (see :class:`~.likelihood.Family`).
+    ``start_positions`` and ``end_positions`` are two decisions over an example's positions, of
+    which padding is none; a position outside of them is no decision.
 
     A causal language model scores the **next** token: its own loss compares the logits of
     position t with the label of position t + 1, and so does this. Whether a model does is asked
@@ -76,14 +72,14 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     Args:
         model: Called with the batch less ``labels``, unless they are one per position and it has a
             loss of its own.
-        batch: Tensors by name; ``labels`` is required.
+        batch: Tensors by name; ``labels`` is required, or where the answers start and end.
 
     Returns:
         Logits and labels; of a causal language model [N, T−1, K] and [N, T−1], those of positions
         that have a next one.
 
     Raises:
-        CurvatureError: No labels, no logits, or logits that are not class scores of the labels.
+        CurvatureError: No labels, no logits, or logits that are not scores of the labels.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -94,6 +90,9 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         (torch.Size([1, 4, 20]), [[1, 4, 1, 5]])
     """
     inputs = dict(batch)
+    if _has_answers(batch):
+        found = model(**{name: value for name, value in inputs.items() if name not in _ENDS})
+        return _answers(model, found, batch, batch.get("attention_mask"))
     labels = _labels(inputs)
     del inputs["labels"]
     probe, shifts = _probe_labels(model, labels), False
@@ -103,63 +102,18 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         inputs["labels"] = probe
     output = model(**inputs)
     logits = getattr(output, "logits", None)
-    if logits is None or logits.shape[:-1] != labels.shape or logits.shape[-1] < 2:
-        shape = None if logits is None else list(logits.shape)
-        raise CurvatureError(
-            f"{type(model).__name__} gave logits of shape {shape} for labels of shape "
-            f"{list(labels.shape)}; curvature needs one score per class, so give `forward=` a "
-            "function that returns them"
-        )
+    family = None if logits is None else _family(model, logits, labels)
+    if logits is None or family is None:
+        _refuse_shapes(model, None if logits is None else logits.shape, labels)
+    if family is not Family.CATEGORICAL:
+        return Outputs(logits, labels.reshape(logits.shape), family)
     if shifts or ("labels" in inputs and _shifts(model, getattr(output, "loss", None))):
         return Outputs(logits[:, :-1], labels[:, 1:])
     return Outputs(logits, labels)
 
 
-def logit_gradients(
-    outputs: Outputs, kind: Labels, keys: Sequence[int], seed: int
-) -> Iterator[Tensor]:
-    """Yield logit gradients V whose per-example outer products sum to the wanted Fisher.
-
-    For ``exact``, F = Σ_c p_c ∇log p_c ∇log p_cᵀ needs one V per class, scaled by √p_c; decisions
-    at different positions are independent, so each position has its own.
-
-    Args:
-        outputs: Of a forward pass.
-        kind: The label kind.
-        keys: A number per example that is the same in every run, whatever batch it is in.
-        seed: Of the sampled labels.
-
-    Yields:
-        Tensors shaped like the logits, without gradient.
-
-    Raises:
-        CurvatureError: Logits and labels do not fit each other or the examples.
-    """
-    logits = outputs.logits.detach()
-    if logits.shape[:-1] != outputs.labels.shape or len(logits) != len(keys):
-        raise CurvatureError(
-            f"logits of shape {list(logits.shape)} and labels of shape "
-            f"{list(outputs.labels.shape)} are no scores of {len(keys)} examples; `forward=` must "
-            "return [N, K] and [N], or [N, T, K] and [N, T]"
-        )
-    decided = outputs.labels != -100
-    wrong = decided & ((outputs.labels < 0) | (outputs.labels >= logits.shape[-1]))
-    if bool(wrong.any()):
-        raise CurvatureError(
-            f"label {int(outputs.labels[wrong][0])} is out of range for {logits.shape[-1]} "
-            "classes; use -100 where there is no decision"
-        )
-    probabilities = wide(logits).softmax(-1)
-    if kind is Labels.EMPIRICAL:
-        yield _residual(probabilities, outputs.labels.clamp(min=0), decided)
-    elif kind is Labels.SAMPLED:
-        yield _residual(probabilities, _sample(probabilities, keys, seed), decided)
-    else:
-        yield from _exact(probabilities, decided)
-
-
 def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
-    """Make sure that a model's own loss of labels per position is the one that is differentiated.
+    """Make sure that a model's own loss is the one that is differentiated.
 
     Args:
         model: Its parameters, or some, have gradients.
@@ -167,32 +121,119 @@ def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Ou
         outputs: Of :func:`default_forward` on the batch.
 
     Raises:
-        CurvatureError: For some example its gradient at the logits has another direction than that
-            of the softmax's cross-entropy: CTC, for example, class weights, or labels at padding
-            that the loss leaves out.
+        CurvatureError: Its gradient at the logits is no multiple of that of the family's loss, for
+            an example or for all of them together: CTC, for example, weights of classes, smoothed
+            labels, or labels at padding that the loss leaves out.
     """
-    if _probe_labels(model, batch["labels"]) is None:
+    if not _computes_loss(model, batch):
         return
     with torch.enable_grad():
-        output = model(**batch)
-    loss, logits = getattr(output, "loss", None), output.logits
-    if loss is None or not loss.requires_grad or not logits.requires_grad:
+        found = model(**batch)
+    for scores, expected in _as_the_loss_reads(model, found, batch, outputs):
+        own = _gradient(getattr(found, "loss", None), scores)
+        if own is None:  # of logits that it computes anew
+            continue
+        (residual,) = logit_gradients(expected, Labels.EMPIRICAL, range(len(scores)), 0)
+        own, residual = wide(own)[:, : residual.shape[1]].flatten(1), residual.flatten(1)
+        both = own.any(1) & residual.any(1)
+        own, residual = own[both], residual[both]
+        together = own.reshape(1, -1), residual.reshape(1, -1)
+        least = 0.98 if torch.finfo(scores.dtype).eps > 1e-4 else 0.999
+        cosines = [functional.cosine_similarity(*x, eps=1e-30) for x in ((own, residual), together)]
+        if len(own) and bool((torch.cat(cosines) < least).any()):
+            raise CurvatureError(
+                f"the loss of {type(model).__name__} is not the {outputs.family.value} of its "
+                "logits and labels, each decision counting as much as the others (it is CTC, "
+                "weighs classes, smooths labels, or leaves out positions that are not labelled "
+                "-100); give `forward=` a function whose logits and labels are those of the loss"
+            )
+
+
+_ENDS = ("start_positions", "end_positions")
+
+
+def _has_answers(batch: Mapping[str, Tensor]) -> bool:
+    return batch.get("labels") is None and all(batch.get(name) is not None for name in _ENDS)
+
+
+def _answers(
+    model: nn.Module, output: Any, batch: Mapping[str, Tensor], attended: Tensor | None
+) -> Outputs:
+    """Make two decisions over the attended positions of where answers start and end.
+
+    The labels are read as by transformers: none below 0, and no decision outside of the text.
+    """
+    scores = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
+    labels = torch.stack([batch[name].reshape(-1) for name in _ENDS], dim=1)
+    shape = None if scores[0] is None else scores[0].shape
+    if any(x is None for x in scores) or (attended is not None and attended.shape != shape):
+        _refuse_shapes(model, shape, labels)
+    logits = torch.stack([x for x in scores if x is not None], dim=1)  # [N, 2, T]
+    length = logits.shape[-1]
+    labels = labels.clamp(min=0)
+    inside = labels < length
+    if attended is not None:
+        offered = attended.bool()
+        logits = logits.masked_fill(~offered[:, None], torch.finfo(logits.dtype).min)
+        inside = inside & offered.gather(1, labels.clamp(max=length - 1))
+    return Outputs(logits, labels.masked_fill(~inside, -100))
+
+
+def _family(model: nn.Module, logits: Tensor, labels: Tensor) -> Family | None:
+    """Return what a model's scores are of, as transformers tells it; None if of no such labels."""
+    config, single = getattr(model, "config", None), logits.shape[-1] == 1
+    per_example = logits.ndim == 2  # the problem types are of sequence and image classifiers
+    problem = getattr(config, "problem_type", None) if per_example else None
+    if problem is None and labels.is_floating_point():
+        problem = "regression" if single else "multi_label_classification"
+    elif problem is None and per_example and single and getattr(config, "num_labels", None) == 1:
+        problem = "regression"
+    if problem in ("regression", "multi_label_classification"):
+        fits = labels.shape in (logits.shape, logits.shape[:-1] if single else logits.shape)
+        family = Family.GAUSSIAN if problem == "regression" else Family.BERNOULLI
+        return family if fits else None
+    of_classes = not labels.is_floating_point() and not single
+    return Family.CATEGORICAL if of_classes and labels.shape == logits.shape[:-1] else None
+
+
+def _refuse_shapes(model: nn.Module, shape: Sequence[int] | None, labels: Tensor) -> NoReturn:
+    raise CurvatureError(
+        f"{type(model).__name__} gave logits of shape {None if shape is None else list(shape)} for "
+        f"labels of shape {list(labels.shape)}; curvature needs one score per class, or per number "
+        "where labels are numbers, so give `forward=` a function that returns them"
+    )
+
+
+def _computes_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> bool:
+    """Whether a model has a loss of these labels, as far as its signature tells."""
+    if _has_answers(batch):
+        return set(_ENDS) <= _named(model)
+    return "labels" in _named(model) or _probe_labels(model, batch["labels"]) is not None
+
+
+def _as_the_loss_reads(
+    model: nn.Module, output: Any, batch: Mapping[str, Tensor], outputs: Outputs
+) -> Iterator[tuple[Tensor, Outputs]]:
+    """Yield scores, and what they are of; the softmax over positions has padding in it too."""
+    if not _has_answers(batch):
+        yield output.logits, outputs
         return
-    (own,) = torch.autograd.grad(loss, logits, allow_unused=True)
-    if own is None:  # of logits that it computes anew
-        return
-    (residual,) = logit_gradients(outputs, Labels.EMPIRICAL, range(len(logits)), 0)
-    own = wide(own)[:, : residual.shape[1]]
-    least = 0.98 if torch.finfo(logits.dtype).eps > 1e-4 else 0.999
-    cosine = functional.cosine_similarity(own.flatten(1), residual.flatten(1), eps=1e-30)
-    both = own.flatten(1).any(1) & residual.flatten(1).any(1)
-    if bool((cosine[both] < least).any()):
-        raise CurvatureError(
-            f"the loss of {type(model).__name__} is not the cross-entropy of its logits and labels "
-            "at each position (it is CTC, weighs classes, or leaves out positions that are not "
-            "labelled -100); give `forward=` a function whose logits and labels are those of the "
-            "loss"
-        )
+    whole = _answers(model, output, batch, None)
+    for number, scores in enumerate((output.start_logits, output.end_logits)):
+        yield scores, Outputs(whole.logits[:, number], whole.labels[:, number])
+
+
+def _gradient(loss: Tensor | None, scores: Tensor) -> Tensor | None:
+    if loss is None or not loss.requires_grad or not scores.requires_grad:
+        return None
+    (own,) = torch.autograd.grad(loss, scores, retain_graph=True, allow_unused=True)
+    return own
+
+
+def _named(model: Any) -> set[str]:
+    """Return the names of what a model's forward takes, and of the model that PEFT wraps."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(getattr(base, "forward", base)).parameters)
 
 
 def _labels(batch: Mapping[str, Tensor]) -> Tensor:
@@ -257,39 +298,3 @@ def _shifts(model: nn.Module, loss: Tensor | None) -> bool:
             "them"
         )
     return loss is not None and bool(loss.isnan())
-
-
-def _residual(probabilities: Tensor, labels: Tensor, decided: Tensor) -> Tensor:
-    target = torch.zeros_like(probabilities).scatter_(-1, labels[..., None], 1.0)
-    return (probabilities - target) * decided[..., None]
-
-
-def _sample(probabilities: Tensor, keys: Sequence[int], seed: int) -> Tensor:
-    """Invert the cumulative distribution at uniforms that depend on seed and key alone."""
-    decisions = range(probabilities.shape[1:-1].numel())
-    # Not torch's generator: on a CPU it uses only the lower 32 bits of its seed.
-    generators = [Random(f"{seed} {key}") for key in keys]
-    uniform = torch.tensor([[generator.random() for _ in decisions] for generator in generators])
-    uniform = uniform.reshape(probabilities.shape[:-1])
-    cumulative = probabilities.cumsum(-1)
-    threshold = uniform.to(cumulative) * cumulative[..., -1]
-    drawn = torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]
-    return drawn.clamp(max=probabilities.shape[-1] - 1)
-
-
-def _exact(probabilities: Tensor, decided: Tensor) -> Iterator[Tensor]:
-    classes = probabilities.shape[-1]
-    scaled = probabilities.sqrt() * decided[..., None]
-    for label in range(classes):
-        if not bool(scaled[..., label].any()):
-            continue
-        residual = probabilities.clone()
-        residual[..., label] -= 1.0
-        residual = residual * scaled[..., label, None]
-        if residual.ndim == 2:
-            yield residual
-            continue
-        for position in range(residual.shape[1]):
-            alone = torch.zeros_like(residual)
-            alone[:, position] = residual[:, position]
-            yield alone

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..curvature_arguments import Labels
 from .blocks import Curvature
-from .objective import Forward, default_forward, logit_gradients
+from .capture import without_cache
+from .likelihood import logit_gradients
+from .objective import Forward, default_forward
 
 __all__ = ["exact_block_fisher", "per_example_gradients"]
 
@@ -46,7 +48,8 @@ def per_example_gradients(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows: dict[str, list[Tensor]] = {name: [] for name in parameters}
     for index in range(len(dataset)):
-        outputs = forward(model, data_collator([dataset[index]]))
+        with without_cache(model):
+            outputs = forward(model, data_collator([dataset[index]]))
         for v in logit_gradients(outputs, Labels(labels), [index], seed):
             gradients = torch.autograd.grad(
                 outputs.logits,

@@ -44,7 +44,7 @@ def masks_by_side(batch: Mapping[str, Tensor], examples: int) -> dict[str, Tenso
     source = everything if attended is None else attended.bool()
     if (target := batch.get("decoder_attention_mask")) is not None:
         return {ENCODER: source, DECODER: target.bool()}
-    if labels is not None and labels.ndim > 1:
+    if labels is not None and labels.ndim > 1 and not labels.is_floating_point():
         return {ENCODER: source, DECODER: labels != -100}
     return {ENCODER: source, DECODER: everything if "decoder_input_ids" in batch else source}
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
 from ..curvature.capture import capture, frozen
 from ..curvature.objective import (
     Forward,
-    Outputs,
     PositionMask,
     default_forward,
     default_position_mask,
@@ -176,7 +174,7 @@ class _Attack:
         positions = Positions.given(self.position_mask(batch), {})
         with capture(self.layers, positions) as uses:
             outputs = self.forward(self.model, batch)
-        yield "loss", -_losses(outputs)
+        yield "loss", -outputs.losses()
         for layer in self.layers:
             own, weights = (
                 LayerBatch(layer, uses[layer.name], positions.examples),
@@ -218,11 +216,3 @@ def _leverage(inverse: Tensor, a: Tensor, valid: Tensor) -> Tensor:
     inverse = inverse.to(a.dtype)
     each = a.square() @ inverse if inverse.ndim == 1 else ((a @ inverse) * a).sum(-1)
     return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
-
-
-def _losses(outputs: Outputs) -> Tensor:
-    """Return the loss of each example, mean over its decisions, shape [N]."""
-    logits, labels = outputs.logits.float().movedim(-1, 1), outputs.labels
-    each = functional.cross_entropy(logits, labels, reduction="none").reshape(len(labels), -1)
-    decided = (labels != -100).reshape(len(labels), -1)
-    return (each * decided).sum(1) / decided.sum(1).clamp(min=1)

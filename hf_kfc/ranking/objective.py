@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..curvature import CurvatureArguments
-from ..curvature.objective import Outputs, default_forward, default_position_mask
+from ..curvature import CurvatureArguments, Outputs, default_forward, default_position_mask
 from ..priors import ConsolidationPrior
 from .loss import masked_logits
 

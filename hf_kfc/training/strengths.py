@@ -76,7 +76,8 @@ def count_labels(
 ) -> float:
     """Return how many labels a data set has: a mean loss is one over these.
 
-    A causal language model's loss is a mean over labelled tokens, a classifier's over examples.
+    A causal language model's loss is a mean over labelled tokens, a classifier's over examples, of
+    numbers and of yes or no over each of an example's, and of answers over starts and ends.
     Of a data set of more than 1,024 examples, as many at equal distances are counted. Random
     numbers that the collator draws do not change those of the training.
 
@@ -99,7 +100,10 @@ def count_labels(
             found = _labels(data_collator(rows), label_names, shifted)
             if all(labels.ndim < 2 for labels in found):
                 return total * max(1, len(found))  # one label per example and name
-            count += sum(int(labels.ne(-100).sum()) for labels in found)
+            count += sum(
+                labels.numel() if labels.is_floating_point() else int(labels.ne(-100).sum())
+                for labels in found
+            )
     return count * total / max(1, size)
 
 

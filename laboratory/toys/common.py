@@ -35,7 +35,8 @@ def mean_loss(model: nn.Module, batch: Example) -> Tensor:
 @torch.no_grad()
 def quality(model: nn.Module, batch: Example) -> dict[str, float]:
     """Return loss and accuracy on a batch."""
-    logits, labels = default_forward(model, batch)
+    outputs = default_forward(model, batch)
+    logits, labels = outputs.logits, outputs.labels
     return {
         "loss": functional.cross_entropy(logits, labels).item(),
         "accuracy": (logits.argmax(-1) == labels).double().mean().item(),

@@ -97,6 +97,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "CohereForCausalLM",
         "MptForCausalLM",
         "MistralForCausalLM",
+        "RwkvForCausalLM",
     ),
     "masked": (
         "BertForMaskedLM",

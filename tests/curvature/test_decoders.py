@@ -140,8 +140,8 @@ def test_logits_and_labels_are_aligned_as_in_the_models_own_loss(make: Any) -> N
     """BERT's and BART's losses compare the same position, although BART is a language model."""
     model = make().to(torch.get_default_dtype()).eval()
     batch = pad_texts(prompt=1)(texts(4))
-    logits, labels = default_forward(model, batch)
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    outputs = default_forward(model, batch)
+    loss = nn.functional.cross_entropy(outputs.logits.flatten(0, 1), outputs.labels.flatten())
     torch.testing.assert_close(loss, model(**batch).loss.to(loss), rtol=1e-5, atol=0)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_kfc.curvature import Labels, Outputs, default_forward, default_position_mask
-from hf_kfc.curvature.objective import logit_gradients
+from hf_kfc.curvature.likelihood import logit_gradients
 from hf_kfc.errors import CurvatureError
 
 MASKED = torch.finfo(torch.float64).min
