@@ -60,7 +60,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
 
     Integer labels are classes. Numbers are regression where there is one score for each example,
     or the config's ``problem_type`` says so, and else several labels of yes or no: Gaussian and
-    Bernoulli, as the losses of transformers are (see :class:`~.likelihood.Family`).
+    Bernoulli, as the losses of transformers are (see :class:`~hf_kfc.curvature.Family`).
     ``start_positions`` and ``end_positions`` are two decisions over an example's positions, of
     which padding is none; a position outside of them is no decision.
 
