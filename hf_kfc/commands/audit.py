@@ -13,6 +13,8 @@ from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from ..priors.audit import EmbeddingAudit, audit_tokens
 from ..priors.membership import Separation, membership_auc
+from ..priors.privacy import MIN_EXAMPLES
+from ..priors.span import span_auc
 from .examples import load_examples, prepare
 from .formats import Choices
 from .loading import load_model, load_tokenizer
@@ -39,17 +41,20 @@ def report(options: argparse.Namespace) -> Report:
     base = load_model(options.base) if options.base else None
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     audits = audit_tokens(prior, base)
-    tests = _membership(prior, options) if options.model else []
+    tests, span = _attacks(prior, options) if options.model else ([], None)
     values = {
         "prior": str(prior.source or options.prior),
         "min_examples": prior.provenance.min_examples,
         "dropped_inputs": prior.provenance.dropped_inputs,
         "embeddings": [_values(audit, tokenizer) for audit in audits],
         "membership": [asdict(test) for test in tests],
+        "rare_tokens": span and asdict(span),
     }
     parts = [_left_out(prior), _table(audits)]
     parts += [_spelled(audit, tokenizer) for audit in audits if audit.readable]
-    return Report(values, [*parts, *_tests_table(tests)])
+    tables = [*_table_of("members told from non-members by", tests)]
+    tables += _table_of(f"in fewer than {MIN_EXAMPLES}, told from absent", [span] if span else [])
+    return Report(values, [*parts, *tables])
 
 
 def _values(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -104,20 +109,22 @@ def _spelled(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -
     )
 
 
-def _tests_table(tests: Sequence[Separation]) -> list[Table]:
-    rows = [("members told from non-members by", "AUC", "95 % from", "to")]
+def _table_of(title: str, tests: Sequence[Separation]) -> list[Table]:
+    rows = [(title, "AUC", "95 % from", "to")]
     rows += [(t.score, f"{t.auc:.3f}", f"{t.low:.3f}", f"{t.high:.3f}") for t in tests]
     return [Table(rows)] if tests else []
 
 
-def _membership(prior: ConsolidationPrior, options: argparse.Namespace) -> list[Separation]:
+def _attacks(
+    prior: ConsolidationPrior, options: argparse.Namespace
+) -> tuple[list[Separation], Separation | None]:
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     choices = Choices(max_length=options.max_length)
     members, others = (
         prepare(load_examples(name), model, tokenizer, choices)
         for name in (options.members, options.non_members)
     )
-    return membership_auc(
+    tests = membership_auc(
         prior,
         model,
         members.dataset,
@@ -126,3 +133,4 @@ def _membership(prior: ConsolidationPrior, options: argparse.Namespace) -> list[
         forward=members.forward,
         position_mask=members.position_mask,
     )
+    return tests, span_auc(prior, model, members.dataset, members.data_collator)

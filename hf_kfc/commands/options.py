@@ -117,8 +117,10 @@ def audit(parser: ArgumentParser) -> None:
         hf-kfc audit org/tier1-kfc --model org/tier1 --members train --non_members test
 
     First, the tokens that could be read off it. Second, with --model, --members and --non_members,
-    a membership test: how well examples that the prior was estimated on are told from others. They
-    are folders or files as estimate takes them, or encoded examples that save_to_disk wrote.
+    a membership test: how well examples that the prior was estimated on are told from others, and
+    how well their rare tokens are told from tokens that none of them has, by what the first linear
+    layer's A spans. They are folders or files as estimate takes them, or encoded examples that
+    save_to_disk wrote.
     """
     _prior(parser)
     parser.add_argument(

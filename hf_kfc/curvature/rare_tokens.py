@@ -14,7 +14,7 @@ from torch import distributed as dist
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
 
-__all__ = ["RareTokens", "labels_are_tokens", "unknown_token"]
+__all__ = ["RareTokens", "count_examples", "labels_are_tokens", "unknown_token"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,7 @@ class RareTokens:
             CurvatureError: A batch has no ``input_ids``.
         """
         device = next(model.parameters()).device
-        counts = torch.zeros(0, dtype=torch.long, device=device)
-        for examples, batch in batches:
-            counts = _sum(counts, _examples_of(batch, examples, are_labels))
+        counts = count_examples(batches, device, are_labels)
         if dist.is_initialized() and dist.get_world_size() > 1:
             size = torch.tensor(len(counts), device=device)
             dist.all_reduce(size, dist.ReduceOp.MAX)
@@ -90,6 +88,27 @@ class RareTokens:
     def _among(self, ids: Tensor) -> Tensor:
         last = len(self.is_rare) - 1  # a random collator may show others than were counted
         return (self.is_rare[ids.clamp(0, last)] & (ids >= 0)) | (ids > last)
+
+
+def count_examples(
+    batches: Iterable[tuple[int, Mapping[str, Tensor]]],
+    device: torch.device,
+    are_labels: bool = False,
+) -> Tensor:
+    """Count in how many examples each token stands, shape [largest token + 1].
+
+    Args:
+        batches: Each with how many examples it has.
+        device: Where they are.
+        are_labels: Whether labels are tokens too.
+
+    Raises:
+        CurvatureError: A batch has no ``input_ids``.
+    """
+    counts = torch.zeros(0, dtype=torch.long, device=device)
+    for examples, batch in batches:
+        counts = _sum(counts, _examples_of(batch, examples, are_labels))
+    return counts
 
 
 def unknown_token(

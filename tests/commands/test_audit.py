@@ -109,3 +109,23 @@ def test_a_classifiers_examples_are_read_as_estimate_reads_them(saved, run, tmp_
     words = ("--model", model, "--members", members, "--non_members", others, "--json")
     tests = {t["score"]: t["auc"] for t in run("audit", prior, *words).values["membership"]}
     assert tests["tokens of bert.embeddings.word_embeddings"] == 1.0
+
+
+def test_rare_tokens_are_looked_for_in_what_a_layer_spans(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    texts = [*["the film"] * 10, "the good film", "the long film"]
+    members = lines(tmp_path / "members.jsonl", text=texts, label=[1, 0] * 6)
+    aucs = []
+    for least in (0, 10):
+        prior = tmp_path / f"prior{least}"
+        words = ("--dataset", members, "--min_token_examples", least, "--output", prior)
+        assert run("estimate", "--model", model, *words).status == 0
+        assert ConsolidationPrior.from_pretrained(prior).provenance.min_token_examples == least
+        folders = ("--members", members, "--non_members", members)
+        span = run("audit", prior, "--model", model, *folders, "--json").values["rare_tokens"]
+        assert span["score"].endswith("by inputs of bert.encoder.layer.0.attention.self.query")
+        aucs.append(span["auc"])
+    assert aucs[0] > aucs[1]
+    text = run("audit", prior, "--model", model, *folders).out
+    assert "in fewer than 10, told from absent" in text

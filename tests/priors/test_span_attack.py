@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.priors.membership import area_under_curve
 from hf_kfc.priors.privacy import without_rare_inputs
+from hf_kfc.priors.span import span_auc
 
 TEXTS, LENGTH, COMMON, WIDTH = 100, 8, 22, 96
 UNKNOWN, FIRST, VOCABULARY = 1, 40, 400
@@ -136,3 +137,23 @@ def test_the_published_prior_is_the_same_whichever_rare_tokens_the_data_held() -
         ids[ids >= FIRST] += 200
     assert published(data, 10).fingerprint == published(other, 10).fingerprint
     assert published(data, 0).fingerprint != published(other, 0).fingerprint
+
+
+@pytest.mark.parametrize("before", [0, 10])
+def test_the_audit_makes_the_attack(before: int) -> None:
+    data = texts()
+    found = span_auc(published(data, before), model(), data, default_collate)
+    assert found is not None
+    assert found.score == f"rare tokens by inputs of {QUERY}"
+    moment = second_moment(published(data, before))
+    by_hand = area_under_curve(in_span(moment, range(FIRST, ABSENT.start)), in_span(moment, ABSENT))
+    assert found.auc == pytest.approx(by_hand[0], abs=0.02)  # it reads the bias's input too
+    assert (found.auc > 0.9) is (before == 0)
+
+
+def test_there_is_no_such_attack_without_such_a_layer_or_such_tokens() -> None:
+    data = texts()
+    prior, own = published(data, 0), model()
+    assert span_auc(prior, own, data, default_collate, min_examples=1) is None
+    other = prior.without("bert.encoder.*").without(["bert.pooler.*", "classifier"])
+    assert span_auc(other, own, data, default_collate) is None
