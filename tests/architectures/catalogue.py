@@ -19,10 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-__all__ = ["TASKS", "Architecture", "architectures", "build", "examples_for"]
+__all__ = ["LENGTHS", "TASKS", "Architecture", "architectures", "build", "collator", "examples_for"]
 
 LABELS = 3
-LENGTHS = (7, 4, 6, 5)
+LENGTHS = (11, 8, 10, 9)
 MOST_PARAMETERS = 600_000
 
 TASKS = {
@@ -98,7 +98,7 @@ def build(architecture: Architecture) -> PreTrainedModel:
     config = _shrunk(config_class, {**labels, **SETTINGS.get(architecture.model_type, {})})
     if hasattr(config, "decoder_start_token_id") or config.is_encoder_decoder:
         config.decoder_start_token_id = 0  # some defaults leave it to the checkpoint
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"  # they know float64
     with torch.device("meta"):
         size = sum(p.numel() for p in kind(config).parameters())
     if size > MOST_PARAMETERS:
@@ -108,15 +108,17 @@ def build(architecture: Architecture) -> PreTrainedModel:
     return model.eval()
 
 
-def examples_for(architecture: Architecture, model: nn.Module) -> list[dict[str, Tensor]]:
-    """Make a handful of examples of uneven length, as tensors."""
+def examples_for(
+    architecture: Architecture, model: nn.Module, lengths: tuple[int, ...] = LENGTHS
+) -> list[dict[str, Tensor]]:
+    """Make a handful of examples, of uneven length by default, as tensors."""
     generator = torch.Generator().manual_seed(1)
 
     def ids(length: int, low: int = 5) -> Tensor:
         return torch.randint(low, VOCABULARY - 2, (length,), generator=generator)
 
     task, examples = architecture.task, []
-    for number, length in enumerate(LENGTHS):
+    for number, length in enumerate(lengths):
         text = ids(length)
         example: dict[str, Tensor] = {"input_ids": text}
         if task == "causal_lm":
@@ -137,7 +139,7 @@ def examples_for(architecture: Architecture, model: nn.Module) -> list[dict[str,
             example["start_positions"] = torch.tensor(1)
             example["end_positions"] = torch.tensor(number % 3 + 1)
         elif task == "seq2seq_lm":
-            example["labels"] = ids(LENGTHS[-1 - number])
+            example["labels"] = ids(lengths[-1 - number])
         elif task == "image_classification":
             size = getattr(model.config, "image_size", 16)
             size = size if isinstance(size, int) else size[0]

@@ -13,7 +13,7 @@ _BY_SIZE = {
         rotary_dim width word_embed_proj_dim
     """,
     24: """
-        d_ff d_inner decoder_ffn_dim dense_intermediate_size encoder_ffn_dim
+        d_ff d_inner dff decoder_ffn_dim dense_intermediate_size encoder_ffn_dim
         expert_intermediate_size feed_forward_hidden_size ffn_dim ffn_hidden_size inner_dim
         intermediate_size intermediate_size_mlp mlp_dim moe_ffn_hidden_size
         moe_intermediate_size n_inner shared_expert_intermediate_size shared_intermediate_size
