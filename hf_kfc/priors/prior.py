@@ -325,6 +325,11 @@ class ConsolidationPrior(BasePrior):
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
+    if any(parameter.is_meta for parameter in parameters.values()):
+        raise PriorError(
+            f"{type(model).__name__} is on the meta device, without values to be an anchor; load "
+            "its weights first"
+        )
     covered = [block.covered(parameters) for block in curvature.blocks]
     return {name: _wide_copy(value) for own in covered for name, value in own.items()}
 

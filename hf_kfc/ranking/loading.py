@@ -7,9 +7,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
@@ -327,11 +328,23 @@ def find_sources(model: str, priors: Sequence[str] = ()) -> tuple[str, list[str]
     Raises:
         HfKfcError: A card cannot be read, or there are no priors and the model is a folder.
     """
+    # One process looks: a commit made meanwhile would be another model to the rest.
+    outcome: list[Any] = [None]
+    if PartialState().is_main_process:
+        try:
+            outcome = [_find_sources(model, priors)]
+        except HfKfcError as error:
+            outcome = [error]
+    (found,) = broadcast_object_list(outcome)
+    if isinstance(found, HfKfcError):
+        raise found
+    return cast("tuple[str, list[str]]", found)
+
+
+def _find_sources(model: str, priors: Sequence[str]) -> tuple[str, list[str]]:
     if not priors and Path(model).exists():
         raise HfKfcError(
             f"model {model} is a folder, from which no card leads to its priors; give --priors"
         )
     model = pin(model)
-    found = [pin(prior) for prior in priors] or [tier.prior for tier in walk_tiers(model)][::-1]
-    model, *found = broadcast_object_list([model, *found])
-    return model, found
+    return model, [pin(p) for p in priors] or [tier.prior for tier in walk_tiers(model)][::-1]

@@ -98,6 +98,7 @@ def build(architecture: Architecture) -> PreTrainedModel:
     config = _shrunk(config_class, {**labels, **SETTINGS.get(architecture.model_type, {})})
     if hasattr(config, "decoder_start_token_id") or config.is_encoder_decoder:
         config.decoder_start_token_id = 0  # some defaults leave it to the checkpoint
+    config.use_cache = False
     config._attn_implementation = config._experts_implementation = "eager"  # they know float64
     with torch.device("meta"):
         size = sum(p.numel() for p in kind(config).parameters())

@@ -93,19 +93,27 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def _reads_padding(model: nn.Module, examples: list[Any], collate: Callable[..., Any]) -> bool:
     with torch.no_grad():
-        together = model(**collate(examples))
-        alone = model(**collate(examples[1:2]))
-    logits = together.logits if "logits" in together else together.start_logits
-    own = alone.logits if "logits" in alone else alone.start_logits
-    seen = logits[1] if logits.shape[1:] == own.shape[1:] else logits[1, : own.shape[1]]
-    return not torch.allclose(seen, own[0], rtol=1e-3, atol=1e-4)
+        together = _logits(model(**collate(examples)))
+        alone = [_logits(model(**collate([example])))[0] for example in examples]
+    for row, own in enumerate(alone):
+        seen = together[row][: len(own)]  # of classes, or of the positions that it has
+        if not torch.allclose(seen, own, rtol=1e-5, atol=1e-6):
+            return True
+    return False
+
+
+def _logits(output: Any) -> Tensor:
+    logits: Tensor = output.logits if "logits" in output else output.start_logits
+    return logits
 
 
 def _oracle_dtype(
     model: nn.Module, examples: list[Any], collate: Callable[..., Any]
 ) -> torch.dtype:
     try:
-        finite = bool(_loss(model.double(), collate(_as(examples, torch.float64))).isfinite())
+        wide = _as(examples, torch.float64)
+        squares = _squared_gradients(model.double(), wide, collate)
+        finite = all(bool(total.isfinite().all()) for total in squares.values())
     except RuntimeError:  # something in it is float32 whatever the model is
         finite = False
     model.float()

@@ -458,3 +458,8 @@ def test_what_the_provenance_tells_of_blocks_goes_with_them() -> None:
     origin = made.without("words").provenance
     assert origin.approximation_errors == {"query": 0.2}
     assert origin.dropped_inputs == {}
+
+
+def test_a_model_without_values_has_no_anchor() -> None:
+    with pytest.raises(PriorError, match=r"Linear is on the meta device.*load its weights first"):
+        ConsolidationPrior.l2(nn.Linear(2, 3, device="meta"), task="old")
