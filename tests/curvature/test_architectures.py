@@ -124,6 +124,27 @@ KINDS: dict[str, tuple[str, ...]] = {
         "GPT2ForSequenceClassification",
         "LlamaForSequenceClassification",
     ),
+    "numbers": (
+        "DistilBertForSequenceClassification",
+        "ElectraForSequenceClassification",
+        "OPTForSequenceClassification",
+        "BertForSequenceClassification",
+        "GPT2ForSequenceClassification",
+        "ModernBertForSequenceClassification",
+    ),
+    "spans": (
+        "DistilBertForQuestionAnswering",
+        "T5ForQuestionAnswering",
+        "GPT2ForQuestionAnswering",
+        "BertForQuestionAnswering",
+        "RobertaForQuestionAnswering",
+        "ElectraForQuestionAnswering",
+        "DebertaV2ForQuestionAnswering",
+        "MPNetForQuestionAnswering",
+        "ModernBertForQuestionAnswering",
+        "LlamaForQuestionAnswering",
+        "BartForQuestionAnswering",
+    ),
     "answers": (
         "T5ForConditionalGeneration",
         "BartForConditionalGeneration",
@@ -164,8 +185,10 @@ def build(kind: str, name: str) -> PreTrainedModel:
         for key, value in (("depths", 1), ("hidden_sizes", 8)):
             if hasattr(default, key):
                 settings[key] = [value] * len(getattr(default, key))
-    elif kind == "answers":
+    if getattr(default, "is_encoder_decoder", False):
         settings["decoder_start_token_id"] = 1
+    if kind in ("numbers", "spans"):
+        settings["num_labels"] = {"numbers": 1, "spans": 2}[kind]
     model: PreTrainedModel = made(made.config_class(**settings)).eval()
     assert model.num_parameters() < 3_000_000
     return model
@@ -180,17 +203,26 @@ def examples(kind: str) -> tuple[list[Any], Callable[[list[Any]], dict[str, Tens
     rows = []
     for number, length in enumerate((5, 7, 6)):
         ids = torch.randint(5, 59, (length,))
-        labels = {"texts": torch.tensor(number), "tokens": torch.randint(0, 3, (length,))}
+        labels = {
+            "texts": torch.tensor(number),
+            "numbers": torch.randn(()),
+            "spans": torch.randint(0, length, (2,)),
+            "tokens": torch.randint(0, 3, (length,)),
+        }
         rows.append((ids, labels.get(kind, ids)))
 
     def collate(batch: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         ids, labels = zip(*batch, strict=True)
-        return {
+        made = {
             "input_ids": pad_sequence(list(ids), True, 0),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], True, 0),
-            "labels": torch.stack(labels)
-            if kind == "texts"
-            else pad_sequence(list(labels), True, -100),
+        }
+        if kind == "spans":
+            start, end = torch.stack(labels).unbind(1)
+            return made | {"start_positions": start, "end_positions": end}
+        by_example = kind in ("texts", "numbers")
+        return made | {
+            "labels": torch.stack(labels) if by_example else pad_sequence(list(labels), True, -100)
         }
 
     return rows, collate
@@ -201,7 +233,7 @@ def float32() -> None:
     torch.set_default_dtype(torch.float32)  # grouped products of experts know no float64
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=[name for _, name in CASES])
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=["-".join(case) for case in CASES])
 def test_every_parameter_is_covered_exactly(kind: str, name: str) -> None:
     model = build(kind, name)
     data, collate = examples(kind)
