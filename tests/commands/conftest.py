@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from tiny.models import cnn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
@@ -15,7 +16,6 @@ from hf_kfc.commands import main
 from hf_kfc.ranking import (
     FEATURES,
     CandidateCollator,
-    CnnConfig,
     CnnForMultipleChoice,
     encode_candidates,
     ranking_forward,
@@ -70,8 +70,7 @@ def tier(tmp_path_factory: pytest.TempPathFactory) -> Tier:
     texts = [" ".join([*SEEN, *UNSEEN, "the was there"])]
     tokenizer = train_tokenizer(texts, vocab_size=200)
     tokenizer.save_pretrained(found.model)
-    torch.manual_seed(0)
-    model = CnnForMultipleChoice(CnnConfig(vocab_size=len(tokenizer), hidden_size=8))
+    model = cnn(seed=0, vocab_size=len(tokenizer))
     model.save_pretrained(found.model)
     prior = ConsolidationPrior.estimate(
         model,

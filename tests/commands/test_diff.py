@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from priors import samples
+from tiny import priors
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.commands.diff import compare_blocks
@@ -100,14 +100,14 @@ def test_embeddings_are_compared_on_the_tokens_that_both_cover(tier, run, tmp_pa
     rest = torch.ones(whole.curvature.blocks[0].shape[1], dtype=torch.bool)
     rest[public.curvature.blocks[0].inputs] = False
     block = whole.curvature.blocks[0].of_inputs(rest.nonzero().flatten())
-    other = samples.one_block(block, {"embeddings.weight": whole.anchor["embeddings.weight"][rest]})
+    other = priors.one_block(block, {"embeddings.weight": whole.anchor["embeddings.weight"][rest]})
     (embedding,) = compare_blocks(other, public)
     assert embedding.remark == "not comparable: no token in common"
     assert embedding.curvature is None
 
 
 def test_layers_of_one_prior_only_and_of_other_shapes_are_told(tier, run, tmp_path):
-    samples.prior().save_pretrained(tmp_path / "other")
+    priors.prior().save_pretrained(tmp_path / "other")
     values = run("diff", tier.prior, tmp_path / "other", "--json").values
     assert values["only_in_a"] == ["classifier", "dense", "embeddings"]
     assert "query" in values["only_in_b"]
@@ -119,14 +119,12 @@ def test_layers_of_one_prior_only_and_of_other_shapes_are_told(tier, run, tmp_pa
 
 
 def test_priors_of_different_kinds_are_compared():
-    source = samples.one_block(
+    source = priors.one_block(
         Block("layer", Layout.OUT_IN, {"layer.weight": (Q, P)}, Diagonal(torch.ones(Q, P))),
         {"layer.weight": torch.ones(Q, P)},
     )
     kronecker = Kronecker(torch.eye(P), 3 * torch.eye(Q))
-    other = samples.one_block(
-        replace(source.curvature.blocks[0], operator=kronecker), source.anchor
-    )
+    other = priors.one_block(replace(source.curvature.blocks[0], operator=kronecker), source.anchor)
     (layer,) = compare_blocks(source, other)
     assert layer.curvature == pytest.approx(2)
 

@@ -5,22 +5,19 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from tiny import models
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
-    GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    T5Config,
     T5ForConditionalGeneration,
 )
 
@@ -39,26 +36,25 @@ def bert(
     kind: Any, tokenizer: PreTrainedTokenizerBase, label2id: dict[str, int]
 ) -> PreTrainedModel:
     names = {number: name for name, number in label2id.items()}
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, max_position_embeddings=12, label2id=label2id, id2label=names,
-    )  # fmt: skip
-    model: PreTrainedModel = kind(config)
+    model: PreTrainedModel = models.bert(
+        kind,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=12,
+        label2id=label2id,
+        id2label=names,
+    )
     return model
 
 
 def gpt2(tokenizer: PreTrainedTokenizerBase, _: Any = None) -> PreTrainedModel:
-    return GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=12)
-    )
+    return models.gpt2(vocab_size=len(tokenizer), n_positions=12)
 
 
 def llama(tokenizer: PreTrainedTokenizerBase, _: Any = None) -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, num_labels=2,
-    )  # fmt: skip
-    return LlamaForSequenceClassification(config)
+    model: PreTrainedModel = models.llama(
+        LlamaForSequenceClassification, vocab_size=len(tokenizer), num_labels=2
+    )
+    return model
 
 
 def tokenizer_of(*, padding: bool = True) -> PreTrainedTokenizerBase:
@@ -193,12 +189,9 @@ def test_a_causal_model_whose_tokenizer_has_no_padding(saved, run, tmp_path):
 
 def test_an_encoder_decoder_that_answers(saved, run, tmp_path):
     tokenizer = tokenizer_of()
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
-        decoder_start_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+    answerer = models.t5(vocab_size=len(tokenizer), pad_token_id=0)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    model = saved(T5ForConditionalGeneration(config), tokenizer)
+    model = saved(answerer, tokenizer)
     answers = TEXTS[::-1]
     data = lines(tmp_path / "answers.jsonl", question=TEXTS, answer=answers)
     words = ("--model", model, "--dataset", data, "--label_column", "answer")

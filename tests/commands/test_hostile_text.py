@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from priors import samples
+from tiny import priors
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.commands.report import Report, Table
@@ -16,7 +16,7 @@ HOSTILE = "good\x1b[2J\x9b31m\u202e\nok (verified)\r" + "a" * 5000
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prior whose every free text is hostile."""
-    made = samples.prior()
+    made = priors.prior()
     text = {"task": HOSTILE, "base_model": HOSTILE, "anchor_metrics": {HOSTILE: 1.0}}
     provenance = replace(made.provenance, **text)
     (block, *others) = made.curvature.blocks

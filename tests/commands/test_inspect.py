@@ -1,7 +1,7 @@
 import pytest
 import torch
-from priors import samples
 from safetensors.torch import load_file
+from tiny.priors import prior as sample_prior
 
 from hf_kfc.commands.inspect import summarise_layers
 from hf_kfc.commands.spectra import spectrum_of
@@ -91,7 +91,7 @@ def test_a_curvature_of_nothing_has_no_condition(operator):
 
 
 def test_sizes_are_those_of_what_is_stored(tmp_path):
-    prior = samples.prior()  # two of its layers share an A
+    prior = sample_prior()  # two of its layers share an A
     prior.save_pretrained(tmp_path / "prior")
     tensors = load_file(tmp_path / "prior" / "prior.safetensors")
     layers = {layer.name: layer for layer in summarise_layers(prior)}

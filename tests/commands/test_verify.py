@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMultipleChoice
+from tiny.models import bert
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs
@@ -55,11 +55,7 @@ def test_rows_that_a_published_prior_leaves_out_may_differ(tier, run, tmp_path):
 
 
 def test_all_that_does_not_fit_is_listed(tier, run, tmp_path):
-    config = BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=8,
-    )  # fmt: skip
-    BertForMultipleChoice(config).save_pretrained(tmp_path / "bert")
+    bert().save_pretrained(tmp_path / "bert")
     result = run("verify", tier.prior, tmp_path / "bert")
     assert result.status == 1
     assert "the model has no parameter embeddings.weight" in result.out

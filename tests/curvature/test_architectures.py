@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tiny.curvatures import assert_equal_matrices, images
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
@@ -21,8 +22,6 @@ from hf_kfc.curvature import (
     estimate_curvature,
     per_example_gradients,
 )
-
-from .tiny import assert_equal_matrices, images
 
 TEXT = {
     "vocab_size": 60,

@@ -5,30 +5,22 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from tiny import models
+from tiny.curvatures import assert_equal_matrices, estimate, images
+from tiny.layers import Mlp, vectors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import CurvatureArguments, Outputs, estimate_curvature
 from hf_kfc.errors import CurvatureError
 
-from .tiny import Mlp, assert_equal_matrices, estimate, images, vectors
-
 IDS = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 5, 9]]
 
 
 def bert() -> nn.Module:
-    config = BertConfig(
-        vocab_size=12,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=8,
-        num_labels=3,
-    )
-    return BertForSequenceClassification(config).double()
+    return models.bert(BertForSequenceClassification, num_labels=3)
 
 
 def rows(**columns: Any) -> datasets.Dataset:

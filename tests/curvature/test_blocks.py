@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny.curvatures import dense, estimate, oracle
+from tiny.layers import Mlp, vectors
 from torch import nn
 
 from hf_kfc.curvature import Block, Curvature, Diagonal, Identity, Layout, identity_curvature
-
-from .tiny import Mlp, dense, estimate, oracle, vectors
 
 SHAPES: dict[str, tuple[Layout, dict[str, tuple[int, ...]], tuple[int, int]]] = {
     "linear": (Layout.OUT_IN, {"w": (3, 4), "b": (3,)}, (3, 5)),

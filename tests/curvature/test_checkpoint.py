@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors import safe_open
+from tiny.curvatures import KINDS, assert_equal_matrices, dense, offered_forward, offered_positions
+from tiny.data import choices, pad_choices
+from tiny.models import bert, bert_without_a_rule
 from torch import Tensor
 from torch import distributed as dist
 
@@ -20,18 +23,6 @@ from hf_kfc.curvature import Curvature, CurvatureArguments, estimate_curvature, 
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
-
-from .tiny import (
-    KINDS,
-    assert_equal_matrices,
-    bert,
-    bert_without_a_rule,
-    choices,
-    dense,
-    offered_forward,
-    offered_positions,
-    pad_choices,
-)
 
 EXAMPLES = 10
 FIRST_LOOKS = 2  # discovery and identity read the same two examples

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tiny.curvatures import assert_equal_matrices, dense, estimate, oracle
+from tiny.layers import FACTORED, Probe, examples
 from torch import Tensor, nn
 
 from hf_kfc.curvature import LayerRule, Layout, register_rule
 from hf_kfc.curvature.layers import RULES
 from hf_kfc.errors import CurvatureError
-
-from .tiny import FACTORED, Probe, assert_equal_matrices, dense, estimate, examples, oracle
 
 
 class Gated(nn.Module):

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny.curvatures import KINDS, SHARINGS, assert_equal_matrices, dense, estimate, images, oracle
+from tiny.data import pad_texts, raw_texts
+from tiny.models import DECODER_VOCABULARY, DECODERS, bart, bert, gpt2, llama
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
     BertForMaskedLM,
     BertForTokenClassification,
     BioGptConfig,
@@ -39,17 +39,6 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.membership import membership_auc
 from hf_kfc.priors.privacy import without_rare_inputs
 
-from .decoders import DECODERS, VOCABULARY, gpt2, llama, pad_texts, texts
-from .tiny import (
-    KINDS,
-    SHARINGS,
-    assert_equal_matrices,
-    dense,
-    estimate,
-    images,
-    oracle,
-)
-
 EITHER = ("empirical", "sampled")
 
 
@@ -61,7 +50,7 @@ def assert_exact_diagonal(
     model: nn.Module, labels: str = "empirical", rtol: float = 1e-10, **arguments: Any
 ) -> None:
     """Of texts of mixed lengths, padded, with repeated tokens and a prompt without labels."""
-    data, collator = texts(5), pad_texts(prompt=2)
+    data, collator = raw_texts(5), pad_texts(prompt=2)
     arguments |= {"labels": labels, "curvature": "diagonal", "curvature_batch_size": 3}
     curvature = estimate(model, data, collator, **arguments)
     exact = oracle(model, data, curvature, labels, collator)
@@ -74,7 +63,7 @@ def assert_exact_diagonal(
 @pytest.mark.parametrize("name", DECODERS)
 def test_an_examples_gradient_is_that_of_the_models_own_loss_times_its_tokens(name: str) -> None:
     """The log-likelihood of an example is a sum over its tokens; the model's loss is a mean."""
-    model, data, collator = DECODERS[name]().eval(), texts(4), pad_texts(prompt=1)
+    model, data, collator = DECODERS[name]().eval(), raw_texts(4), pad_texts(prompt=1)
     gradients = per_example_gradients(model, data, collator)
     for index, ids in enumerate(data):
         model.zero_grad()
@@ -87,31 +76,10 @@ def test_an_examples_gradient_is_that_of_the_models_own_loss_times_its_tokens(na
 
 
 def encoder(kind: Any) -> PreTrainedModel:
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        num_labels=VOCABULARY,
+    model: PreTrainedModel = bert(
+        kind, vocab_size=DECODER_VOCABULARY, num_labels=DECODER_VOCABULARY
     )
-    return kind(config)
-
-
-def bart() -> PreTrainedModel:
-    config = BartConfig(
-        vocab_size=VOCABULARY,
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=8,
-        decoder_ffn_dim=8,
-        max_position_embeddings=16,
-        pad_token_id=0,
-    )
-    return BartForConditionalGeneration(config)
+    return model
 
 
 class Wrapped(nn.Module):
@@ -132,14 +100,14 @@ class Wrapped(nn.Module):
         lambda: get_peft_model(gpt2(), LoraConfig()),
         lambda: encoder(BertForMaskedLM),
         lambda: encoder(BertForTokenClassification),
-        bart,
+        lambda: bart(vocab_size=DECODER_VOCABULARY, pad_token_id=0),
     ],
     ids=[*DECODERS, "wrapped", "peft", "peft_no_task", "masked", "tokens", "encoder_decoder"],
 )
 def test_logits_and_labels_are_aligned_as_in_the_models_own_loss(make: Any) -> None:
     """BERT's and BART's losses compare the same position, although BART is a language model."""
     model = make().to(torch.get_default_dtype()).eval()
-    batch = pad_texts(prompt=1)(texts(4))
+    batch = pad_texts(prompt=1)(raw_texts(4))
     outputs = default_forward(model, batch)
     loss = nn.functional.cross_entropy(outputs.logits.flatten(0, 1), outputs.labels.flatten())
     torch.testing.assert_close(loss, model(**batch).loss.to(loss), rtol=1e-5, atol=0)
@@ -236,7 +204,7 @@ def test_a_loss_that_does_not_tell_is_refused() -> None:
 def test_without_attention_mask_every_token_is_a_position() -> None:
     labels = torch.tensor([[1, 2, -100], [3, -100, -100]])
     assert default_position_mask({"labels": labels}).tolist() == [[True] * 3] * 2
-    model, data = gpt2(), [torch.randint(0, VOCABULARY, (4,)) for _ in range(4)]
+    model, data = gpt2(), [torch.randint(0, DECODER_VOCABULARY, (4,)) for _ in range(4)]
 
     def collate(rows: list[Tensor]) -> dict[str, Tensor]:
         return {"input_ids": torch.stack(rows), "labels": torch.stack(rows)}
@@ -286,7 +254,7 @@ def test_kronecker_is_exact_for_one_decision(name: str, kind: str, labels: str) 
 @pytest.mark.parametrize("curvature", KINDS)
 @pytest.mark.parametrize("name", DECODERS)
 def test_neither_padding_nor_batches_matter(name: str, curvature: str) -> None:
-    model, data = DECODERS[name](), texts(5)
+    model, data = DECODERS[name](), raw_texts(5)
     reference, *others = (
         images(
             estimate(
@@ -306,7 +274,7 @@ def test_neither_padding_nor_batches_matter(name: str, curvature: str) -> None:
 
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_padding_does_not_matter_however_positions_are_shared(sharing: str) -> None:
-    model, data = gpt2(), texts(4)
+    model, data = gpt2(), raw_texts(4)
     plain, padded = (
         images(estimate(model, data, pad_texts(extra), sharing=sharing)) for extra in (0, 3)
     )
@@ -315,9 +283,9 @@ def test_padding_does_not_matter_however_positions_are_shared(sharing: str) -> N
 
 def test_normalisation_of_any_form_is_exact() -> None:
     """Gemma multiplies by 1 + w, Cohere subtracts the mean; both compute in float32."""
-    gemma = llama(kind=(Gemma2Config, Gemma2ForCausalLM), head_dim=4)
+    gemma = llama(Gemma2ForCausalLM, Gemma2Config, head_dim=4)
     assert_exact_diagonal(gemma, rtol=1e-5, ignore=["model.embed_tokens.weight"])
-    cohere = llama(kind=(CohereConfig, CohereForCausalLM), pad_token_id=0)
+    cohere = llama(CohereForCausalLM, CohereConfig, pad_token_id=0)
     assert_exact_diagonal(cohere, rtol=1e-5)
 
 
@@ -325,7 +293,7 @@ def test_normalisation_of_any_form_is_exact() -> None:
 
 
 def test_a_tied_weight_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 2 * 8 * VOCABULARY)
+    monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 2 * 8 * DECODER_VOCABULARY)
     assert_exact_diagonal(gpt2())
 
 
@@ -344,7 +312,7 @@ def test_a_tied_weight_counts_the_examples_of_its_tokens_as_inputs() -> None:
 
 
 def test_the_head_alone_is_covered_by_ignoring_the_weight() -> None:
-    curvature = estimate(gpt2(), texts(2), pad_texts(), ignore=["transformer.wte.weight"])
+    curvature = estimate(gpt2(), raw_texts(2), pad_texts(), ignore=["transformer.wte.weight"])
     assert "transformer.wte" not in images(curvature)
 
 
@@ -357,7 +325,7 @@ def test_a_prior_is_saved_and_loaded(name: str, curvature: str, tmp_path: Any) -
     torch.set_default_dtype(torch.float32)
     model = DECODERS[name]()
     prior = ConsolidationPrior.estimate(
-        model, texts(4), pad_texts(), CurvatureArguments(curvature=curvature), task="texts"
+        model, raw_texts(4), pad_texts(), CurvatureArguments(curvature=curvature), task="texts"
     )
     prior.save_pretrained(tmp_path / "prior")
     loaded = ConsolidationPrior.from_pretrained(tmp_path / "prior")
@@ -370,11 +338,13 @@ def test_a_prior_is_saved_and_loaded(name: str, curvature: str, tmp_path: Any) -
 @pytest.mark.parametrize("name", ["gpt2", "gpt2_untied"])
 def test_a_prior_is_attacked_and_published(name: str) -> None:
     """Of a tied weight, the rows of tokens that enough texts hold as inputs are published."""
-    model, data = DECODERS[name](), [torch.tensor([3, 5, 2]), torch.tensor([3, 5]), *texts(2)]
+    model, data = DECODERS[name](), [torch.tensor([3, 5, 2]), torch.tensor([3, 5]), *raw_texts(2)]
     prior = ConsolidationPrior.estimate(model, data, pad_texts(), task="texts")
     found = membership_auc(prior, model, data[:2], data[2:], pad_texts())
     assert {"loss", "tokens of transformer.wte"} <= {separation.score for separation in found}
-    held = torch.stack([torch.bincount(row, minlength=VOCABULARY) > 0 for row in data]).sum(0)
+    held = torch.stack([torch.bincount(row, minlength=DECODER_VOCABULARY) > 0 for row in data]).sum(
+        0
+    )
     block = next(b for b in without_rare_inputs(prior, 2).curvature.blocks if b.name[-3:] == "wte")
     assert block.inputs.tolist() == torch.nonzero(held >= 2).flatten().tolist()
     whole = next(b for b in prior.curvature.blocks if b.name == block.name)
@@ -409,4 +379,4 @@ def test_adapters_of_peft_are_layers() -> None:
 )
 def test_adapters_that_are_no_layers_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(CurvatureError, match=message):
-        estimate(lora(**settings), texts(2), pad_texts(), fallback="refuse")
+        estimate(lora(**settings), raw_texts(2), pad_texts(), fallback="refuse")

@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.models import bert
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
 from hf_kfc.curvature import PAPER_IGNORE, find_layers
 from hf_kfc.errors import CurvatureError
-
-from .tiny import bert
 
 
 class Holder(nn.Module):

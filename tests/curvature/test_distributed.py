@@ -5,21 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.curvatures import assert_equal_matrices, estimate, images
+from tiny.data import choices, pad_choices
+from tiny.layers import Mlp, vectors
+from tiny.models import bert, bert_without_a_rule
 from torch import distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
-
-from .tiny import (
-    Mlp,
-    assert_equal_matrices,
-    bert,
-    bert_without_a_rule,
-    choices,
-    estimate,
-    images,
-    pad_choices,
-    vectors,
-)
 
 CASES: dict[str, dict[str, Any]] = {
     "kronecker": {"curvature": "kronecker"},

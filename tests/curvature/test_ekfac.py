@@ -6,27 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from hf_kfc.curvature import KroneckerEigen
-
-from .tiny import (
-    FACTORED,
+from tiny.curvatures import (
     KINDS,
     LABELS,
     SHARINGS,
-    Logits,
-    Mlp,
-    Probe,
     assert_equal_matrices,
     dense,
     estimate,
-    examples,
     images,
     operators,
     oracle,
-    vectors,
 )
+from tiny.layers import FACTORED, Logits, Mlp, Probe, examples, vectors
+from torch import Tensor, nn
+
+from hf_kfc.curvature import KroneckerEigen
 
 
 @settings(max_examples=25, deadline=None)

@@ -5,29 +5,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import default_collate
-
-from hf_kfc.curvature import Outputs, estimate_curvature
-
-from .tiny import (
+from tiny.curvatures import (
     KINDS,
     LABELS,
     SHARINGS,
-    Example,
-    Logits,
-    Mlp,
     assert_equal_matrices,
-    bert,
-    choices,
     dense,
     estimate,
     images,
     operators,
     oracle,
-    pad_choices,
-    vectors,
 )
+from tiny.data import choices, pad_choices
+from tiny.layers import Example, Logits, Mlp, vectors
+from tiny.models import bert
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from hf_kfc.curvature import Outputs, estimate_curvature
 
 
 def test_default_arguments() -> None:
@@ -44,7 +39,7 @@ def test_default_arguments() -> None:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_batch_size_does_not_matter(attention: str, curvature: str, labels: str) -> None:
     """Also not where batches pad tokens and candidates that single examples do not have."""
-    model, data = bert(attention), choices(5)
+    model, data = bert(attn_implementation=attention), choices(5)
     reference, *others = (
         images(
             estimate(
@@ -65,7 +60,7 @@ def test_batch_size_does_not_matter(attention: str, curvature: str, labels: str)
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_padding_does_not_matter(attention: str, sharing: str) -> None:
-    model, data = bert(attention), choices(3)
+    model, data = bert(attn_implementation=attention), choices(3)
     for curvature in ("kronecker", "diagonal"):
         plain, padded = (
             images(estimate(model, data, pad_choices(*extra), curvature=curvature, sharing=sharing))

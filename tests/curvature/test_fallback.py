@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.curvatures import LABELS, assert_equal_matrices, dense, estimate, oracle
+from tiny.layers import CLASSES, Logits, vectors
+from tiny.models import OtherLinear
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -21,17 +24,6 @@ from .test_refusals import (
     skipping,
     switching,
     tokens_first,
-)
-from .tiny import (
-    CLASSES,
-    LABELS,
-    Logits,
-    OtherLinear,
-    assert_equal_matrices,
-    dense,
-    estimate,
-    oracle,
-    vectors,
 )
 
 

@@ -2,25 +2,11 @@
 
 import pytest
 import torch
+from tiny.curvatures import LABELS, SHARINGS, assert_equal_matrices, dense, estimate, oracle
+from tiny.layers import EVERY, FACTORED, POSITIONS, Logits, Probe, examples, vectors
 from torch import Tensor, nn
 
 from hf_kfc.curvature.layers import RULES
-
-from .tiny import (
-    EVERY,
-    FACTORED,
-    LABELS,
-    POSITIONS,
-    SHARINGS,
-    Logits,
-    Probe,
-    assert_equal_matrices,
-    dense,
-    estimate,
-    examples,
-    oracle,
-    vectors,
-)
 
 N = 3
 

@@ -5,9 +5,20 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tiny.curvatures import (
+    LABELS,
+    SHARINGS,
+    assert_equal_matrices,
+    estimate,
+    images,
+    offered_forward,
+    offered_positions,
+)
+from tiny.data import choices, pad_choices
+from tiny.models import bert
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForMultipleChoice
+from transformers import BertForMultipleChoice
 from transformers.pytorch_utils import Conv1D
 
 from hf_kfc.curvature import Curvature, CurvatureArguments
@@ -15,32 +26,16 @@ from hf_kfc.curvature.frozen_linear import FrozenLinear
 from hf_kfc.curvature.moments import nearest_definite
 from hf_kfc.priors import ConsolidationPrior
 
-from .tiny import (
-    LABELS,
-    SHARINGS,
-    assert_equal_matrices,
-    choices,
-    estimate,
-    images,
-    offered_forward,
-    offered_positions,
-    pad_choices,
-)
-
 
 def _wide_bert(hidden_size: int = 104) -> BertForMultipleChoice:
     """Wide enough that products are halved, and deep enough that a layer has unused tokens."""
-    config = BertConfig(
-        vocab_size=20,
+    model: BertForMultipleChoice = bert(
         hidden_size=hidden_size,
         num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=4 * hidden_size,
-        max_position_embeddings=16,
-        attn_implementation="eager",
         initializer_range=0.1,
     )
-    return BertForMultipleChoice(config).to(torch.get_default_dtype())
+    return model
 
 
 @pytest.mark.parametrize("labels", LABELS)

@@ -6,6 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny.curvatures import KINDS, estimate
+from tiny.data import choices, pad_choices
+from tiny.models import bert
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,8 +23,6 @@ from hf_kfc.curvature import (
     Operator,
 )
 from hf_kfc.errors import CurvatureError
-
-from .tiny import KINDS, bert, choices, estimate, pad_choices
 
 
 def psd(size: int) -> Tensor:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from tiny.curvatures import estimate as estimate_curvature
+from tiny.curvatures import oracle
+from tiny.layers import Example, Logits, Mlp, vectors
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev
 from torch.nn import functional
 
 from hf_kfc.curvature import per_example_gradients
-
-from .tiny import Example, Logits, Mlp, oracle, vectors
-from .tiny import estimate as estimate_curvature
 
 default_collate = torch.utils.data.default_collate
 N = 4

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tiny.data import choices, pad_choices
+from tiny.models import bert
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import (
@@ -20,8 +22,6 @@ from hf_kfc import CurvatureArguments
 from hf_kfc.curvature import Curvature, estimate_curvature
 from hf_kfc.curvature.rare_tokens import RareTokens
 from hf_kfc.errors import CurvatureError
-
-from .tiny import bert, choices, pad_choices
 
 PAD, UNKNOWN, RARE, OTHER, VOCABULARY, LENGTH = 0, 1, 20, 21, 24, 6
 BERT = BertConfig(

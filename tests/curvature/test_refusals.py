@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.curvatures import assert_equal_matrices, dense, oracle
+from tiny.curvatures import estimate as estimate_anything
+from tiny.layers import Logits, Mlp, vectors
 from torch import Tensor, nn
 
 from hf_kfc.curvature import Curvature, CurvatureArguments, Outputs
 from hf_kfc.errors import CurvatureError
-
-from .tiny import Logits, Mlp, assert_equal_matrices, dense, oracle, vectors
-from .tiny import estimate as estimate_anything
 
 
 def estimate(model: nn.Module, data: Any, *rest: Any, **arguments: Any) -> Curvature:

@@ -2,19 +2,11 @@
 
 import pytest
 import torch
+from tiny.curvatures import assert_equal_matrices, dense, estimate, operators
+from tiny.data import choices, pad_choices
+from tiny.layers import Logits, vectors
+from tiny.models import bert
 from torch import Tensor, nn
-
-from .tiny import (
-    Logits,
-    assert_equal_matrices,
-    bert,
-    choices,
-    dense,
-    estimate,
-    operators,
-    pad_choices,
-    vectors,
-)
 
 
 @pytest.mark.parametrize("curvature", ["kronecker", "kronecker_eigen"])

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import models
+from tiny.curvatures import assert_equal_matrices, images, oracle
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    BartConfig,
     BartForConditionalGeneration,
     BartForSequenceClassification,
-    T5Config,
-    T5ForConditionalGeneration,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -24,45 +23,24 @@ from hf_kfc.curvature import (
     estimate_curvature,
 )
 
-from .tiny import assert_equal_matrices, images, oracle
-
 Rows = list[tuple[Tensor, Tensor]]
 
 
 def t5(tied: bool = False) -> nn.Module:
-    config = T5Config(
-        vocab_size=30,
-        d_model=8,
-        d_kv=4,
-        d_ff=12,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-        pad_token_id=0,
-        tie_word_embeddings=tied,
-        dropout_rate=0.0,
-    )
-    return T5ForConditionalGeneration(config).double().eval()
+    return models.t5(vocab_size=30, pad_token_id=0, tie_word_embeddings=tied).eval()
 
 
 def bart(kind: Any = BartForConditionalGeneration) -> nn.Module:
-    config = BartConfig(
+    model: nn.Module = models.bart(
+        kind,
         vocab_size=30,
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=12,
-        decoder_ffn_dim=12,
-        max_position_embeddings=32,
         pad_token_id=1,
         bos_token_id=0,
         eos_token_id=2,
         decoder_start_token_id=2,
         forced_eos_token_id=None,
     )
-    return kind(config).double().eval()
+    return model.eval()
 
 
 def whisper() -> nn.Module:

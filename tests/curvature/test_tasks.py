@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.curvatures import LABELS, assert_equal_matrices, dense, images
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -35,8 +36,6 @@ from hf_kfc.curvature import (
 from hf_kfc.curvature.likelihood import logit_gradients
 from hf_kfc.errors import CurvatureError
 from hf_kfc.training.strengths import count_labels
-
-from .tiny import LABELS, assert_equal_matrices, dense, images
 
 Rows = list[dict[str, Tensor]]
 VOCABULARY, LENGTHS = 30, (5, 8, 6, 7)

@@ -1,13 +1,10 @@
 import gc
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))  # tiny models and trainers are there
 
 torch.set_num_threads(1)  # tiny tensors only: threads cost more than they gain
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from consolidation_cases import TRAINS_SHARDED, Case, Recorder, arguments, full
-from consolidation_cases import run as run_case
-from tiny_models import Collator, cnn, make_examples, make_prior
+from tiny.cases import TRAINS_SHARDED, Case
+from tiny.cases import run as run_case
+from tiny.data import Collator, make_examples
+from tiny.models import ranking_cnn
+from tiny.priors import make_prior
+from tiny.trainings import Recorder, arguments, full
 from torch import distributed as dist
 
 from laboratory.rivals import RivalArguments, RivalTrainer
@@ -55,9 +58,9 @@ def make_trainer(
         **SCHEDULES[schedule],
     }
     return RivalTrainer(
-        cnn(dropout=more.pop("dropout", 0.0)),
+        ranking_cnn(dropout=more.pop("dropout", 0.0)),
         arguments(folder, RivalArguments, **(changes | more)),
-        priors=[make_prior(cnn(), "mixed")],
+        priors=[make_prior(ranking_cnn(), "mixed")],
         train_dataset=new,
         old_dataset=old,
         data_collator=Collator(),

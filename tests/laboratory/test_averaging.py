@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from consolidation_cases import arguments
-from tiny_models import Collator, bert, cnn
-from tiny_trainer import HELD_OUT
+from tiny.data import Collator
+from tiny.models import ranking_bert, ranking_cnn
+from tiny.trainings import HELD_OUT, arguments
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ def moved(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def three() -> list[PreTrainedModel]:
-    return [moved(bert(), 1), moved(bert(), 2), moved(bert(), 3)]
+    return [moved(ranking_bert(), 1), moved(ranking_bert(), 2), moved(ranking_bert(), 3)]
 
 
 # Parameters
@@ -48,7 +48,7 @@ def test_parameters(weights: list[float] | None) -> None:
         expected = sum(s * state[name].double() for s, state in zip(shares, states, strict=True))
         assert value.dtype == torch.float32
         assert torch.equal(value, torch.as_tensor(expected).float()), name
-    bert().load_state_dict(found)
+    ranking_bert().load_state_dict(found)
     if weights == [0, 0, 3]:
         assert all(torch.equal(value, states[2][name]) for name, value in found.items())
 
@@ -78,7 +78,7 @@ def test_buffers() -> None:
 
 
 def test_different_models() -> None:
-    models = [cnn(), cnn(), cnn()]
+    models = [ranking_cnn(), ranking_cnn(), ranking_cnn()]
     models[0].classifier = nn.Linear(8, 2)
     models[1].extra = nn.Linear(2, 2, bias=False)
     with pytest.raises(ConsolidationError) as refusal:
@@ -97,7 +97,7 @@ def test_different_models() -> None:
 )
 def test_bad_weights(average: Any, count: int, weights: list[float] | None) -> None:
     with pytest.raises(ConsolidationError, match="models to be averaged"):
-        average([cnn()] * count, weights)
+        average([ranking_cnn()] * count, weights)
 
 
 # Scores

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from curvature.conftest import float64
-from curvature.tiny import CLASSES, Example, Logits, Mlp, estimate, vectors
+from tiny.curvatures import estimate
+from tiny.layers import CLASSES, Example, Logits, Mlp, vectors
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional

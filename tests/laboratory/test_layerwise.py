@@ -10,8 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from tiny_models import MODELS, bert, cnn, make_prior
-from tiny_trainer import make_trainer as make_any_trainer
+from tiny.models import RANKERS, ranking_bert, ranking_cnn
+from tiny.priors import make_prior
+from tiny.trainings import make_trainer as make_any_trainer
 from torch import nn
 from transformers import TrainerCallback
 
@@ -35,18 +36,18 @@ make_trainer = partial(make_any_trainer, kind=RivalTrainer, settings=RivalArgume
 
 
 def expected_depths(model: str) -> dict[str, int]:
-    names = [name for name, _ in MODELS[model]().named_parameters()]
+    names = [name for name, _ in RANKERS[model]().named_parameters()]
     return {n: d for n in names for layer, d in DEPTHS[model].items() if n.startswith(f"{layer}.")}
 
 
 # Depths
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", RANKERS)
 def test_depths(model: str) -> None:
     expected = expected_depths(model)
-    assert len(expected) == len(list(MODELS[model]().parameters()))
-    assert layer_depths(MODELS[model]()) == expected
+    assert len(expected) == len(list(RANKERS[model]().parameters()))
+    assert layer_depths(RANKERS[model]()) == expected
 
 
 def test_a_list_within_a_list_and_parameters_of_the_model_itself() -> None:
@@ -75,7 +76,7 @@ def test_lora() -> None:
     config = peft.LoraConfig(
         r=2, target_modules=["word_embeddings", "query", "dense", "classifier"]
     )
-    depths = layer_depths(peft.get_peft_model(bert(), config))
+    depths = layer_depths(peft.get_peft_model(ranking_bert(), config))
     for layer, depth in DEPTHS["bert"].items():
         found = {d for name, d in depths.items() if f"base_model.model.{layer}." in name}
         assert found == {depth}, layer
@@ -112,14 +113,14 @@ CHANGES: dict[str, Any] = {
 def rates(folder: Path, model: str, **changes: Any) -> tuple[Any, list[dict[str, Any]]]:
     found = Rates()
     trainer = make_trainer(
-        folder, [make_prior(MODELS[model]())], MODELS[model](), **(CHANGES | changes)
+        folder, [make_prior(RANKERS[model]())], RANKERS[model](), **(CHANGES | changes)
     )
     trainer.add_callback(found)
     trainer.train()
     return trainer, found.steps
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", RANKERS)
 def test_rates_follow_the_formula_and_the_schedule(model: str, tmp_path: Path) -> None:
     trainer, steps = rates(tmp_path, model, layer_decay=DECAY)
     _, plain = rates(tmp_path, model)
@@ -136,7 +137,7 @@ def test_rates_follow_the_formula_and_the_schedule(model: str, tmp_path: Path) -
 
 
 def test_without_decay_the_groups_are_the_trainers(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, (), bert(), **CHANGES)
+    trainer = make_trainer(tmp_path, (), ranking_bert(), **CHANGES)
     groups = trainer.create_optimizer().param_groups
     assert [group["lr"] for group in groups] == [0.01, 0.01]
     decayed = set(trainer.get_decay_parameter_names(trainer.model))
@@ -146,8 +147,8 @@ def test_without_decay_the_groups_are_the_trainers(tmp_path: Path) -> None:
 
 
 def test_steps_are_as_long_as_the_rates(tmp_path: Path) -> None:
-    priors = [make_prior(cnn())]
-    trainer = make_trainer(tmp_path, priors, cnn(), layer_decay=DECAY, max_steps=1)
+    priors = [make_prior(ranking_cnn())]
+    trainer = make_trainer(tmp_path, priors, ranking_cnn(), layer_decay=DECAY, max_steps=1)
     trainer.train()
     ((start, gradients),) = trainer.recorder.steps
     for name, parameter in trainer.model.named_parameters():
@@ -156,7 +157,7 @@ def test_steps_are_as_long_as_the_rates(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_that_is_there_is_not_split_again(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, (), cnn(), layer_decay=DECAY, max_steps=1)
+    trainer = make_trainer(tmp_path, (), ranking_cnn(), layer_decay=DECAY, max_steps=1)
     for _ in range(3):
         trainer.create_optimizer()
         found = {group["lr"] for group in trainer.optimizer.param_groups}
@@ -164,7 +165,7 @@ def test_an_optimizer_that_is_there_is_not_split_again(tmp_path: Path) -> None:
 
 
 def test_frozen_parameters_are_in_no_group(tmp_path: Path) -> None:
-    model = cnn()
+    model = ranking_cnn()
     model.dense.requires_grad_(False)
     trainer = make_trainer(tmp_path, (), model, layer_decay=DECAY)
     groups = trainer.create_optimizer().param_groups
@@ -176,7 +177,7 @@ def test_compiled(tmp_path: Path) -> None:
     trainer = make_trainer(
         tmp_path,
         (),
-        cnn(),
+        ranking_cnn(),
         layer_decay=DECAY,
         max_steps=1,
         torch_compile=True,
@@ -193,14 +194,14 @@ def test_compiled(tmp_path: Path) -> None:
 def test_resume(tmp_path: Path) -> None:
     changes: dict[str, Any] = {**CHANGES, "save_strategy": "steps", "save_steps": 1}
     finished, _ = rates(tmp_path / "one", "cnn", layer_decay=DECAY, **changes)
-    prior = [make_prior(cnn())]
+    prior = [make_prior(ranking_cnn())]
     checkpoint = str(tmp_path / "one" / "checkpoint-3")
-    trainer = make_trainer(tmp_path / "two", prior, cnn(), layer_decay=DECAY, **changes)
+    trainer = make_trainer(tmp_path / "two", prior, ranking_cnn(), layer_decay=DECAY, **changes)
     trainer.train(checkpoint)
     for name, value in finished.model.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
     for decay in (1.0, 0.6):
-        other = make_trainer(tmp_path / "three", prior, cnn(), layer_decay=decay, **changes)
+        other = make_trainer(tmp_path / "three", prior, ranking_cnn(), layer_decay=decay, **changes)
         with pytest.raises(ConsolidationError, match=r"other .*layer_decay.*start anew"):
             other.train(checkpoint)
 
@@ -215,7 +216,7 @@ def test_bad_numbers(value: float, tmp_path: Path) -> None:
 
 
 def test_an_optimizer_made_elsewhere(tmp_path: Path) -> None:
-    model = cnn()
+    model = ranking_cnn()
     made = (torch.optim.SGD(model.parameters(), 0.1), None)
     trainer = make_trainer(tmp_path, (), model)
     kind, args = type(trainer), trainer.args
@@ -228,7 +229,7 @@ def test_an_optimizer_made_elsewhere(tmp_path: Path) -> None:
 def test_parameters_that_are_not_the_models() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
     with pytest.raises(ConsolidationError, match=r"SGD has parameters.*layer_decay=1"):
-        split_by_depth(optimizer, cnn(), DECAY)
+        split_by_depth(optimizer, ranking_cnn(), DECAY)
 
 
 def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from consolidation_cases import LEARNING_RATE, TRAINS_SHARDED, assert_near
-from dense_reference import DensePenalty, reference_step
 from launching import launch_two
 from rehearsal_worker import (
     LAYERWISE,
@@ -25,7 +23,11 @@ from rehearsal_worker import (
     report,
     run,
 )
-from tiny_models import bert, cnn, make_examples
+from tiny.cases import TRAINS_SHARDED
+from tiny.data import make_examples
+from tiny.models import ranking_bert, ranking_cnn
+from tiny.reference import DensePenalty, reference_step
+from tiny.trainings import LEARNING_RATE, assert_near
 from torch.utils.data import IterableDataset
 from transformers import HfArgumentParser
 
@@ -229,7 +231,7 @@ def test_with_the_penalty(schedule: str, tmp_path: Path) -> None:
     assert len(recorder.steps) == STEPS[schedule]
     for number, (parameters, gradients) in enumerate(recorder.steps):
         batches = [[examples[i] for i in batch] for batch in seen[2 * number :][:2]]
-        reference = reference_step(cnn(), parameters, batches, penalty)
+        reference = reference_step(ranking_cnn(), parameters, batches, penalty)
         for name, gradient in gradients.items():
             assert_near(gradient, reference.gradients[name], name)
 
@@ -321,7 +323,7 @@ def test_layers_have_their_rates_in_two_processes(
     if case.sharded and not TRAINS_SHARDED:
         # Never with the versions of constraints.txt; see TRAINS_SHARDED.
         pytest.skip("the Trainer of this transformers wraps a sharded model in DDP")
-    depths = layer_depths(bert())
+    depths = layer_depths(ranking_bert())
     for rank in two_processes[str(case)]:
         assert not isinstance(rank, str), rank
         following = [step[0] for step in rank["steps"][1:]] + [rank["final"]]

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save
+from tiny.priors import prior
 
 from hf_kfc.priors.content import fingerprint_of
 from hf_kfc.priors.files import _checksum
-
-from .samples import prior
 
 Files = dict[str, bytes]
 Damage = Callable[[Random], Files]

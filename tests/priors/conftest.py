@@ -1,8 +1,7 @@
 from pathlib import Path
 
 import pytest
-
-from .samples import prior
+from tiny.priors import prior
 
 
 @pytest.fixture

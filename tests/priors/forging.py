@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny.priors import Tensors, prior
 from torch import Tensor
 
 from hf_kfc.errors import PriorError
@@ -14,8 +15,6 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 from hf_kfc.priors.content import fingerprint_of
 from hf_kfc.priors.files import checksum_of, describe, read_prior_files, write_prior_files
-
-from .samples import Tensors, prior
 
 Config = dict[str, Any]
 Forge = Callable[[Config, Tensors], None]

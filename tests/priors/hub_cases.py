@@ -4,12 +4,11 @@ from hub_repository import Repository
 from hub_server import HubServer
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import save
+from tiny.priors import assert_equal_priors, prior
 from torch import Tensor
 
 from hf_kfc.priors import ConsolidationPrior, PushedPrior
 from hf_kfc.priors.privacy import without_rare_inputs
-
-from .samples import assert_equal_priors, prior
 
 NAME = "org/prior"
 MODEL = "org/model"

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from tiny.priors import PROVENANCE, prior
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.card import prior_card
 
-from .samples import PROVENANCE, prior
 from .test_compression import large
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

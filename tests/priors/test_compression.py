@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny.priors import assert_equal_priors, assert_equal_tensors, model, one_block, prior
 
 from hf_kfc.curvature import Block, Kronecker, Layout, LowRankKronecker, relative_difference
 from hf_kfc.errors import PriorError
@@ -13,7 +14,6 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs
 from hf_kfc.training.penalty import ConsolidationPenalty
 
-from .samples import assert_equal_priors, assert_equal_tensors, model, one_block, prior
 from .test_merging import prior as kronecker_prior
 
 BFLOAT16 = torch.bfloat16

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.priors import Tensors, assert_equal_priors, prior
 
 from hf_kfc.priors import ConsolidationPrior
 
@@ -27,7 +28,6 @@ from .forging import (
     without,
     write_config,
 )
-from .samples import Tensors, assert_equal_priors, prior
 
 SCALE = {
     "name": "scale again",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny.priors import prior
 
 from .forging import SHARD, phrases, read_config, refusal, update_checksum, write_config
-from .samples import prior
 
 # --- The configuration: nothing more can be said without it ---------------------------------
 

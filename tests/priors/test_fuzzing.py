@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer
+from tiny.priors import assert_equal_priors, model, prior
 
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior
@@ -14,7 +15,6 @@ from hf_kfc.priors import ConsolidationPrior
 from .artefacts import KINDS, WORDS, Files
 from .forging import read_config, write_config
 from .hub_cases import MODEL, put_model
-from .samples import assert_equal_priors, model, prior
 
 
 def write(folder: Path, files: Files) -> Path:

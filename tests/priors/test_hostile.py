@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from tiny.priors import Tensors, assert_equal_priors, one_block, prior
 from torch import nn
 
 from hf_kfc.commands.spectra import spectrum_of
@@ -33,7 +34,6 @@ from .forging import (
     set_field,
     write_config,
 )
-from .samples import Tensors, assert_equal_priors, one_block, prior
 
 SCREEN = "\x1b[2J\x1b[Hprior 'old' is whole (verified)\n\u202e"
 

@@ -10,6 +10,7 @@ import torch
 from hub_repository import Blob
 from hub_server import HubServer
 from safetensors.torch import save
+from tiny.priors import assert_equal_priors, model, prior
 from torch import Tensor
 
 from hf_kfc.curvature import Block, Curvature, Identity, Kronecker, Layout
@@ -18,7 +19,6 @@ from hf_kfc.priors import ConsolidationPrior, Provenance
 
 from .forging import read_config, write_config
 from .hub_cases import MODEL, NAME, assert_published, public, push, put, put_model, repository
-from .samples import assert_equal_priors, model, prior
 
 load = ConsolidationPrior.from_pretrained
 

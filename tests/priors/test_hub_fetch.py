@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from tiny.priors import assert_equal_priors, assert_equal_tensors, model, prior
 
 from hf_kfc.errors import PriorError
 from hf_kfc.hub import Source
@@ -14,7 +15,6 @@ from hf_kfc.priors import files as files_module
 from hf_kfc.priors import store as store_module
 
 from .hub_cases import NAME, public, push, put, repository
-from .samples import assert_equal_priors, assert_equal_tensors, model, prior
 
 load = ConsolidationPrior.from_pretrained
 

@@ -11,12 +11,12 @@ from functools import partial
 import pytest
 from hub_server import HubServer
 from huggingface_hub import constants
+from tiny.priors import prior
 
 from hf_kfc.errors import HubError
 from hf_kfc.priors import ConsolidationPrior
 
 from .hub_cases import NAME, assert_published, public, push, repository, tags, titles
-from .samples import prior
 
 Begin = Callable[[HubServer], None]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hub_server import READ_TOKEN, HubServer
 from huggingface_hub import HfApi
+from tiny.priors import PROVENANCE, prior
 
 from hf_kfc.curvature import Curvature
 from hf_kfc.errors import HfKfcError, HubError, PriorError
@@ -27,7 +28,6 @@ from .hub_cases import (
     tags,
     titles,
 )
-from .samples import PROVENANCE, prior
 
 WEIGHTS = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.priors import assert_equal_priors
 from torch import Tensor
 
 from hf_kfc.curvature import (
@@ -24,8 +25,6 @@ from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
 from hf_kfc.priors.privacy import without_rare_inputs
 from hf_kfc.training import bayesian_strength
-
-from .samples import assert_equal_priors
 
 DAMPING = 0.1
 TOKENS = 6

@@ -11,6 +11,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny.priors import (
+    PROVENANCE,
+    assert_equal_priors,
+    assert_equal_tensors,
+    model,
+    one_block,
+    prior,
+)
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -27,15 +35,6 @@ from hf_kfc.curvature import (
 )
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
-
-from .samples import (
-    PROVENANCE,
-    assert_equal_priors,
-    assert_equal_tensors,
-    model,
-    one_block,
-    prior,
-)
 
 
 def reload(

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny.models import bert
+from tiny.priors import PROVENANCE, model
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from transformers import BertConfig, BertForMultipleChoice
+from transformers import BertForMultipleChoice
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior, Provenance
-
-from .samples import PROVENANCE, model
 
 LIBRARIES = ("hf_kfc", "torch", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -94,24 +94,16 @@ def test_is_what_was_saved_and_not_what_is_installed(tmp_path: Path) -> None:
 
 
 def test_of_a_saved_model(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=10,
-        hidden_size=4,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=4,
-        max_position_embeddings=4,
-    )
-    BertForMultipleChoice(config).save_pretrained(tmp_path / "model")
+    bert().save_pretrained(tmp_path / "model")
     loaded = BertForMultipleChoice.from_pretrained(tmp_path / "model")
     loaded.config._commit_hash = "abc123"
     provenance = ConsolidationPrior.l2(loaded, task="old").provenance
     assert provenance.base_model == str(tmp_path / "model")
     assert provenance.base_revision == "abc123"
 
-    fresh = ConsolidationPrior.l2(BertForMultipleChoice(config), task="old").provenance
-    assert fresh.base_model == "BertForMultipleChoice"
-    assert fresh.base_revision is None
+    provenance = ConsolidationPrior.l2(bert(), task="old").provenance
+    assert provenance.base_model == "BertForMultipleChoice"
+    assert provenance.base_revision is None
 
 
 def test_of_l2_without_data() -> None:

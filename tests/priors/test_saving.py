@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save_file
+from tiny.priors import Tensors, assert_equal_priors, prior
 
 from hf_kfc.errors import PriorError
 from hf_kfc.files import replace_directory
@@ -17,7 +18,6 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
 
 from .forging import SHARD, refusal, write_config
-from .samples import Tensors, assert_equal_priors, prior
 
 # --- Whole or not at all -------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@ import inspect
 
 import pytest
 import torch
+from tiny.models import cnn
 from transformers import AutoConfig, AutoModelForMultipleChoice
 
 from hf_kfc.errors import HfKfcError
@@ -13,7 +14,7 @@ CONFIG = {"vocab_size": 50, "hidden_size": 12}
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return CnnForMultipleChoice(CnnConfig(**CONFIG)).eval()
+    return cnn(**CONFIG).eval()
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_padding_embedding_stays_zero(model, batch):
 
 
 def test_initializer_range_sets_the_embeddings():
-    model = CnnForMultipleChoice(CnnConfig(vocab_size=5000, hidden_size=8, initializer_range=0.3))
+    model = cnn(vocab_size=5000, initializer_range=0.3)
     assert model.embeddings.weight.std().item() == pytest.approx(0.3, rel=0.05)
 
 
@@ -113,11 +114,11 @@ def test_token_types_change_nothing(model, batch):
 
 def test_even_kernels_are_refused():
     with pytest.raises(HfKfcError, match="kernel_size of the CnnConfig is 4"):
-        CnnForMultipleChoice(CnnConfig(**CONFIG, kernel_size=4))
+        cnn(**CONFIG, kernel_size=4)
 
 
 def test_kernel_of_five_keeps_the_positions(batch):
-    model = CnnForMultipleChoice(CnnConfig(**CONFIG, kernel_size=5))
+    model = cnn(**CONFIG, kernel_size=5)
     assert model(**batch).logits.shape == (3, 4)
 
 

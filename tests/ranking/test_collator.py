@@ -1,9 +1,8 @@
 import pytest
 import torch
-from transformers import AutoModelForMultipleChoice, BertConfig
+from tiny import models
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
 from hf_kfc.ranking.collator import CandidateCollator
 from hf_kfc.ranking.encoding import train_tokenizer
 from hf_kfc.ranking.loss import masked_logits, ranking_loss
@@ -31,21 +30,19 @@ UNEVEN = [make_example([4, 6], 1), make_example([5, 3, 7, 4], 3, 9), make_exampl
 
 
 def bert(attention):
-    torch.manual_seed(0)
-    config = BertConfig(
+    return models.bert(
+        seed=0,
         vocab_size=60,
         hidden_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=32,
-        initializer_range=0.5,
-    )
-    return AutoModelForMultipleChoice.from_config(config, attn_implementation=attention).eval()
+        max_position_embeddings=512,
+        attn_implementation=attention,
+    ).eval()
 
 
 def cnn():
-    torch.manual_seed(0)
-    return CnnForMultipleChoice(CnnConfig(vocab_size=60, hidden_size=16)).eval()
+    return models.cnn(seed=0, vocab_size=60, hidden_size=16).eval()
 
 
 MODELS = {

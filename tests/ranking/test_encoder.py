@@ -1,7 +1,7 @@
 import pytest
 import torch
+from tiny.models import bert, cnn
 from transformers import (
-    BertConfig,
     BertForMultipleChoice,
     BertModel,
     ModernBertConfig,
@@ -9,7 +9,7 @@ from transformers import (
 )
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
+from hf_kfc.ranking.cnn import CnnForMultipleChoice
 from hf_kfc.ranking.encoder import load_ranker
 
 INPUT = {"input_ids": torch.tensor([[[3, 4, 5], [3, 6, 7]]])}
@@ -18,14 +18,7 @@ INPUT = {"input_ids": torch.tensor([[[3, 4, 5], [3, 6, 7]]])}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("bert")
-    config = BertConfig(
-        vocab_size=30,
-        hidden_size=8,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    BertForMultipleChoice(config).save_pretrained(path)
+    bert(vocab_size=30, num_hidden_layers=3).save_pretrained(path)
     return path
 
 
@@ -96,7 +89,7 @@ def test_wrong_numbers_of_layers_are_refused(folder, layers):
 
 
 def test_the_cnn_loads_but_has_no_layers_to_choose(tmp_path):
-    CnnForMultipleChoice(CnnConfig(vocab_size=30, hidden_size=4)).save_pretrained(tmp_path)
+    cnn().save_pretrained(tmp_path)
     assert type(load_ranker(tmp_path)) is CnnForMultipleChoice
     with pytest.raises(ConsolidationError, match=r"hf_kfc_cnn model .* has no num_hidden_layers"):
         load_ranker(tmp_path, num_layers=1)

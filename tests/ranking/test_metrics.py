@@ -5,10 +5,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tiny.models import cnn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
 from hf_kfc.ranking.collator import CandidateCollator
 from hf_kfc.ranking.encoding import train_tokenizer
 from hf_kfc.ranking.evaluation import Forgetting, RankingAccuracy
@@ -89,8 +89,7 @@ def without_mask(batch):
 
 
 def test_compute_metrics_in_trainer(tmp_path):
-    torch.manual_seed(0)
-    model = CnnForMultipleChoice(CnnConfig(vocab_size=60, hidden_size=8)).eval()
+    model = cnn(seed=0, vocab_size=60).eval()
     with torch.no_grad():
         model.classifier.bias.fill_(-500.0)  # below the padding value of Trainer
     rows = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from consolidation_cases import CHECKPOINTING, TRAINS_SHARDED, Case, run
+from tiny.cases import CHECKPOINTING, TRAINS_SHARDED, Case, run
 from torch import distributed as dist
 
 BERT = Case("bert", accumulation=4, batch_size=1)

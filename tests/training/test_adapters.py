@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import LEARNING_RATE, assert_near
-from dense_reference import dense, reference_step, vector
-from tiny_models import MODELS, bert, make_prior
-from tiny_trainer import DATA, make_trainer
+from tiny import models
+from tiny.models import RANKERS, ranking_bert
+from tiny.priors import make_prior
+from tiny.reference import dense, reference_step, vector
+from tiny.trainings import DATA, LEARNING_RATE, assert_near, make_trainer
 from torch import Tensor, nn
 from transformers import (
     BertForMultipleChoice,
-    GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
 )
@@ -34,25 +33,16 @@ peft = pytest.importorskip("peft")
 
 
 def gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    return models.gpt2(seed=0)
 
 
 def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=12,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    return LlamaForCausalLM(config)
+    model: LlamaForCausalLM = models.llama(seed=0)
+    return model
 
 
 TARGETS: dict[Callable[[], PreTrainedModel], list[str]] = {
-    bert: ["query", "dense"],
+    ranking_bert: ["query", "dense"],
     gpt2: ["c_attn", "c_proj"],
     llama: ["q_proj", "down_proj"],
 }
@@ -152,13 +142,13 @@ def test_which_products_are_formed(
         return original(term, *args)
 
     monkeypatch.setattr(LowRankTerm, method, noted)
-    prior = make_prior(bert(), "kronecker", distance=distance)
-    ConsolidationPenalty(adapted(bert(), ["query"], rank), [prior], [1.0], 0.1)()
+    prior = make_prior(ranking_bert(), "kronecker", distance=distance)
+    ConsolidationPenalty(adapted(ranking_bert(), ["query"], rank), [prior], [1.0], 0.1)()
     assert len(calls) == 2
 
 
 def test_modules_to_save_and_trained_biases() -> None:
-    plain = bert()
+    plain = ranking_bert()
     prior = make_prior(plain, "kronecker", distance=0.0)
     model = adapted(plain, ["query"], modules_to_save=["classifier"], bias="lora_only").double()
     with torch.no_grad():
@@ -172,7 +162,7 @@ def test_modules_to_save_and_trained_biases() -> None:
 
 
 def test_adapters_in_a_model_that_is_not_wrapped() -> None:
-    plain = bert()
+    plain = ranking_bert()
     prior = make_prior(plain, "kronecker", distance=0.0)
     plain.add_adapter(peft.LoraConfig(r=2, target_modules=["query"]))
     for name, parameter in plain.named_parameters():
@@ -183,7 +173,7 @@ def test_adapters_in_a_model_that_is_not_wrapped() -> None:
 
 
 def test_a_prior_of_the_adapters_themselves() -> None:
-    model = adapted(bert(), ["query"])
+    model = adapted(ranking_bert(), ["query"])
     prior = ConsolidationPrior.l2(model, task="old")
     fit(prior, model)
     with torch.no_grad():
@@ -198,7 +188,7 @@ def test_a_prior_of_the_adapters_themselves() -> None:
 
 def test_two_priors_and_a_frozen_rest() -> None:
     """The one at whose anchor the model stands and an older one; the rest is not gathered."""
-    plain = bert()
+    plain = ranking_bert()
     priors = [make_prior(plain, "kronecker", seed=s, distance=d) for s, d in ((1, 0.1), (2, 0.0))]
     model = adapted(plain, ["query"]).double()
     penalty = ConsolidationPenalty(model, priors, [0.7, 0.2], 0.1)
@@ -213,24 +203,29 @@ def test_two_priors_and_a_frozen_rest() -> None:
 
 
 def test_what_an_adapter_trains_must_be_known() -> None:
-    plain = bert()
+    plain = ranking_bert()
     prior = make_prior(plain, ignore=["bert.pooler.*"])
-    fit(prior, adapted(bert(), ["query", "pooler.dense"]))  # ignored is known of
+    fit(prior, adapted(ranking_bert(), ["query", "pooler.dense"]))  # ignored is known of
     only = make_prior(plain.bert.encoder.layer[0])
     with pytest.raises(PriorError, match=r"the prior knows nothing of .*query\.weight"):
-        fit(only, adapted(bert(), ["query"]))
+        fit(only, adapted(ranking_bert(), ["query"]))
 
 
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: adapted(bert(), ["query"], use_dora=True), r"variant of LoRA \(DoraLinear"),
-        (lambda: adapted(bert(), ["query"], lora_bias=True), "has a bias"),
-        (lambda: adapted(bert(), ["word_embeddings"]), "is a lora Embedding"),
-        (lambda: adapted(MODELS["cnn"](), ["convolution"]), "is a lora Conv1d"),
+        (
+            lambda: adapted(ranking_bert(), ["query"], use_dora=True),
+            r"variant of LoRA \(DoraLinear",
+        ),
+        (lambda: adapted(ranking_bert(), ["query"], lora_bias=True), "has a bias"),
+        (lambda: adapted(ranking_bert(), ["word_embeddings"]), "is a lora Embedding"),
+        (lambda: adapted(RANKERS["cnn"](), ["convolution"]), "is a lora Conv1d"),
         (lambda: adapted(gpt2(), ["lm_head"]), "another module shares"),
         (
-            lambda: peft.get_peft_model(bert(), peft.LoHaConfig(r=2, target_modules=["query"])),
+            lambda: peft.get_peft_model(
+                ranking_bert(), peft.LoHaConfig(r=2, target_modules=["query"])
+            ),
             "is a loha Linear",
         ),
     ],
@@ -239,15 +234,15 @@ def test_what_an_adapter_trains_must_be_known() -> None:
 def test_refused(make: Callable[[], Any], problem: str) -> None:
     model = make()
     plain = model.get_base_model()
-    makers = {BertForMultipleChoice: bert, GPT2LMHeadModel: gpt2}
-    prior = make_prior(makers.get(type(plain), MODELS["cnn"])())
+    makers = {BertForMultipleChoice: ranking_bert, GPT2LMHeadModel: gpt2}
+    prior = make_prior(makers.get(type(plain), RANKERS["cnn"])())
     with pytest.raises(ConsolidationError, match=rf"the adapter of .* {problem}.*; use one plain"):
         fit(prior, model)
 
 
 def test_several_merged_and_disabled_are_refused() -> None:
-    prior = make_prior(bert())
-    model = adapted(bert(), ["query"])
+    prior = make_prior(ranking_bert())
+    model = adapted(ranking_bert(), ["query"])
     model.merge_adapter()
     with pytest.raises(ConsolidationError, match="is merged into the weight"):
         names_for(model, prior)
@@ -266,7 +261,7 @@ def test_several_merged_and_disabled_are_refused() -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_training(accumulation: int, tmp_path: Path) -> None:
-    plain = bert()
+    plain = ranking_bert()
     prior = make_prior(plain, "kronecker", distance=0.0)
     model = adapted(plain, ["query"], modules_to_save=["classifier"])
     trainer = make_trainer(
@@ -280,7 +275,7 @@ def test_training(accumulation: int, tmp_path: Path) -> None:
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "penalty" in entry]
     assert len(logs) == len(trainer.recorder.steps) == 2
-    reference = adapted(bert(), ["query"], modules_to_save=["classifier"])
+    reference = adapted(ranking_bert(), ["query"], modules_to_save=["classifier"])
     seen = trainer.data_collator.seen
     for index, (parameters, gradients) in enumerate(trainer.recorder.steps):
         batches = seen[index * accumulation : (index + 1) * accumulation]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from text_models import train
+from tiny.trainings import train
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import make_operator
+from tiny.priors import make_operator
 from torch import Tensor
 
 from hf_kfc.curvature import OPERATORS, Operator

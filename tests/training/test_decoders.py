@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import Recorder, assert_near
-from curvature import decoders
-from dense_reference import DensePenalty
+from tiny import models
+from tiny.data import pad_texts
+from tiny.models import DECODER_VOCABULARY
+from tiny.reference import DensePenalty
+from tiny.trainings import Recorder, assert_near
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
@@ -19,7 +21,7 @@ from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import ConsolidationArguments, ConsolidationMixin
 
 KINDS = ("diagonal", "kronecker", "kronecker_eigen")
-collate = decoders.pad_texts()
+collate = pad_texts()
 
 
 class ConsolidatedTrainer(ConsolidationMixin, Trainer):
@@ -27,19 +29,17 @@ class ConsolidatedTrainer(ConsolidationMixin, Trainer):
 
 
 def gpt2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return decoders.gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    return models.gpt2(seed=0, dropout=0.0)
 
 
 def llama() -> PreTrainedModel:
-    torch.manual_seed(0)
-    return decoders.llama()
+    return models.llama(seed=0)
 
 
 def texts(seed: int, count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.randint(0, decoders.VOCABULARY, (4 + i % 3,), generator=generator)
+        torch.randint(0, DECODER_VOCABULARY, (4 + i % 3,), generator=generator)
         for i in range(count)
     ]
 

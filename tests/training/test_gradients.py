@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import transformers
-from consolidation_cases import TRAINS_SHARDED, Case, check_run, run
 from consolidation_worker import CASES
 from launching import launch_two
+from tiny.cases import TRAINS_SHARDED, Case, check_run, run
 
 NEEDS_SHARDED_TRAINING = pytest.mark.skipif(
     not TRAINS_SHARDED,
@@ -19,7 +19,7 @@ NEEDS_SHARDED_TRAINING = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    return launch_two("consolidation_worker", tmp_path_factory.mktemp("two_processes"))
+    return launch_two("training/consolidation_worker", tmp_path_factory.mktemp("two_processes"))
 
 
 def test_every_case_has_its_own_result() -> None:

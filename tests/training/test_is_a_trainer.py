@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 from launching import launch_two
-from text_models import classifier, gradients, labelled, llama, pad, prior_of, t5, texts, train
 from text_worker import CASES
+from tiny.data import labelled, pad, texts
+from tiny.models import classifier, translator, writer
+from tiny.priors import prior_of
+from tiny.trainings import gradients, train
 from torch import Tensor, nn
 from transformers import (
     Seq2SeqTrainer,
@@ -67,7 +70,7 @@ BASES: dict[str, tuple[type[Trainer], type[Trainer], type[TrainingArguments]]] =
     "seq2seq_ours": (Seq2SeqTrainer, ConsolidatedSeq2Seq, ConsolidationArguments),
     "scaled": (Scaled, ConsolidatedScaled, TrainingArguments),
 }
-MODELS = [(llama, texts), (t5, texts), (classifier, labelled)]
+MODELS = [(writer, texts), (translator, texts), (classifier, labelled)]
 
 
 def weighted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -84,7 +87,7 @@ def with_and_without_function(bases: Any, models: Any) -> list[Any]:
         for name, base in bases.items()
         for model in models
         for func in (None, weighted)
-        if not func or (name in ("plain", "seq2seq") and model[0] is not t5)
+        if not func or (name in ("plain", "seq2seq") and model[0] is not translator)
     ]
 
 
@@ -188,10 +191,10 @@ def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
     plain, ours = (
         train(
             kind,
-            llama(attention_dropout=0.2),
+            writer(attention_dropout=0.2),
             texts(),
             tmp_path,
-            [prior_of(llama())],
+            [prior_of(writer())],
             ConsolidationConfig(strengths=[0.0]),
             gradient_accumulation_steps=4,
             bf16=True,
@@ -206,7 +209,7 @@ def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    return launch_two("text_worker", tmp_path_factory.mktemp("two_processes"))
+    return launch_two("training/text_worker", tmp_path_factory.mktemp("two_processes"))
 
 
 @pytest.mark.parametrize("case", CASES)

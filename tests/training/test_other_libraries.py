@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import Recorder
 from datasets import Dataset
-from text_models import VOCABULARY, classifier, gradients, llama, prior_of
+from tiny.models import VOCABULARY, classifier, writer
+from tiny.priors import prior_of
+from tiny.trainings import Recorder, gradients
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -45,7 +46,7 @@ def sentences(seed: int) -> list[str]:
 
 def from_disk(folder: Path) -> LlamaForCausalLM:
     """TRL reads the model's folder again."""
-    llama().save_pretrained(folder / "model")
+    writer().save_pretrained(folder / "model")
     model = LlamaForCausalLM.from_pretrained(folder / "model")
     assert isinstance(model, LlamaForCausalLM)
     return model
@@ -113,8 +114,8 @@ ARGUMENTS: dict[str, Any] = {
     "gradient_accumulation_steps": 2,
 }
 KINDS: dict[str, tuple[Any, Any]] = {
-    "sft": (fine_tuning, llama),
-    "dpo": (preferences, llama),
+    "sft": (fine_tuning, writer),
+    "dpo": (preferences, writer),
     "embeddings": (embeddings, lambda: classifier().bert),
 }
 

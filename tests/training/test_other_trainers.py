@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import Recorder, assert_near
-from dense_reference import DensePenalty
-from tiny_models import Collator, cnn, make_prior
-from tiny_trainer import DATA, trained
+from tiny import models
+from tiny.data import Collator
+from tiny.models import ranking_cnn
+from tiny.priors import make_prior
+from tiny.reference import DensePenalty
+from tiny.trainings import DATA, Recorder, assert_near, trained
 from torch import Tensor, nn
 from transformers import (
-    BartConfig,
     BartForConditionalGeneration,
-    GPT2Config,
     GPT2LMHeadModel,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -47,7 +47,7 @@ class ConsolidatedSquareTrainer(ConsolidationMixin, SquareTrainer):
 
 
 def test_a_trainer_with_its_own_loss(tmp_path: Path) -> None:
-    priors = [make_prior(cnn(), "mixed")]
+    priors = [make_prior(ranking_cnn(), "mixed")]
     trainer = trained(
         tmp_path,
         priors,
@@ -55,7 +55,7 @@ def test_a_trainer_with_its_own_loss(tmp_path: Path) -> None:
         per_device_train_batch_size=1,
         gradient_accumulation_steps=4,
     )
-    seen, model = trainer.data_collator.seen, cnn().double().eval()
+    seen, model = trainer.data_collator.seen, ranking_cnn().double().eval()
     assert len(trainer.recorder.steps) == 3
     for start, (parameters, gradients) in zip((0, 4, 8), trainer.recorder.steps, strict=True):
         model.load_state_dict(parameters)
@@ -81,21 +81,8 @@ class Seq2SeqConsolidationTrainer(ConsolidationMixin, Seq2SeqTrainer):
 
 
 def bart() -> BartForConditionalGeneration:
-    torch.manual_seed(0)
-    config = BartConfig(
-        vocab_size=20,
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=8,
-        decoder_ffn_dim=8,
-        max_position_embeddings=16,
-        dropout=0.0,
-        init_std=0.3,
-    )
-    return BartForConditionalGeneration(config)
+    model: BartForConditionalGeneration = models.bart(seed=0, init_std=0.3)
+    return model
 
 
 class ConsolidatedTrainer(ConsolidationMixin, Trainer):
@@ -103,13 +90,7 @@ class ConsolidatedTrainer(ConsolidationMixin, Trainer):
 
 
 def gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=16, initializer_range=0.3
-    )
-    for dropout in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        setattr(config, dropout, 0.0)
-    return GPT2LMHeadModel(config)
+    return models.gpt2(seed=0, dropout=0.0, vocab_size=20, initializer_range=0.3)
 
 
 def sequences(same: bool) -> list[dict[str, Tensor]]:

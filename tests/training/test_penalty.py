@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from dense_reference import DensePenalty, dense
-from tiny_models import KINDS, make_prior
+from tiny.priors import KINDS, make_prior
+from tiny.reference import DensePenalty, dense
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 

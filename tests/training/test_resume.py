@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import arguments
-from tiny_models import Collator, bert, make_examples, make_prior
+from tiny.data import Collator, make_examples
+from tiny.models import ranking_bert
+from tiny.priors import make_prior
+from tiny.trainings import arguments
 from torch import Tensor
 from transformers import Trainer
 
@@ -22,7 +24,7 @@ from hf_kfc.ranking.trainer import RankingTrainer
 
 
 def priors(task: str = "old", seed: int = 0) -> list[ConsolidationPrior]:
-    return [make_prior(bert(), "mixed", task=task, seed=seed)]
+    return [make_prior(ranking_bert(), "mixed", task=task, seed=seed)]
 
 
 def make_trainer(
@@ -43,7 +45,7 @@ def make_trainer(
     }
     args = arguments(folder, **(changes | new))
     return kind(
-        bert(dropout=0.2),
+        ranking_bert(dropout=0.2),
         args,
         train_dataset=make_examples(),
         data_collator=Collator(),

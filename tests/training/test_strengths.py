@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_models import LENGTHS, classifier, labelled, llama, pad, prior_of, t5, texts
-from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
+from tiny import models
+from tiny.data import LENGTHS, labelled, pad, texts
+from tiny.models import VOCABULARY, classifier, translator, writer
+from tiny.priors import prior_of
+from transformers import GPT2LMHeadModel, TrainingArguments
 
 from hf_kfc.training import ConsolidationTrainer
 from hf_kfc.training.strengths import count_labels
@@ -19,7 +22,7 @@ from hf_kfc.training.strengths import count_labels
 
 def gpt2() -> GPT2LMHeadModel:
     """The Trainer does not know by its class that it compares with the next label."""
-    return GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=16))
+    return models.gpt2(vocab_size=VOCABULARY)
 
 
 def trainer_of(model: Any, rows: Any, folder: Path) -> Any:
@@ -32,9 +35,9 @@ def trainer_of(model: Any, rows: Any, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("make", "rows", "labels"),
     [
-        (llama, texts, sum(LENGTHS) - 8),
+        (writer, texts, sum(LENGTHS) - 8),
         (gpt2, texts, sum(LENGTHS) - 8),
-        (t5, texts, sum(LENGTHS)),
+        (translator, texts, sum(LENGTHS)),
         (classifier, labelled, 8),
     ],
 )
@@ -52,7 +55,7 @@ def test_the_default(
 
 
 def test_another_data_set_is_counted_anew(tmp_path: Path) -> None:
-    trainer = trainer_of(llama(), texts(), tmp_path)
+    trainer = trainer_of(writer(), texts(), tmp_path)
     before = trainer.strengths
     trainer.train_dataset = texts((6, 6))
     assert trainer.strengths == [16 / (2 * 10)] != before

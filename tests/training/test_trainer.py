@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from consolidation_cases import CHECKPOINTING, assert_near
-from dense_reference import DensePenalty, reference_step, reference_task_loss
-from tiny_models import MODELS, Collator, bert, cnn, make_prior
-from tiny_trainer import DATA, HELD_OUT, make_trainer, trained
+from tiny.cases import CHECKPOINTING
+from tiny.data import Collator
+from tiny.models import RANKERS, ranking_bert, ranking_cnn
+from tiny.priors import make_prior
+from tiny.reference import DensePenalty, reference_step, reference_task_loss
+from tiny.trainings import DATA, HELD_OUT, assert_near, make_trainer, trained
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -42,12 +44,12 @@ def penalty_gradients(
     ids=["bert-bf16", "cnn-bf16", "bert-checkpointing", "cnn-compiled"],
 )
 def test_the_penalty_is_the_same_under(model: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    priors = [make_prior(MODELS[model](), "mixed")]
+    priors = [make_prior(RANKERS[model](), "mixed")]
     (_, without), (_, with_penalty) = (
         trained(
             tmp_path,
             priors,
-            MODELS[model](),
+            RANKERS[model](),
             strengths=[strength],
             max_steps=1,
             gradient_accumulation_steps=3,
@@ -56,7 +58,7 @@ def test_the_penalty_is_the_same_under(model: str, changes: dict[str, Any], tmp_
         ).recorder.steps[0]
         for strength in (0.0, 0.3)
     )
-    for name, expected in penalty_gradients(MODELS[model](), priors, [0.3]).items():
+    for name, expected in penalty_gradients(RANKERS[model](), priors, [0.3]).items():
         assert_near(with_penalty[name] - without[name], expected, name)
 
 
@@ -68,7 +70,7 @@ def test_without_priors_it_is_plain_training(
     trainer = trained(
         tmp_path,
         (),
-        bert(),
+        ranking_bert(),
         kind,
         data_collator,
         per_device_train_batch_size=1,
@@ -76,7 +78,9 @@ def test_without_priors_it_is_plain_training(
         num_train_epochs=1,
     )
     ((parameters, gradients),) = trainer.recorder.steps
-    reference = reference_step(bert(), parameters, [[e] for e in DATA], lambda _: [torch.zeros(())])
+    reference = reference_step(
+        ranking_bert(), parameters, [[e] for e in DATA], lambda _: [torch.zeros(())]
+    )
     for name, gradient in gradients.items():
         assert_near(gradient, reference.gradients[name], name)
     (log,) = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -87,19 +91,19 @@ def test_without_priors_it_is_plain_training(
 # Evaluation
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", RANKERS)
 def test_no_penalty_in_evaluation(model: str, tmp_path: Path) -> None:
     trainer = make_trainer(
         tmp_path,
-        [make_prior(MODELS[model]())],
-        MODELS[model](),
+        [make_prior(RANKERS[model]())],
+        RANKERS[model](),
         per_device_eval_batch_size=3,
         per_device_train_batch_size=4,
     )
     for train_first in (False, True):
         if train_first:
             trainer.train()
-        reference = MODELS[model]().double().eval()
+        reference = RANKERS[model]().double().eval()
         reference.load_state_dict(trainer.model.state_dict())
         expected = reference_task_loss(reference, HELD_OUT)
         metrics = trainer.evaluate()
@@ -112,17 +116,19 @@ def test_evaluation_is_the_plain_trainers(tmp_path: Path) -> None:
         "per_device_eval_batch_size": 1,
         "data_collator": Collator(masked=False),
     }
-    ours = make_trainer(tmp_path, [make_prior(bert())], bert(), **changes).evaluate()
-    plain = make_trainer(tmp_path, (), bert(), Trainer, **changes).evaluate()
+    ours = make_trainer(
+        tmp_path, [make_prior(ranking_bert())], ranking_bert(), **changes
+    ).evaluate()
+    plain = make_trainer(tmp_path, (), ranking_bert(), Trainer, **changes).evaluate()
     assert ours["eval_loss"] == plain["eval_loss"]
 
 
 def test_prediction_step_is_unaffected(tmp_path: Path) -> None:
     batch = Collator()(HELD_OUT)
-    with_prior = make_trainer(tmp_path, [make_prior(bert())], bert())
+    with_prior = make_trainer(tmp_path, [make_prior(ranking_bert())], ranking_bert())
     with_prior.model.train()
     loss, logits, labels = with_prior.prediction_step(with_prior.model, batch, False)
-    plain = make_trainer(tmp_path, (), bert(), RankingTrainer)
+    plain = make_trainer(tmp_path, (), ranking_bert(), RankingTrainer)
     expected = plain.prediction_step(plain.model, batch, False)
     for found, wanted in zip((loss, logits, labels), expected, strict=True):
         assert torch.equal(found, wanted)
@@ -154,7 +160,10 @@ def check_windows(
 
 
 def test_logs_are_means_over_their_window(tmp_path: Path) -> None:
-    priors = [make_prior(cnn(), task="first"), make_prior(cnn(), "diagonal", task="second")]
+    priors = [
+        make_prior(ranking_cnn(), task="first"),
+        make_prior(ranking_cnn(), "diagonal", task="second"),
+    ]
     penalty = DensePenalty(priors, [0.3, 0.1], 0.1)
     trainer = make_trainer(
         tmp_path,
@@ -180,7 +189,7 @@ def test_logs_are_means_over_their_window(tmp_path: Path) -> None:
 
 
 def test_tasks_of_one_name_are_numbered(tmp_path: Path) -> None:
-    priors = [make_prior(cnn(), task=task, seed=i) for i, task in enumerate("aba")]
+    priors = [make_prior(ranking_cnn(), task=task, seed=i) for i, task in enumerate("aba")]
     trainer = trained(tmp_path, priors, max_steps=1)
     (log,) = logged(trainer)
     names = {name for name in log if name.startswith("penalty_")}
@@ -189,7 +198,7 @@ def test_tasks_of_one_name_are_numbered(tmp_path: Path) -> None:
 
 
 def test_a_step_without_the_penalty_says_so_in_the_log(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, [make_prior(cnn())], max_steps=4, penalty_every=3)
+    trainer = trained(tmp_path, [make_prior(ranking_cnn())], max_steps=4, penalty_every=3)
     penalties = [log["penalty"] for log in logged(trainer)]
     assert [value > 0 for value in penalties] == [False, False, True, False]
     assert all(log["loss"] - log["task_loss"] == log["penalty"] for log in logged(trainer))
@@ -199,7 +208,7 @@ def test_a_step_without_the_penalty_says_so_in_the_log(tmp_path: Path) -> None:
 def test_who_multiplies_what_is_logged(
     dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prior = make_prior(cnn())
+    prior = make_prior(ranking_cnn())
     with caplog.at_level("INFO", logger="hf_kfc.training.trainer"):
         trained(tmp_path, [prior, prior], max_steps=2, penalty_dtype=dtype)
     count = 2 * len(prior.curvature.blocks)
@@ -212,7 +221,11 @@ def test_bfloat16_products_are_a_choice(tmp_path: Path) -> None:
     """The gradient is near the exact one, and not the same."""
     without, exact, rounded = (
         trained(
-            tmp_path, [make_prior(cnn())], max_steps=1, strengths=[strength], penalty_dtype=dtype
+            tmp_path,
+            [make_prior(ranking_cnn())],
+            max_steps=1,
+            strengths=[strength],
+            penalty_dtype=dtype,
         ).recorder.steps[0][1]
         for strength, dtype in ((0.0, "float32"), (5.0, "float32"), (5.0, "bfloat16"))
     )
@@ -223,8 +236,8 @@ def test_bfloat16_products_are_a_choice(tmp_path: Path) -> None:
 
 def test_the_loss_is_scaled_for_float16(tmp_path: Path) -> None:
     """The gradient scaler of fp16, which is to be divided out before the step."""
-    trainer = make_trainer(tmp_path, [make_prior(cnn())], max_steps=1)
-    plain = trained(tmp_path, [make_prior(cnn())], max_steps=1).recorder.steps[0][1]
+    trainer = make_trainer(tmp_path, [make_prior(ranking_cnn())], max_steps=1)
+    plain = trained(tmp_path, [make_prior(ranking_cnn())], max_steps=1).recorder.steps[0][1]
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     trainer.accelerator.scaler = scaler
     trainer.train()
@@ -236,7 +249,7 @@ def test_the_loss_is_scaled_for_float16(tmp_path: Path) -> None:
 def test_a_merged_prior_wants_the_damping_it_was_merged_for(
     damping: float, warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    priors = [make_prior(cnn(), seed=seed, task=str(seed)) for seed in (1, 2)]
+    priors = [make_prior(ranking_cnn(), seed=seed, task=str(seed)) for seed in (1, 2)]
     merged = ConsolidationPrior.merge(priors, rank=1, damping=0.5)
     with caplog.at_level("WARNING", logger="hf_kfc.training.trainer"):
         make_trainer(tmp_path, [merged], damping=damping)
@@ -261,9 +274,9 @@ def test_embeddings_are_penalised_last_and_layers_first(
         return backward(ctx, *upstream)
 
     monkeypatch.setattr(_LayerPenalty, "backward", staticmethod(noted))
-    model = cnn()
+    model = ranking_cnn()
     model.convolution.register_full_backward_hook(lambda *_: order.append("model"))
-    prior = make_prior(cnn())
+    prior = make_prior(ranking_cnn())
     trained(tmp_path, [prior], model, max_steps=1)
     assert order == ["layer"] * (len(prior.curvature.blocks) - 1) + ["model", "embedding"]
 
@@ -272,7 +285,7 @@ def test_that_only_moved_rows_are_multiplied_can_be_switched_off(tmp_path: Path)
     found = []
     for moved_rows_only in (True, False):
         trainer = trained(
-            tmp_path, [make_prior(cnn())], max_steps=1, moved_rows_only=moved_rows_only
+            tmp_path, [make_prior(ranking_cnn())], max_steps=1, moved_rows_only=moved_rows_only
         )
         assert trainer._penalty is not None
         terms = [term for layer in trainer._penalty._layers for term in layer]

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from consolidation_cases import TRAINS_SHARDED
-from text_models import classifier, labelled, llama, prior_of, texts, train
+from tiny.cases import TRAINS_SHARDED
+from tiny.data import labelled, texts
+from tiny.models import classifier, writer
+from tiny.priors import prior_of
+from tiny.trainings import train
 from torch import distributed as dist
 from transformers import PreTrainedModel, Trainer
 from transformers.distributed import DistributedConfig
@@ -22,7 +25,7 @@ CASES = ["averaged", "apart", "mean", *["sharded"] * TRAINS_SHARDED]
 def make(case: str, folder: Path) -> PreTrainedModel:
     """A model whose loss is divided by all tokens, or is a mean over the micro-batch."""
     if case in ("averaged", "apart"):
-        return llama()
+        return writer()
     model: PreTrainedModel = classifier()
     if case == "sharded":
         model.save_pretrained(folder / "model")
@@ -45,7 +48,7 @@ def run(case: str, folder: Path) -> list[Any]:
             make(case, folder),
             rows,
             folder,
-            [prior_of(classifier() if rows[0]["labels"].ndim == 0 else llama())],
+            [prior_of(classifier() if rows[0]["labels"].ndim == 0 else writer())],
             ConsolidationConfig(strengths=[0.7], damping=0.0),
             gradient_accumulation_steps=1 if case == "sharded" else 2,
             learning_rate=0.05,

@@ -1,36 +1,17 @@
-"""Models of a few dozen parameters, data for them, and the comparisons the tests share."""
+"""Layers of every kind, alone in a model of a few dozen parameters, and inputs for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
-from transformers import BertConfig, BertForMultipleChoice
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pytorch_utils import Conv1D
 
-from hf_kfc.curvature import (
-    Curvature,
-    CurvatureArguments,
-    Operator,
-    Outputs,
-    default_forward,
-    default_position_mask,
-    estimate_curvature,
-    exact_block_fisher,
-    per_example_gradients,
-)
-
-LABELS = ("empirical", "sampled", "exact")
-SHARINGS = ("expand", "reduce", "average")
-KINDS = ("diagonal", "kronecker", "kronecker_eigen")
 CLASSES = 3
 POSITIONS = 4
-
 Example = dict[str, Tensor]
-Collator = Callable[[list[Example]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +80,6 @@ FACTORED: dict[str, Kind] = {
     "embedding_padding_idx": _embedding(lambda: nn.Embedding(5, 3, padding_idx=0)),
 }
 """Layer kinds with Kronecker factors."""
-
 NORMALISED: dict[str, Kind] = {
     "layer_norm": Kind(
         lambda: _jittered(nn.LayerNorm(3)),
@@ -205,147 +185,3 @@ def vectors(count: int, *shape: int) -> list[Example]:
     """Random inputs ``x`` with labels."""
     shape = shape or (4,)
     return [{"x": torch.randn(*shape), "labels": torch.randint(CLASSES, ())} for _ in range(count)]
-
-
-def offered_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
-    """Run a model on a batch; candidates that are not offered have no share of the softmax."""
-    inputs = dict(batch)
-    offered = inputs.pop("candidate_mask", None)
-    outputs = default_forward(model, inputs)
-    if offered is None:
-        return outputs
-    least = torch.finfo(outputs.logits.dtype).min
-    return outputs._replace(logits=outputs.logits.masked_fill(~offered, least))
-
-
-def offered_positions(batch: Mapping[str, Tensor]) -> Tensor:
-    """The attended tokens of candidates that are offered."""
-    mask = default_position_mask(batch)
-    return mask & batch["candidate_mask"][..., None] if "candidate_mask" in batch else mask
-
-
-def estimate(
-    model: nn.Module, data: Any, collator: Any = default_collate, **arguments: Any
-) -> Curvature:
-    """Estimate a curvature, with the arguments given by name."""
-    hooks = {"forward": offered_forward, "position_mask": offered_positions}
-    hooks |= {k: arguments.pop(k) for k in tuple(hooks) if k in arguments}
-    return estimate_curvature(model, data, collator, CurvatureArguments(**arguments), **hooks)
-
-
-def operators(curvature: Curvature) -> dict[str, Operator]:
-    """The operator of each block, by name."""
-    return {block.name: block.operator for block in curvature.blocks}
-
-
-def dense(curvature: Curvature) -> dict[str, Tensor]:
-    """The operators as matrices, by block name."""
-    return {b.name: b.operator.matrix(*b.shape) for b in curvature.blocks}
-
-
-def oracle(
-    model: nn.Module,
-    data: Any,
-    curvature: Curvature,
-    labels: str = "empirical",
-    collator: Any = default_collate,
-) -> dict[str, Tensor]:
-    """The exact Fisher of the same blocks."""
-    return exact_block_fisher(
-        per_example_gradients(model, data, collator, labels, forward=offered_forward),
-        len(data),
-        curvature,
-    )
-
-
-def assert_equal_matrices(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], rtol: float = 1e-10
-) -> None:
-    """Compare block by block, relative to the largest entry of the block.
-
-    Below 1e-25 is zero: the gradients of a key sum to zero over positions, up to rounding.
-    """
-    assert actual.keys() == expected.keys()
-    for name, matrix in expected.items():
-        scale = float(matrix.abs().max())
-        assert scale > 0, f"{name} is zero: the test would prove nothing"
-        torch.testing.assert_close(actual[name], matrix, rtol=0, atol=rtol * scale + 1e-25)
-
-
-def images(curvature: Curvature) -> dict[str, Tensor]:
-    """What the operators make of fixed displacements: equal if and only if they are equal."""
-
-    def image(operator: Operator, shape: tuple[int, int]) -> Tensor:
-        dtype = next(iter(operator.state().values())).dtype
-        delta = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-        return operator.apply(delta)
-
-    return {b.name: image(b.operator, b.shape) for b in curvature.blocks}
-
-
-def bert(attention: str = "eager", **settings: Any) -> BertForMultipleChoice:
-    """A tiny BERT for multiple choice, in the default dtype."""
-    config = BertConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=12,
-        max_position_embeddings=16,
-        attn_implementation=attention,
-        initializer_range=0.5,
-        **settings,
-    )
-    return BertForMultipleChoice(config).to(torch.get_default_dtype())
-
-
-class OtherLinear(nn.Linear):
-    """It computes something else than its parent, whose rule does not fit it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.tanh())
-
-
-def bert_without_a_rule() -> BertForMultipleChoice:
-    """A tiny BERT with a pooler that no rule covers."""
-    model = bert()
-    model.bert.pooler.dense.__class__ = OtherLinear
-    return model
-
-
-def choices(count: int, candidates: Sequence[int] = (2, 3, 4)) -> list[dict[str, Any]]:
-    """Multiple-choice examples of mixed numbers of candidates and mixed lengths."""
-    made = []
-    for index in range(count):
-        c = candidates[index % len(candidates)]
-        lengths = torch.randint(2, 7, (c,)).tolist()
-        made.append(
-            {
-                "ids": [torch.randint(1, 20, (length,)) for length in lengths],
-                "label": int(torch.randint(c, ())),
-            }
-        )
-    return made
-
-
-def pad_choices(extra_tokens: int = 0, extra_candidates: int = 0) -> Callable[..., dict[str, Any]]:
-    """Make a collator that pads to the longest example, and further if asked to."""
-
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        c = max(len(e["ids"]) for e in batch) + extra_candidates
-        t = max(len(ids) for e in batch for ids in e["ids"]) + extra_tokens
-        made = {
-            "input_ids": torch.zeros(len(batch), c, t, dtype=torch.long),
-            "attention_mask": torch.zeros(len(batch), c, t, dtype=torch.long),
-            "candidate_mask": torch.zeros(len(batch), c, dtype=torch.bool),
-            "labels": torch.tensor([e["label"] for e in batch]),
-        }
-        made["attention_mask"][..., 0] = 1  # attention over nothing is NaN
-        for row, example in enumerate(batch):
-            for column, ids in enumerate(example["ids"]):
-                made["input_ids"][row, column, : len(ids)] = ids
-                made["attention_mask"][row, column, : len(ids)] = 1
-                made["candidate_mask"][row, column] = True
-        return made
-
-    return collate

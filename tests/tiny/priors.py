@@ -1,4 +1,7 @@
-"""A model of a hundred parameters, and a prior of it with every kind of operator."""
+"""Priors: one with every kind of operator, and random ones of any model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +17,12 @@ from hf_kfc.curvature import (
     Layout,
     LowRankKronecker,
     Operator,
+    find_layers,
 )
 from hf_kfc.priors import ConsolidationPrior, Provenance
 
 Tensors = dict[str, Tensor]
+KINDS = ("identity", "diagonal", "kronecker", "kronecker_eigen")
 
 PROVENANCE = Provenance(
     "old",
@@ -131,3 +136,75 @@ def assert_equal_tensors(actual: Tensors, expected: Tensors) -> None:
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype, name
         assert torch.equal(actual[name], value), name
+
+
+def make_operator(kind: str, shape: tuple[int, int], diagonal_a: bool, seed: int) -> Operator:
+    """A random positive definite operator in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    q, p = shape
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    def spd(n: int) -> Tensor:
+        root = torch.randn(n, n, generator=generator, dtype=torch.float64)
+        return root @ root.T / n
+
+    if kind == "identity":
+        return Identity(rand() + 0.5)
+    if kind == "kronecker":
+        return Kronecker(rand(p) if diagonal_a else spd(p), spd(q))
+    if kind == "kronecker_eigen":
+        u_a = torch.empty(0) if diagonal_a else torch.linalg.eigh(spd(p))[1]
+        return KroneckerEigen(u_a, torch.linalg.eigh(spd(q))[1], rand(q, p))
+    return Diagonal(rand(q, p))
+
+
+def make_prior(
+    model: nn.Module,
+    kind: str = "kronecker",
+    *,
+    task: str = "old",
+    seed: int = 0,
+    ignore: Sequence[str] = (),
+    num_examples: int = 30,
+    distance: float = 0.1,
+) -> ConsolidationPrior:
+    """A prior with random operators and an anchor a random step away from the model.
+
+    Args:
+        model: The model to be trained.
+        kind: Of the operators; "mixed" gives each layer another one.
+        task: The old task.
+        seed: Of operators and anchor.
+        ignore: Parameters left free.
+        num_examples: N_old.
+        distance: Standard deviation of the step.
+    """
+    layers, ignored = find_layers(model, ignore)
+    blocks = []
+    for index, layer in enumerate(layers):
+        wanted = KINDS[(index + seed) % len(KINDS)] if kind == "mixed" else kind
+        if not layer.rule.has_factors and wanted.startswith("kronecker"):
+            wanted = "diagonal"
+        operator = make_operator(
+            wanted, layer.shape, layer.rule.diagonal_inputs, 100 * seed + index
+        )
+        blocks.append(layer.block(operator))
+    parameters = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(seed)
+    anchor = {
+        name: parameters[name].detach().float() + distance * torch.randn(shape, generator=generator)
+        for block in blocks
+        for name, shape in block.shapes.items()
+    }
+    curvature = Curvature(tuple(blocks), num_examples, tuple(ignored))
+    return ConsolidationPrior(anchor, curvature, Provenance(task, num_examples=num_examples))
+
+
+def prior_of(model: nn.Module, distance: float = 0.1) -> ConsolidationPrior:
+    """A prior F = I, its anchor a step away from the model in every parameter."""
+    prior = ConsolidationPrior.l2(model, task="old")
+    prior.provenance = replace(prior.provenance, num_examples=16)
+    prior.anchor = {name: value - distance for name, value in prior.anchor.items()}
+    return prior

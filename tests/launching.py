@@ -17,13 +17,12 @@ TIMEOUT = 240.0
 
 
 def launch_two(worker: str | Path, folder: Path) -> dict[str, list[Any]]:
-    """Start a worker, by default one of this folder, and return the ``results.pt`` it leaves."""
+    """Start a worker, by its path in this folder, and return the ``results.pt`` it leaves."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(" ")]
     port = ["--main_process_port", str(_free_port())]
     process = subprocess.Popen(
         [*launcher, *port, str((HERE / worker).with_suffix(".py")), str(folder)],
-        env=os.environ
-        | {"PYTHONPATH": f"{HERE.parents[1]}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,4 +1,4 @@
-"""Training runs that keep their gradients, and their comparison with the dense reference."""
+"""Training runs of rankers, and their comparison with the dense reference."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dense_reference import DensePenalty, Step, reference_step
-from tiny_models import FOR_EVALUATION, MODELS, Collator, make_examples, make_prior
-from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.distributed import DistributedConfig
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.ranking import RankingConsolidationTrainer
 from hf_kfc.training import ConsolidationArguments
 
-LEARNING_RATE = 0.05
+from .data import FOR_EVALUATION, Collator, make_examples
+from .models import RANKERS
+from .priors import make_prior
+from .reference import DensePenalty, Step, reference_step
+from .trainings import LEARNING_RATE, Recorder, arguments, assert_near, full
+
 TRAINS_SHARDED = hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
 """Whether the Trainer trains what ``DistributedConfig`` has sharded; 5.17 would wrap it in DDP."""
 CHECKPOINTING = (
@@ -38,7 +40,7 @@ class Case:
     """One training run.
 
     Args:
-        model: Key of ``MODELS``.
+        model: Key of ``RANKERS``.
         sharded: With FSDP2.
         accumulation: Micro-batches in an optimizer step.
         batch_size: Examples in a micro-batch.
@@ -100,7 +102,7 @@ class Case:
 
     def priors(self) -> list[ConsolidationPrior]:
         """Two priors; the second leaves a layer free."""
-        model = MODELS[self.model]()
+        model = RANKERS[self.model]()
         return [
             make_prior(model, "mixed", task="first", seed=1),
             make_prior(model, "kronecker", task="second", seed=2, ignore=["classifier.*"]),
@@ -117,51 +119,6 @@ def _dense_penalty(model: str) -> DensePenalty:
     return DensePenalty(case.priors(), case.strengths, case.damping)
 
 
-def full(tensor: Tensor) -> Tensor:
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().clone()
-
-
-class Recorder(TrainerCallback):
-    """Keeps parameters and gradients as they are right before each optimizer step."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-
-    def on_pre_optimizer_step(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
-        named = dict(model.named_parameters())
-        self.steps.append(
-            (
-                {n: full(p) for n, p in named.items()},
-                {n: full(p.grad) for n, p in named.items() if p.grad is not None},
-            )
-        )
-
-
-def arguments(
-    directory: Path | str,
-    settings: type[ConsolidationArguments] = ConsolidationArguments,
-    **changes: Any,
-) -> ConsolidationArguments:
-    """Plain SGD on the CPU that logs every step and writes nothing."""
-    defaults: dict[str, Any] = {
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "optim": "sgd",
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "num_train_epochs": 1,
-        "strengths": [0.3],
-    }
-    return settings(str(directory), **(defaults | changes))
-
-
 def make_trainer(
     case: Case, directory: Path
 ) -> tuple[RankingConsolidationTrainer, Recorder, Collator]:
@@ -176,7 +133,7 @@ def make_trainer(
         num_train_epochs=case.epochs,
         **dict(case.arguments),
     )
-    model = MODELS[case.model]()
+    model = RANKERS[case.model]()
     if case.sharded:
         model.save_pretrained(directory / "model")  # by the first process alone
         dist.barrier()
@@ -239,7 +196,7 @@ def windows(case: Case, ranks: Sequence[dict[str, Any]]) -> Iterator[list[list[i
 
 def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
     """Every process had the reference's gradient, step and log at every optimizer step."""
-    model, data, penalty = MODELS[case.model](), make_examples(case.examples), case.penalty()
+    model, data, penalty = RANKERS[case.model](), make_examples(case.examples), case.penalty()
     expected = list(windows(case, ranks))
     assert expected
     for rank in ranks:
@@ -264,13 +221,6 @@ def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
                 stepped = parameters[name] - LEARNING_RATE * gradient
                 assert_near(following[index][name], stepped, f"{name} after the step")
             _check_log(rank["logs"][index], reference)
-
-
-def assert_near(actual: Tensor, expected: Tensor, name: str) -> None:
-    """A float32 result equals a float64 one."""
-    torch.testing.assert_close(
-        actual.double(), expected.double(), rtol=1e-4, atol=1e-5, msg=lambda m: f"{name}: {m}"
-    )
 
 
 def _check_log(log: dict[str, float], reference: Step) -> None:
