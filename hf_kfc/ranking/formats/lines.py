@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+import datasets
+from tqdm.auto import tqdm
+
 from ...errors import DataError
 from ..problems import Problems
 
-__all__ = ["read_json_lines", "read_lines", "read_text"]
+__all__ = ["read_json_lines", "read_lines", "read_text", "watch_lines"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -56,6 +59,25 @@ def read_lines(path: str | Path, problems: Problems | None = None) -> Iterator[t
         except _DAMAGED:
             message = f"damaged gzip data after line {number}; fetch the file again"
             problems("damaged gzip data", f"{path}:{number + 1}", message)
+
+
+def watch_lines(path: Path, name: str, problems: Problems) -> Iterator[tuple[int, str]]:
+    """Read the lines of a large file by :func:`read_lines`, behind a progress bar.
+
+    Args:
+        path: The file.
+        name: What the bar calls it.
+        problems: As of :func:`read_lines`.
+    """
+    return iter(
+        tqdm(
+            read_lines(path, problems),
+            desc=f"reading {name}",
+            unit=" lines",
+            unit_scale=True,
+            disable=datasets.are_progress_bars_disabled(),
+        )
+    )
 
 
 def read_json_lines(

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import cast
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
-import datasets
-from tqdm.auto import tqdm
-
 from ..concepts import concept_from_names
-from ..formats.lines import read_lines
+from ..formats.lines import watch_lines
 from ..problems import Problems
 from ..schema import Concept
 
@@ -69,13 +66,7 @@ def _records(path: Path, problems: Problems) -> Iterator[tuple[str, Element]]:
     parser: XMLPullParser[Element] = XMLPullParser(["end"])
     number = 0
     try:
-        for number, line in tqdm(
-            read_lines(path, problems),
-            desc=f"reading {path.name}",
-            unit=" lines",
-            unit_scale=True,
-            disable=datasets.are_progress_bars_disabled(),
-        ):
+        for number, line in watch_lines(path, path.name, problems):
             parser.feed(line + "\n")
             for _, element in cast("Iterator[tuple[str, Element]]", parser.read_events()):
                 if element.tag in _RECORDS:

@@ -10,12 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
-from tqdm.auto import tqdm
-
 from ...errors import DataError
 from ..concepts import concept_from_names
-from ..formats.lines import read_lines
+from ..formats.lines import read_lines, watch_lines
 from ..problems import Problems, refuse_text
 from ..schema import Concept
 
@@ -185,13 +182,7 @@ def _rows(
     """Yield the place and the fields of each row, and see to it that the rows are sorted."""
     previous = ""
     for path in paths:
-        for number, line in tqdm(
-            read_lines(path, problems),
-            desc=f"reading {kind}",
-            unit=" rows",
-            unit_scale=True,
-            disable=datasets.are_progress_bars_disabled(),
-        ):
+        for number, line in watch_lines(Path(path), kind, problems):
             where = f"{path}:{number}"
             if not _ROWS[kind].fullmatch(line):
                 message = f"not a row of {kind}: {line[:80]!r}; correct it or fetch the file again"
