@@ -47,7 +47,24 @@ class Products(Operator):
         return KroneckerSum.of([*self.kronecker_terms(), *others])
 
 
-class Kronecker(Products):
+class _Factors(Products):
+    """What products of stored factors A and G have in common.
+
+    Args:
+        A: Input factor, or those of several products stacked.
+        G: Output factor, or those of several products stacked.
+    """
+
+    tensor_names = factor_names = ("A", "G")
+    input_names = column_names = ("A",)
+    holds_factors = True
+
+    def __init__(self, A: Tensor, G: Tensor) -> None:
+        self.A = A
+        self.G = G
+
+
+class Kronecker(_Factors):
     """F = G ⊗ A, so F·Δ = G Δ A (Martens & Grosse 2015; McInerney et al. 2021, arXiv:2111.06012).
 
     A factor given as a vector is a diagonal matrix: the input factor of an embedding, whose inputs
@@ -59,13 +76,6 @@ class Kronecker(Products):
     """
 
     kind = "kronecker"
-    tensor_names = factor_names = ("A", "G")
-    input_names = column_names = ("A",)
-    holds_factors = True
-
-    def __init__(self, A: Tensor, G: Tensor) -> None:
-        self.A = A
-        self.G = G
 
     @property
     @override
@@ -98,7 +108,7 @@ class Kronecker(Products):
         return bad_factor("A", self.A, p) + bad_factor("G", self.G, q)
 
 
-class KroneckerSum(Products):
+class KroneckerSum(_Factors):
     """F = Σ_s G_s ⊗ A_s, so F·Δ = Σ_s G_s Δ A_s.
 
     Args:
@@ -108,13 +118,6 @@ class KroneckerSum(Products):
     """
 
     kind = "kronecker_sum"
-    tensor_names = factor_names = ("A", "G")
-    input_names = column_names = ("A",)
-    holds_factors = True
-
-    def __init__(self, A: Tensor, G: Tensor) -> None:
-        self.A = A
-        self.G = G
 
     @classmethod
     def of(cls, terms: Sequence[KroneckerTerm]) -> Self:
