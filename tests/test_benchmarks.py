@@ -43,7 +43,8 @@ def load(path: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, Path(path).stem, module)
     spec.loader.exec_module(module)
-    for name, value in ({"OLD": "articles", "NEW": "patients"} | changes).items():
+    tasks = {"OLD": "articles", "NEW": "patients"} if hasattr(module, "OLD") else {}
+    for name, value in (tasks | changes).items():
         assert hasattr(module, name)
         monkeypatch.setattr(module, name, value)
     return module
@@ -71,3 +72,20 @@ def test_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert benchmark._cost_table([comparison, comparison]).count("\n") == 4
     table = benchmark._membership_table(stage.audit())
     assert "| whole | published |" in table and "test mentions" in table
+
+
+def test_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("privacy/span.py", monkeypatch, WIDTH=48, VOCABULARY=200)
+    before, after = (benchmark.attacked(30, least) for least in (0, 10))
+    assert before.auc > after.auc
+
+
+def test_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "privacy"))
+    sizes = {"OLD_EXAMPLES": 64, "CURVATURE_EXAMPLES": 32, "MULTIPLES": (1.0,)}
+    benchmark = load("privacy/unseen.py", monkeypatch, RANKER=RANKER, LEARNING=LEARNING, **sizes)
+    comparison, counts = benchmark.compare(DATA)
+    assert benchmark.table(comparison).count("\n") == 5
+    kept = counts["tokens kept"]
+    assert kept["as estimated"] > kept["rare rows dropped"] > 0
+    assert abs(kept["rare tokens unseen"] - kept["rare rows dropped"]) <= 1  # the unknown one
