@@ -235,6 +235,33 @@ def test_exact_is_the_mean_over_labels_that_the_model_draws(family: Family) -> N
     torch.testing.assert_close(alone[0], sampled[7])
 
 
+@pytest.mark.parametrize("scores", [1, 2])
+def test_the_penalty_of_numbers_is_the_rise_of_the_models_own_loss(scores: int) -> None:
+    """A linear head's MSE is a quadratic: ½ ΔᵀFΔ is its rise, so that N_old / (2 N_new) fits it."""
+    model = bert(BertForSequenceClassification, num_labels=scores, problem_type="regression")
+    model.train(False)
+    model.bert.requires_grad_(False)
+    rows = [
+        {"input_ids": torch.randint(2, VOCABULARY, (6,)), "labels": torch.randn(scores)}
+        for _ in range(4)
+    ]
+    gradients = per_example_gradients(model, rows, collate, "exact")
+    delta = {name: torch.randn_like(p) for name, p in model.classifier.named_parameters()}
+    along = sum((gradients[f"classifier.{n}"] * d).flatten(1).sum(1) for n, d in delta.items())
+    assert isinstance(along, Tensor)
+
+    def loss(step: float) -> Tensor:
+        moved = {n: p + step * delta[n] for n, p in model.classifier.named_parameters()}
+        batch = collate(rows)
+        pooled = model.bert(batch["input_ids"], batch["attention_mask"])[1]
+        logits = torch.func.functional_call(model.classifier, moved, (pooled,))
+        found: Tensor = model.loss_function(batch["labels"], logits, model.config) * scores
+        return found
+
+    rise = (loss(1.0) + loss(-1.0)) / 2 - loss(0.0)
+    torch.testing.assert_close(rise, along.square().sum() / len(rows) / 2)
+
+
 # --- question answering ---
 
 

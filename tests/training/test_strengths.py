@@ -77,7 +77,7 @@ def test_a_large_data_set_is_counted_in_part() -> None:
     [
         ({"start_positions": [1, 2], "end_positions": [3, 4]}, 8),
         ({"input_ids": [[1, 2], [3, 4]]}, 4),
-        ({"start_positions": [[1.0, 0.5], [0.0, 1.0]]}, 8),
+        ({"start_positions": [[-100.0, 0.5], [0.0, 1.0]]}, 8),
     ],
     ids=["answers", "none", "several_numbers"],
 )
