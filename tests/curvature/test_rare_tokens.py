@@ -3,19 +3,14 @@
 import pytest
 import torch
 from tiny.data import choices, pad_choices
-from tiny.models import bert
+from tiny.models import bert, gpt2, t5
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
     PreTrainedModel,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from hf_kfc import CurvatureArguments
@@ -24,24 +19,15 @@ from hf_kfc.curvature.rare_tokens import RareTokens
 from hf_kfc.errors import CurvatureError
 
 PAD, UNKNOWN, RARE, OTHER, VOCABULARY, LENGTH = 0, 1, 20, 21, 24, 6
-BERT = BertConfig(
-    vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-    intermediate_size=8, max_position_embeddings=8, num_labels=3, pad_token_id=PAD,
-)  # fmt: skip
+SIZES = {"vocab_size": VOCABULARY, "initializer_range": 0.02}
+TEXTS = {**SIZES, "num_labels": 3, "pad_token_id": PAD}
 MODELS = {
-    "sequences": lambda: BertForSequenceClassification(BERT),
-    "tokens": lambda: BertForTokenClassification(BERT),
-    "masked": lambda: BertForMaskedLM(BERT),
-    "causal": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=8, n_layer=1, n_head=2, n_positions=8)
-    ),
-    "text to text": lambda: T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
-            decoder_start_token_id=PAD,
-        )
-    ),
-}  # fmt: skip
+    "sequences": lambda: bert(BertForSequenceClassification, **TEXTS),
+    "tokens": lambda: bert(BertForTokenClassification, **TEXTS),
+    "masked": lambda: bert(BertForMaskedLM, **TEXTS),
+    "causal": lambda: gpt2(**SIZES),
+    "text to text": lambda: t5(vocab_size=VOCABULARY, decoder_start_token_id=PAD),
+}
 LANGUAGE = ("masked", "causal", "text to text")
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import models
 from tiny.curvatures import LABELS, assert_equal_matrices, dense, images
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    BartConfig,
     BartForQuestionAnswering,
-    BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     PreTrainedModel,
@@ -43,33 +42,11 @@ ENDS = ("start_positions", "end_positions")
 
 
 def bert(made: type[PreTrainedModel], **settings: Any) -> Any:
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=12,
-        max_position_embeddings=20,
-        initializer_range=0.5,
-        **settings,
-    )
-    return made(config).double()
+    return models.bert(made, vocab_size=VOCABULARY, max_position_embeddings=20, **settings)
 
 
 def bart(**_: Any) -> Any:
-    config = BartConfig(
-        vocab_size=VOCABULARY,
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=12,
-        decoder_ffn_dim=12,
-        max_position_embeddings=20,
-        init_std=0.5,
-    )
-    return BartForQuestionAnswering(config).double()
+    return models.bart(BartForQuestionAnswering, vocab_size=VOCABULARY, init_std=0.5)
 
 
 def collate(rows: Rows, extra: int = 0) -> dict[str, Tensor]:

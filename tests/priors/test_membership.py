@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tiny.layers import Mlp
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.curvature import CurvatureArguments
@@ -13,15 +13,6 @@ from hf_kfc.priors.privacy import without_rare_inputs
 from .test_privacy import Bag, data
 
 KINDS = ["diagonal", "kronecker", "kronecker_eigen"]
-
-
-class Classifier(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(width, 2)
-
-    def forward(self, x: Tensor) -> SequenceClassifierOutput:
-        return SequenceClassifierOutput(logits=self.head(x))
 
 
 def vectors(count: int, width: int) -> list[dict[str, Tensor]]:
@@ -64,23 +55,23 @@ def test_the_interval_holds_the_true_value_nineteen_times_in_twenty():
 
 
 def test_members_are_told_where_few_of_them_shape_many_directions():
-    members, others, model = vectors(30, 60), vectors(30, 60), Classifier(60)
+    members, others, model = vectors(30, 60), vectors(30, 60), Mlp(60, 2)
     told = told_apart(estimate(model, members), model, members, others)
-    assert told.keys() == {"loss", "inputs of head"}
-    assert told["inputs of head"].auc > 0.99
+    assert told.keys() == {"loss", "inputs of net.0"}
+    assert told["inputs of net.0"].auc > 0.99
     assert told["loss"].low < 0.5 < told["loss"].high
 
 
 def test_members_are_not_told_where_they_are_many():
-    members, others, model = vectors(2000, 4), vectors(500, 4), Classifier(4)
-    told = told_apart(estimate(model, members), model, members, others)["inputs of head"]
+    members, others, model = vectors(2000, 4), vectors(500, 4), Mlp(4, 2)
+    told = told_apart(estimate(model, members), model, members, others)["inputs of net.0"]
     assert told.low < 0.5 < told.high
     assert told.high - told.low < 0.06
 
 
 @pytest.mark.parametrize("kind", ["kronecker", "kronecker_eigen"])
 def test_the_score_of_a_layer_is_minus_the_leverage_of_its_inputs(kind):
-    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5)
+    members, others, model = vectors(20, 5), vectors(15, 5), Mlp(5, 2)
     prior = estimate(model, members, kind)
     (block,) = prior.curvature.blocks
     fisher = block.operator.matrix(2, 6).reshape(2, 6, 2, 6)
@@ -91,7 +82,7 @@ def test_the_score_of_a_layer_is_minus_the_leverage_of_its_inputs(kind):
         a = torch.stack([torch.cat([e["x"], torch.ones(1)]) for e in examples])
         return -torch.einsum("na,ab,nb->n", a, inverse, a)
 
-    told = told_apart(prior, model, members, others)["inputs of head"]
+    told = told_apart(prior, model, members, others)["inputs of net.0"]
     expected = area_under_curve(scores(members), scores(others))
     assert (told.auc, told.low, told.high) == pytest.approx(expected, abs=1e-9)
 
@@ -128,7 +119,7 @@ def test_the_loss_is_scored_without_the_prior():
 
 
 def test_the_batch_size_changes_nothing_and_the_model_is_left_as_it_was():
-    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5).train()
+    members, others, model = vectors(20, 5), vectors(15, 5), Mlp(5, 2).train()
     prior = estimate(model, members)
     whole = told_apart(prior, model, members, others)
     parts = told_apart(prior, model, members, others, batch_size=3)
@@ -142,12 +133,12 @@ def test_too_few_examples_and_another_model_are_refused():
     prior = estimate(model, examples)
     with pytest.raises(PriorError, match="1 members and 39 non-members are too few"):
         membership_auc(prior, model, examples[:1], examples[1:], default_collate)
-    with pytest.raises(PriorError, match="does not fit Classifier"):
-        membership_auc(prior, Classifier(3), examples, examples, default_collate)
+    with pytest.raises(PriorError, match="does not fit Mlp"):
+        membership_auc(prior, Mlp(3, 2), examples, examples, default_collate)
 
 
 def test_a_model_that_gives_no_numbers_is_refused():
-    members, others, model = vectors(20, 5), vectors(15, 5), Classifier(5)
+    members, others, model = vectors(20, 5), vectors(15, 5), Mlp(5, 2)
     prior = estimate(model, members)
     others[0]["x"][0] = torch.nan
     with pytest.raises(PriorError, match="NaN for 1 of 15 non-members"):

@@ -5,12 +5,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny.layers import Mlp
 from tiny.priors import (
     PROVENANCE,
     assert_equal_priors,
@@ -21,7 +21,6 @@ from tiny.priors import (
 )
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import (
     OPERATORS,
@@ -158,20 +157,10 @@ def test_l2(tmp_path: Path) -> None:
     loaded.check(source)
 
 
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-        self.config = SimpleNamespace(_name_or_path="org/model", _commit_hash="abc123")
-
-    def forward(self, x: Tensor) -> SequenceClassifierOutput:
-        return SequenceClassifierOutput(logits=self.net(x))
-
-
 @pytest.mark.parametrize("kind", ["diagonal", "kronecker", "kronecker_eigen"])
 def test_estimated_round_trip(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    source = Classifier()
+    source = Mlp()
     data = [{"x": torch.randn(4), "labels": torch.tensor(i % 3)} for i in range(6)]
     saved = ConsolidationPrior.estimate(
         source, data, default_collate, CurvatureArguments(curvature=kind), task="old"

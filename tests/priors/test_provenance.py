@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny.layers import Mlp
 from tiny.models import bert
 from tiny.priors import PROVENANCE, model
-from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import BertForMultipleChoice
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import PriorError
@@ -25,14 +24,11 @@ from hf_kfc.priors import ConsolidationPrior, Provenance
 LIBRARIES = ("hf_kfc", "torch", "transformers", "datasets", "accelerate", "safetensors")
 
 
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-        self.config = SimpleNamespace(_name_or_path="org/model", _commit_hash="abc123")
-
-    def forward(self, x: Tensor) -> SequenceClassifierOutput:
-        return SequenceClassifierOutput(logits=self.layer(x))
+def classifier() -> Mlp:
+    """A model that says what it was made of."""
+    made = Mlp()
+    made.config = SimpleNamespace(_name_or_path="org/model", _commit_hash="abc123")
+    return made
 
 
 def estimated(**settings: Any) -> ConsolidationPrior:
@@ -41,7 +37,7 @@ def estimated(**settings: Any) -> ConsolidationPrior:
         curvature="kronecker", labels="exact", sharing="reduce", max_curvature_examples=5
     )
     return ConsolidationPrior.estimate(
-        Classifier(), data, default_collate, arguments, task="old", **settings
+        classifier(), data, default_collate, arguments, task="old", **settings
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tiny.models import bert
 from torch import Tensor
 from torch.utils.data import default_collate
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.priors.membership import area_under_curve
@@ -26,12 +27,16 @@ QUERY = "bert.encoder.layer.0.attention.self.query"
 
 
 def model() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=LENGTH,
-    )  # fmt: skip
-    return BertForSequenceClassification(config)
+    made: BertForSequenceClassification = bert(
+        BertForSequenceClassification,
+        seed=0,
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=16,
+        max_position_embeddings=LENGTH,
+        initializer_range=0.02,
+    )
+    return made
 
 
 def texts() -> list[dict[str, Tensor]]:

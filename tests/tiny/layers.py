@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -158,11 +159,14 @@ def examples(inputs: Sequence[Tensor]) -> list[Example]:
 
 
 class Mlp(nn.Module):
-    """Two layers and an in-place activation on ``x`` [N, 4]."""
+    """Layers of given widths with in-place activations between them, on ``x`` [N, widths[0]]."""
 
-    def __init__(self) -> None:
+    def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, CLASSES))
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths or (4, 5, CLASSES)):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+        self.net = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> SequenceClassifierOutput:
         return SequenceClassifierOutput(logits=self.net(x))

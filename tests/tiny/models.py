@@ -219,7 +219,7 @@ def ranking_cnn(dropout: float = 0.0) -> CnnForMultipleChoice:
 RANKERS: dict[str, Callable[..., PreTrainedModel]] = {"bert": ranking_bert, "cnn": ranking_cnn}
 
 
-def writer(attention_dropout: float = 0.0) -> LlamaForCausalLM:
+def text_llama(attention_dropout: float = 0.0) -> LlamaForCausalLM:
     """A Llama; its loss is divided by the labelled tokens of all micro-batches."""
     model: LlamaForCausalLM = llama(
         seed=0,
@@ -230,7 +230,7 @@ def writer(attention_dropout: float = 0.0) -> LlamaForCausalLM:
     return model
 
 
-def translator() -> T5ForConditionalGeneration:
+def text_t5() -> T5ForConditionalGeneration:
     """A T5, always the same."""
     return t5(seed=0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny.data import labelled, pad, texts
-from tiny.models import classifier, writer
+from tiny.models import classifier, text_llama
 from tiny.priors import make_prior, prior_of
 from tiny.trainings import gradients, train
 from torch import nn
@@ -100,17 +100,17 @@ def test_patterns() -> None:
 
 
 @pytest.mark.parametrize("kind", ["kronecker", "diagonal", "identity", "mixed"])
-@pytest.mark.parametrize("make", [classifier, writer], ids=["bert", "llama"])
+@pytest.mark.parametrize("make", [classifier, text_llama], ids=["bert", "llama"])
 def test_new_tokens_are_free_and_old_ones_held(make: Any, kind: str) -> None:
     """Of the embedding, and of the output embedding that grows with it."""
-    ignore = ["*norm*"] if make is writer else []
+    ignore = ["*norm*"] if make is text_llama else []
     prior, model = make_prior(make(), kind, ignore=ignore), make()
     before = penalty_gradients(model, prior)
     model.resize_token_embeddings(23)
     found = penalty_gradients(model, prior)
     assert found.keys() == before.keys()
     grown = [name for name in found if len(found[name]) == 23]
-    assert len(grown) == (2 if make is writer else 1)
+    assert len(grown) == (2 if make is text_llama else 1)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient[: len(before[name])], before[name], msg=name)
         assert not gradient[len(before[name]) :].any()
@@ -201,7 +201,7 @@ def test_two_copies_are_refused_with_both_prefixes() -> None:
 
 def test_nothing_in_common() -> None:
     with pytest.raises(PriorError, match=r"and \d+ more; the prior knows nothing of") as error:
-        fit(prior_of(classifier()), writer())
+        fit(prior_of(classifier()), text_llama())
     assert len(str(error.value)) < 700
 
 
@@ -243,10 +243,10 @@ def test_prompt_tuning_is_refused_as_what_it_is(tmp_path: Path) -> None:
         peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
         peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
     ):
-        model = peft.get_peft_model(writer(), config)
+        model = peft.get_peft_model(text_llama(), config)
         name = config.peft_type.value.replace("_", " ").lower()
         with pytest.raises(ConsolidationError, match=f"{name} trains vectors beside.*use LoRA"):
-            train(ConsolidationTrainer, model, texts(), tmp_path, [prior_of(writer())])
+            train(ConsolidationTrainer, model, texts(), tmp_path, [prior_of(text_llama())])
 
 
 def test_a_prior_of_the_base_model_under_adapters() -> None:

@@ -11,7 +11,7 @@ import torch
 from launching import launch_two
 from text_worker import CASES
 from tiny.data import labelled, pad, texts
-from tiny.models import classifier, translator, writer
+from tiny.models import classifier, text_llama, text_t5
 from tiny.priors import prior_of
 from tiny.trainings import gradients, train
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ BASES: dict[str, tuple[type[Trainer], type[Trainer], type[TrainingArguments]]] =
     "seq2seq_ours": (Seq2SeqTrainer, ConsolidatedSeq2Seq, ConsolidationArguments),
     "scaled": (Scaled, ConsolidatedScaled, TrainingArguments),
 }
-MODELS = [(writer, texts), (translator, texts), (classifier, labelled)]
+MODELS = [(text_llama, texts), (text_t5, texts), (classifier, labelled)]
 
 
 def weighted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -87,7 +87,7 @@ def with_and_without_function(bases: Any, models: Any) -> list[Any]:
         for name, base in bases.items()
         for model in models
         for func in (None, weighted)
-        if not func or (name in ("plain", "seq2seq") and model[0] is not translator)
+        if not func or (name in ("plain", "seq2seq") and model[0] is not text_t5)
     ]
 
 
@@ -191,10 +191,10 @@ def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
     plain, ours = (
         train(
             kind,
-            writer(attention_dropout=0.2),
+            text_llama(attention_dropout=0.2),
             texts(),
             tmp_path,
-            [prior_of(writer())],
+            [prior_of(text_llama())],
             ConsolidationConfig(strengths=[0.0]),
             gradient_accumulation_steps=4,
             bf16=True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny.models import VOCABULARY, classifier, writer
+from tiny.models import VOCABULARY, classifier, text_llama
 from tiny.priors import prior_of
 from tiny.trainings import Recorder, gradients
 from tokenizers import Tokenizer
@@ -46,7 +46,7 @@ def sentences(seed: int) -> list[str]:
 
 def from_disk(folder: Path) -> LlamaForCausalLM:
     """TRL reads the model's folder again."""
-    writer().save_pretrained(folder / "model")
+    text_llama().save_pretrained(folder / "model")
     model = LlamaForCausalLM.from_pretrained(folder / "model")
     assert isinstance(model, LlamaForCausalLM)
     return model
@@ -114,8 +114,8 @@ ARGUMENTS: dict[str, Any] = {
     "gradient_accumulation_steps": 2,
 }
 KINDS: dict[str, tuple[Any, Any]] = {
-    "sft": (fine_tuning, writer),
-    "dpo": (preferences, writer),
+    "sft": (fine_tuning, text_llama),
+    "dpo": (preferences, text_llama),
     "embeddings": (embeddings, lambda: classifier().bert),
 }
 

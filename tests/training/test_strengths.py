@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import models
 from tiny.data import LENGTHS, labelled, pad, texts
-from tiny.models import VOCABULARY, classifier, translator, writer
+from tiny.models import VOCABULARY, classifier, text_llama, text_t5
 from tiny.priors import prior_of
 from transformers import GPT2LMHeadModel, TrainingArguments
 
@@ -35,9 +35,9 @@ def trainer_of(model: Any, rows: Any, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("make", "rows", "labels"),
     [
-        (writer, texts, sum(LENGTHS) - 8),
+        (text_llama, texts, sum(LENGTHS) - 8),
         (gpt2, texts, sum(LENGTHS) - 8),
-        (translator, texts, sum(LENGTHS)),
+        (text_t5, texts, sum(LENGTHS)),
         (classifier, labelled, 8),
     ],
 )
@@ -55,7 +55,7 @@ def test_the_default(
 
 
 def test_another_data_set_is_counted_anew(tmp_path: Path) -> None:
-    trainer = trainer_of(writer(), texts(), tmp_path)
+    trainer = trainer_of(text_llama(), texts(), tmp_path)
     before = trainer.strengths
     trainer.train_dataset = texts((6, 6))
     assert trainer.strengths == [16 / (2 * 10)] != before

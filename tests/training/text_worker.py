@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tiny.cases import TRAINS_SHARDED
 from tiny.data import labelled, texts
-from tiny.models import classifier, writer
+from tiny.models import classifier, text_llama
 from tiny.priors import prior_of
 from tiny.trainings import train
 from torch import distributed as dist
@@ -25,7 +25,7 @@ CASES = ["averaged", "apart", "mean", *["sharded"] * TRAINS_SHARDED]
 def make(case: str, folder: Path) -> PreTrainedModel:
     """A model whose loss is divided by all tokens, or is a mean over the micro-batch."""
     if case in ("averaged", "apart"):
-        return writer()
+        return text_llama()
     model: PreTrainedModel = classifier()
     if case == "sharded":
         model.save_pretrained(folder / "model")
@@ -48,7 +48,7 @@ def run(case: str, folder: Path) -> list[Any]:
             make(case, folder),
             rows,
             folder,
-            [prior_of(classifier() if rows[0]["labels"].ndim == 0 else writer())],
+            [prior_of(classifier() if rows[0]["labels"].ndim == 0 else text_llama())],
             ConsolidationConfig(strengths=[0.7], damping=0.0),
             gradient_accumulation_steps=1 if case == "sharded" else 2,
             learning_rate=0.05,
