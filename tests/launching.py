@@ -19,7 +19,7 @@ TIMEOUT = 240.0
 def launch_two(worker: str | Path, folder: Path) -> dict[str, list[Any]]:
     """Start a worker, by its path in this folder, and return the ``results.pt`` it leaves."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(" ")]
-    port = ["--main_process_port", str(_free_port())]
+    port = ["--main_process_port", str(free_port())]
     process = subprocess.Popen(
         [*launcher, *port, str((HERE / worker).with_suffix(".py")), str(folder)],
         env=os.environ | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"},
@@ -37,7 +37,7 @@ def launch_two(worker: str | Path, folder: Path) -> dict[str, list[Any]]:
     return results
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from launching import LAUNCH, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "recipes" / "data"
@@ -24,7 +24,6 @@ TINY = (
     *("--max_test_examples", "32", "--num_train_epochs", "1", "--learning_rate", "0.01"),
 )
 SMALL_CNN = ("--hidden_size", "8", "--vocab_size", "500")
-TWO = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 TIMEOUT = 120.0
 
 
@@ -115,7 +114,7 @@ class Recipes:
         self, recipe: str, *arguments: object, environment: Mapping[str, str] | None = None
     ) -> Result:
         """Run a recipe by ``accelerate launch`` in two processes."""
-        launcher = f"accelerate.commands.launch {TWO} --main_process_port {_free_port()}"
+        launcher = f"accelerate.commands.launch {LAUNCH} --main_process_port {free_port()}"
         return self.start(recipe, *arguments, launcher=launcher, environment=environment)
 
     def leftovers(self) -> list[str]:
@@ -136,9 +135,3 @@ def content(directory: Path) -> dict[str, str | None]:
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in directory.rglob("*")
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
