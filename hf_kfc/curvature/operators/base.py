@@ -188,7 +188,7 @@ class Operator(ABC):
             basis: Of a block of the same shape.
 
         Raises:
-            CurvatureError: See :meth:`inner`.
+            CurvatureError: Only the matrix tells, and the block is too large for it.
         """
         q, p = shape = (basis.values.shape[0], basis.values.shape[1])
         if terms := self.kronecker_terms():
@@ -214,7 +214,7 @@ class Operator(ABC):
             shape: (q, p).
 
         Raises:
-            CurvatureError: See :meth:`inner`.
+            CurvatureError: Only the matrix tells, and the block is too large for it.
         """
         if terms := self.kronecker_terms():
             return torch.stack([trace(term.A) * trace(term.G) for term in terms]).sum()

@@ -44,7 +44,7 @@ class Bm25Retriever(SparseRetriever):
 
     @staticmethod
     def normalised(text: str) -> str:
-        """See :meth:`SparseRetriever.normalised`."""
+        """Fold case and marks, and keep the words."""
         text = folded(text)
         return " ".join((_ASCII_WORD if text.isascii() else _WORD).findall(text))
 

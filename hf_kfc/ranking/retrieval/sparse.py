@@ -133,9 +133,14 @@ class SparseRetriever(ABC):
         return len(self._postings.owners)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """See :meth:`Retriever.search`.
+        """Find the best concepts for each query; queries that normalise alike are searched once.
 
-        Queries that are the same once normalised are searched once.
+        Args:
+            queries: Texts to search for.
+            k: How many concepts to return.
+
+        Returns:
+            For each query its hits, the best first.
 
         Raises:
             DataError: ``k`` is not positive, or the queries are one text.

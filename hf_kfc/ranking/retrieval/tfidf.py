@@ -32,7 +32,7 @@ class TfidfRetriever(SparseRetriever):
 
     @staticmethod
     def normalised(text: str) -> str:
-        """See :meth:`SparseRetriever.normalised`."""
+        """Fold case and marks, and keep one space between words."""
         return " ".join(folded(text).split())
 
     @staticmethod
