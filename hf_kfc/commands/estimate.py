@@ -72,7 +72,9 @@ def report(options: argparse.Namespace) -> Report:
 
 def _device(name: str | None) -> torch.device:
     try:
-        return torch.device(name or torch.accelerator.current_accelerator() or "cpu")
+        return torch.device(
+            name or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        )
     except RuntimeError as error:
         raise ConsolidationError(
             f"device '{name}' is unknown ({error}); give cpu or cuda"

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
+from hf_kfc.commands import estimate as estimate_command
 from hf_kfc.commands import plugins
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.ranking import train_tokenizer
@@ -345,3 +346,13 @@ def test_a_prior_is_published_and_kept(tier, run, hub, tmp_path, monkeypatch):
     there = ConsolidationPrior.from_pretrained("org/tier-kfc")
     assert result.values["published"] == str(there.source)
     assert there.provenance.min_examples is not None
+
+
+def test_a_build_for_an_accelerator_that_is_not_there_runs_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def built_for(check_available: bool = False) -> torch.device | None:
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr("torch.accelerator.current_accelerator", built_for)
+    assert estimate_command._device(None) == torch.device("cpu")
