@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
-from ..curvature_arguments import CurvatureArguments, Labels, Products
+from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
 from .accumulators import (
-    Accumulator,
-    LayerBatch,
     LayerChangedError,
-    make_accumulators,
-    rotate_accumulators,
-    valid_positions,
 )
-from .batches import Collate, refuse_other_data, to_device
+from .batches import Collate, refuse_other_data
 from .blocks import Curvature
-from .capture import Use, capture, frozen, learning
-from .checkpoint import CurvatureCheckpoint, Sums, identity_of
-from .discovery import Layer, refuse, survey, unwrapped
-from .fallback import PerExampleSquares
-from .frozen_linear import FrozenLinear
-from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers
-from .likelihood import Outputs, logit_gradients
+from .capture import frozen
+from .discovery import refuse, survey, unwrapped
 from .objective import (
     Forward,
     PositionMask,
     default_forward,
     default_position_mask,
-    refuse_other_loss,
 )
-from .positions import Positions, PositionsError
-from .rare_tokens import RareTokens, labels_are_tokens, unknown_token
-from .sides import find_sides, has_sides, masks_by_side
+from .passes import Estimate
+from .rare_tokens import unknown_token
 
 __all__ = ["estimate_curvature"]
 
 logger = logging.getLogger(__name__)
-
-NEVER = "never called with a tensor in the forward pass"
-TOGETHER = "the logits of an example depend on the others of its batch"
-DEPENDS = "the model's computation depends on its input"
 
 
 def estimate_curvature(
@@ -139,7 +119,7 @@ def estimate_curvature(
     indices = _choose_examples(len(dataset), args)
     args = replace(args, unknown_token_id=unknown_token(args, data_collator, len(indices)))
     collate = Collate(model, data_collator, forward is not default_forward)
-    run = _Run(
+    run = Estimate(
         model,
         dataset,
         collate,
@@ -160,379 +140,6 @@ def estimate_curvature(
             else:
                 run.tell(curvature)
                 return curvature
-
-
-@dataclass
-class _Run:
-    """What all passes of one estimate have in common."""
-
-    model: nn.Module
-    dataset: Any
-    collate: Collate
-    args: CurvatureArguments
-    forward: Forward
-    position_mask: PositionMask
-    layers: Sequence[Layer]
-    indices: Sequence[int]
-    without_rule: dict[str, str]
-    """Why parameters have their diagonal by one example at a time."""
-    diagonal: dict[str, str] = field(default_factory=dict)
-    """Why layers with factors have their diagonal only."""
-    sides: dict[tuple[str, int], str] = field(default_factory=dict)
-    rare: RareTokens | None = None
-    labels_are_tokens: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether the masks are those of an encoder and a decoder."""
-        return self.position_mask is default_position_mask and has_sides(self.model)
-
-    def estimate(self, ignored: Sequence[str], folder: Path | None, seconds: float) -> Curvature:
-        """Find out how the layers are used, then sum over the examples, once or twice."""
-        args, count = self.args, len(self.indices)
-        uses = self.discover()
-        if args.min_token_examples and self.rare is None:
-            self.rare = self.count_tokens()
-        accumulators = make_accumulators(
-            self.layers, uses, args.curvature, args.sharing, args.products, self.diagonal
-        )
-        rest = PerExampleSquares(self.model, self.without_rule) if self.without_rule else None
-        checkpoint = None if folder is None else self.checkpoint(folder, seconds)
-        try:
-            self.accumulate(accumulators, "curvature", checkpoint, rest)
-            if args.curvature == "kronecker_eigen":
-                rotated = rotate_accumulators(accumulators, count)
-                if rotated:
-                    self.accumulate(rotated, "eigenvalues", checkpoint)
-                accumulators |= rotated
-        except LayerChangedError:
-            if checkpoint:
-                checkpoint.clear()  # its sums are of other layers
-            raise
-        if checkpoint:
-            checkpoint.clear()
-        blocks = [
-            layer.block(accumulators[layer.name].operator(count), sums.input_examples)
-            for layer, sums in ((layer, accumulators[layer.name]) for layer in self.layers)
-        ]
-        blocks += [] if rest is None else rest.blocks(count)
-        order = {name: number for number, (name, _) in enumerate(self.model.named_parameters())}
-        blocks.sort(key=lambda block: order[next(iter(block.shapes))])
-        return Curvature(tuple(blocks), count, tuple(ignored))
-
-    def count_tokens(self) -> RareTokens:
-        """Find the tokens of which no sum is to be made, by one pass over the examples."""
-        rank, world = _rank_and_world()
-        batches = ((len(keys), batch) for keys, batch in self._batches(self.indices[rank::world]))
-        return RareTokens.count(batches, self.args, self.model, self.labels_are_tokens)
-
-    def give_up(self, change: LayerChangedError) -> None:
-        """Leave a layer's rule, or its factors, and begin anew.
-
-        Raises:
-            CurvatureError: It is not to be, or other processes could not know of it.
-        """
-        if self.args.fallback == "refuse" or _rank_and_world()[1] > 1:
-            raise CurvatureError(
-                f"{change}; list its parameters in `ignore=[...]` to let them move freely"
-            ) from change
-        logger.info("%s; the estimate begins anew without its rule", change)
-        if change.diagonal:
-            self.diagonal[change.layer.name] = change.reason
-        else:
-            self._leave_rules({change.layer.name: change.reason})
-
-    def tell(self, curvature: Curvature) -> None:
-        """Log what covers how many parameters; refuse a curvature of nothing."""
-        if not any(float(b.operator.trace(b.shape)) for b in curvature.blocks):
-            raise CurvatureError(
-                "the gradient of every example by itself is 0, so F is 0 everywhere and would hold "
-                "nothing: a loss over in-batch negatives tells nothing of one example alone, nor "
-                "do labels of -100; give `forward=` a function that scores each example by itself"
-            )
-        covered = curvature.coverage
-        total = sum(covered.values())
-        told = ", ".join(f"{kind} {number / total:.1%}" for kind, number in covered.items())
-        logger.info("curvature of %d parameters: %s", total, told)
-        for name, reason in self.diagonal.items():
-            logger.info("layer '%s' has its diagonal only: %s", name, reason)
-        if self.without_rule:
-            sizes = {n: p.numel() for n, p in self.model.named_parameters()}
-            share = sum(sizes[name] for name in self.without_rule) / total
-            logger.warning(
-                "%d parameters without a rule (%.1f %% of all entries) have their exact diagonal, "
-                "by a forward and backward pass of every example alone: %s",
-                len(self.without_rule),
-                100 * share,
-                _shortened(self.without_rule),
-            )
-
-    def discover(self) -> dict[str, list[Use]]:
-        """Run two examples to see which layers are used, how often, on what, and that it is all.
-
-        They are read as they are, rare tokens too: nothing that is summed is made of them.
-        """
-        batch, examples = self._first_batch()
-        if self.has_sides:
-            self.sides = find_sides(self.model, self.layers, lambda: self._forward(batch))
-        positions = self._positions(batch, examples)
-        parameters = dict(self.model.named_parameters())
-        taught = [p for layer in self.layers for p in layer.parameters.values()]
-        with learning([*taught, *(parameters[name] for name in self.without_rule)]):
-            with torch.enable_grad(), capture(self.layers, positions) as uses:
-                outputs = self._forward(batch)
-            self.labels_are_tokens = labels_are_tokens(self.model, outputs.logits, outputs.labels)
-            called = [layer for layer in self.layers if uses[layer.name]]
-            wrong = {name: NEVER for name, calls in uses.items() if not calls}
-            wrong |= check_gradients(called, outputs.logits, uses, examples)
-            if self._examples_depend(batch, outputs, examples):
-                wrong |= {layer.name: TOGETHER for layer in self.layers}
-            elif examples > 1:
-                self._warn_of_padding(outputs)
-            if self.forward is default_forward:
-                refuse_other_loss(self.model, batch, outputs)
-        if wrong:
-            self._leave_rules(wrong)
-        for layer in self.layers:
-            if self.args.curvature == "diagonal" or not layer.rule.has_factors:
-                continue
-            try:
-                for use in uses[layer.name]:
-                    valid_positions(layer, use)
-            except PositionsError as error:
-                if self.args.fallback == "refuse":
-                    raise
-                self.diagonal[layer.name] = str(error)
-        return {layer.name: uses[layer.name] for layer in self.layers}
-
-    def _examples_depend(
-        self, batch: Mapping[str, Tensor], outputs: Outputs, examples: int
-    ) -> bool:
-        """Whether the first example has other logits without the others: in-batch negatives."""
-        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-        if examples == 1 or any(t.ndim == 0 or len(t) != examples for t in tensors):
-            return False
-        alone = {n: v[:1] if isinstance(v, Tensor) else v for n, v in batch.items()}
-        with torch.no_grad():
-            found = self._forward(alone).logits
-        return differ(found, outputs.logits.detach()[:1], 1e-3)
-
-    def _warn_of_padding(self, outputs: Outputs) -> None:
-        """Say if the padding of its batch changes what a model makes of an example."""
-        for number, row in enumerate(self._first_rows):
-            with torch.no_grad():
-                own = self._forward(to_device(self.collate([row]), self.device))
-            pairs = ((own, 0), (outputs, number))
-            alone, among = (o.logits[i].detach()[o.decided[i]] for o, i in pairs)
-            classes = min(alone.shape[-1], among.shape[-1])  # candidates are padded too
-            alone, among = alone[..., :classes], among[..., :classes]
-            if alone.shape == among.shape and differ(alone, among, 0.1):
-                logger.warning(
-                    "%s gives an example other logits among padding than without, so F depends on "
-                    "the batch size; pad as the model expects, or set curvature_batch_size=1",
-                    type(self.model).__name__,
-                )
-                return
-
-    def _leave_rules(self, wrong: Mapping[str, str]) -> None:
-        left = [layer for layer in self.layers if layer.name in wrong]
-        reasons = {name: wrong[layer.name] for layer in left for name in layer.parameters}
-        if self.args.fallback == "refuse":
-            refuse(reasons)
-        self.without_rule |= reasons
-        self.layers = [layer for layer in self.layers if layer.name not in wrong]
-
-    def checkpoint(self, directory: Path, seconds: float) -> CurvatureCheckpoint:
-        """Find out what this estimate has in a folder."""
-        batch, _ = self._first_batch()
-        functions = (self.forward, self.position_mask)
-        identity = identity_of(
-            self.model, self.args, self.layers, self.without_rule, self.indices, batch, functions
-        )
-        return CurvatureCheckpoint(directory, identity, *_rank_and_world(), seconds)
-
-    def accumulate(
-        self,
-        accumulators: Mapping[str, Accumulator],
-        what: str,
-        checkpoint: CurvatureCheckpoint | None = None,
-        rest: PerExampleSquares | None = None,
-    ) -> None:
-        """Pass over this process's share of the data once, then sum over processes."""
-        rank, world = _rank_and_world()
-        mine, everything = self.indices[rank::world], len(self.indices)
-        sums: dict[str, Sums] = dict(accumulators) | ({} if rest is None else {"": rest})
-        done = checkpoint.restore(what, sums) if checkpoint else 0
-        with tqdm(
-            total=everything,
-            initial=min(done * world, everything),
-            desc=what,
-            unit=" examples",
-            disable=rank != 0,
-        ) as bar:
-            for number, (keys, batch) in enumerate(self._batches(mine[done:]), start=1):
-                halves = halves_to_check(number, len(keys))
-                if accumulators:
-                    self._accumulate_batch(accumulators, keys, batch, halves)
-                if rest is not None:
-                    self._accumulate_rest(rest, keys)
-                done += len(keys)
-                bar.update(
-                    min(done * world, everything) - bar.n
-                )  # of all processes: they keep pace
-                if checkpoint:
-                    checkpoint.keep(what, sums, done, last=done == len(mine))
-        for own in sums.values():
-            for total in own.totals():
-                if world > 1:
-                    dist.all_reduce(total)
-
-    def _accumulate_batch(
-        self,
-        accumulators: Mapping[str, Accumulator],
-        keys: Sequence[int],
-        batch: Mapping[str, Tensor],
-        halves: Iterable[Tensor],
-    ) -> None:
-        positions, examples = self._positions(batch, len(keys)), len(keys)
-        layers = [layer for layer in self.layers if layer.name in accumulators]
-        with torch.enable_grad(), capture(layers, positions) as uses:
-            outputs = self._forward(batch)
-        self._refuse_changes(layers, uses, outputs, examples, halves)
-        batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
-        edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for layer_batch in batches:
-                try:
-                    accumulators[layer_batch.layer.name].add_inputs(layer_batch)
-                except PositionsError as error:
-                    raise LayerChangedError(layer_batch.layer, str(error), diagonal=True) from error
-            kind = Labels(self.args.labels)
-            for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
-                gradients = iter(
-                    torch.autograd.grad(
-                        outputs.logits,
-                        edges,
-                        v.to(outputs.logits.dtype),
-                        retain_graph=kind is Labels.EXACT,
-                        allow_unused=True,
-                    )
-                )
-                for layer_batch in batches:
-                    layer_batch.set_gradients(
-                        [None if u.edge is None else next(gradients) for u in layer_batch.uses]
-                    )
-                    accumulators[layer_batch.layer.name].add_gradients(layer_batch)
-
-    def _refuse_changes(
-        self,
-        layers: Sequence[Layer],
-        uses: Mapping[str, Sequence[Use]],
-        outputs: Outputs,
-        examples: int,
-        halves: Iterable[Tensor],
-    ) -> None:
-        """Make sure that a later batch is used as the first examples were.
-
-        Args:
-            layers: The layers.
-            uses: Of this batch.
-            outputs: Of this batch.
-            examples: In this batch.
-            halves: Of the examples, shape [N]: the gradient of each is to be zero at the others.
-        """
-        for layer in layers:
-            rows = [
-                torch.Size(layer.rule.leading(use.module, use.output)).numel()
-                for use in uses[layer.name]
-            ]
-            if not rows:
-                reason = "it was called for the first examples but not for a later batch"
-                raise LayerChangedError(layer, f"{reason}: {DEPENDS}")
-            if any(not number or number % examples for number in rows):
-                raise LayerChangedError(layer, MIXED)
-        for chosen in halves:
-            for layer in mixed_layers(layers, outputs.logits, uses, chosen):
-                raise LayerChangedError(layer, f"{MIXED}: {DEPENDS}")
-
-    def _accumulate_rest(self, rest: PerExampleSquares, keys: Sequence[int]) -> None:
-        for key in keys:
-            batch = self._seen(to_device(self.collate([self.dataset[key]]), self.device))
-            rest.add(
-                partial(self._forward, batch),
-                Labels(self.args.labels),
-                key,
-                self.args.curvature_seed,
-            )
-
-    def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
-        products = Products(self.args.products)
-        if products is Products.FULL:
-            outputs = self.forward(self.model, batch)
-        else:
-            with FrozenLinear(half=products is Products.BFLOAT16):
-                outputs = self.forward(self.model, batch)
-        if not bool(outputs.logits.isfinite().all()):
-            raise CurvatureError(
-                f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
-                "diverged, or its forward masks classes with -inf instead of the dtype's minimum"
-            )
-        return outputs
-
-    def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
-        if self.has_sides:
-            return Positions.given(masks_by_side(batch, examples), self.sides)
-        positions = Positions.given(self.position_mask(batch), {})
-        for mask in positions.by_module.values() or [positions.mask]:
-            if len(mask) != examples:
-                raise CurvatureError(
-                    f"the position mask has {len(mask)} rows for a batch of {examples} examples; "
-                    "its first dimension must be the examples"
-                )
-        return positions
-
-    def _batches(
-        self, indices: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
-        size = self.args.curvature_batch_size
-        loader = DataLoader(Subset(self.dataset, indices), batch_size=size, collate_fn=self.collate)
-        for start, batch in zip(range(0, len(indices), size), loader, strict=True):
-            yield indices[start : start + size], self._seen(to_device(batch, self.device))
-
-    def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch as the curvature reads it."""
-        return batch if self.rare is None else self.rare.without(batch)
-
-    def _first_batch(self) -> tuple[dict[str, Tensor], int]:
-        return to_device(self.collate(self._first_rows), self.device), len(self._first_rows)
-
-    @cached_property
-    def _first_rows(self) -> list[Any]:
-        """Two examples, or one where batches have one."""
-        chosen = self.indices[: min(2, self.args.curvature_batch_size)]
-        return [self.dataset[index] for index in chosen]
-
-
-def _shortened(reasons: Mapping[str, str]) -> str:
-    """Group parameters by reason, a few of each named."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(reason, []).append(name)
-    phrases = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})"
-        for reason, names in groups.items()
-    ]
-    if left := phrases[5:]:
-        phrases[5:] = [f"and {len(left)} other reasons"]
-    return "; ".join(phrases)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _choose_examples(available: int, args: CurvatureArguments) -> list[int]:

@@ -19,7 +19,7 @@ from tiny.models import bert, bert_without_a_rule
 from torch import Tensor
 from torch import distributed as dist
 
-from hf_kfc.curvature import Curvature, CurvatureArguments, estimate_curvature, estimator
+from hf_kfc.curvature import Curvature, CurvatureArguments, estimate_curvature, passes
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
@@ -171,7 +171,7 @@ def process(rank: int, folder: Path, lives: int | None, result: Path) -> None:
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
-    estimator.tqdm = Bar
+    passes.tqdm = Bar
     data = make()[1]
     curvature = run(folder, data if lives is None else Mortal(data, lives, kill_myself))
     shown = [bar.shown for bar in Bar.made]
@@ -375,7 +375,7 @@ def test_a_prior_takes_the_folder(tmp_path: Path) -> None:
 def test_the_bar_begins_where_the_estimate_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimator, "tqdm", Bar)
+    monkeypatch.setattr(passes, "tqdm", Bar)
     monkeypatch.setattr(Bar, "made", [])
     interrupted(tmp_path, 5)
     run(tmp_path)

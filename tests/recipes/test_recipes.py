@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
 from hf_kfc import ConsolidationPrior, ranking
-from hf_kfc.curvature import estimator
+from hf_kfc.curvature import passes
 from hf_kfc.curvature.checkpoint import CurvatureCheckpoint
 from hf_kfc.errors import CurvatureError
 from hf_kfc.ranking import Comparison
@@ -132,7 +132,7 @@ def test_an_estimate_that_was_stopped_goes_on(recipes, tmp_path, monkeypatch):
 
     arguments = ("tier1", *TINY, *SMALL_CNN, "--curvature", "kronecker_eigen", "--output_dir")
     with monkeypatch.context() as patch:
-        patch.setattr(estimator, "rotate_accumulators", stop)
+        patch.setattr(passes, "rotate_accumulators", stop)
         assert recipes.call(*arguments, tmp_path / "tier1").errors == ["error: stopped"]
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith(".tier1.curvature-")
