@@ -1,9 +1,17 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hub_server import HubServer
+from hypothesis import settings
+
+# A busy machine is no fault. New examples are looked for where somebody is there to read them: in
+# CI every run has the same ones.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture

@@ -239,4 +239,5 @@ def test_any_notes_read_back_and_cut_short_give_no_wrong_span(own, data):
         assert bare(cut) == bare(own)[: len(cut)]
         cut = list(read_table_notes([table], texts, problems))
         assert cells(cut) == cells(own)[: len(cells(cut))]
-        assert sum(problems.counts.values()) <= 2
+        # One for each file; two where a table's cell breaks the line, and is cut within a letter.
+        assert sum(problems.counts.values()) <= 3
