@@ -78,6 +78,7 @@ class _Fault:
     times: int
     skip: int = 0
     status: int | None = None
+    body: Any = None
     cut: str = ""
     action: Callable[[], object] | None = None
 
@@ -125,6 +126,10 @@ class HttpServer(ABC):
     ) -> None:
         """Answer the next requests with an error, and do nothing else."""
         self._faults.append(_Fault(method, pattern, times, skip, status=status))
+
+    def say(self, method: str, pattern: str, body: Any, *, skip: int = 0) -> None:
+        """Answer the next request with something else, as if all were well, and do nothing."""
+        self._faults.append(_Fault(method, pattern, 1, skip, status=200, body=body))
 
     def cut(
         self,
@@ -211,11 +216,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.action:
             fault.action()
         try:
-            if fault.status:
+            if fault.status == 200:
+                answer = Answer(fault.body)
+            elif fault.status:
                 raise HttpError(fault.status, "failed on purpose")
-            with self.owner.lock:
-                call = Call(self.command, url.path, parse_qs(url.query), body, self.headers)
-                answer = self.owner.answer(call)
+            else:
+                with self.owner.lock:
+                    call = Call(self.command, url.path, parse_qs(url.query), body, self.headers)
+                    answer = self.owner.answer(call)
         except HttpError as error:
             answer = error.answer
         self._send(path, answer, cut=bool(fault.cut))

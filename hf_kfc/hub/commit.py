@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoSibling
 
 from ..errors import HubError
-from .failures import UploadError
+from .failures import AnswerError, UploadError
 
 __all__ = ["Committed", "RepositoryInfo", "commit", "holds", "open_repository"]
 
@@ -90,7 +90,8 @@ def commit(
     for attempt in count(1):
         head = api.repo_info(repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
         assert isinstance(head, RepositoryInfo)
-        assert head.sha is not None  # only listings of repositories leave it out
+        if head.sha is None:  # only listings of repositories leave it out
+            raise AnswerError("the answer names no commit")
         operations = changes(head)
         if not operations:
             return Committed(head.sha, None)

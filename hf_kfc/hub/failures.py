@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
+from traceback import walk_tb
 from typing import cast
 
 from huggingface_hub.errors import (
@@ -21,11 +22,22 @@ from huggingface_hub.errors import (
 
 from ..errors import HfKfcError, HubError
 
-__all__ = ["HUB_FAILURES", "UploadError", "hub_errors_as", "reason_of"]
+__all__ = [
+    "HUB_FAILURES",
+    "AnswerError",
+    "UploadError",
+    "answers_are_read",
+    "hub_errors_as",
+    "reason_of",
+]
 
 
 class UploadError(OSError):
     """A commit was not made: an upload failed, or the card is not one that the Hub takes."""
+
+
+class AnswerError(OSError):
+    """An answer is JSON of another shape than the client reads."""
 
 
 HUB_FAILURES: tuple[type[Exception], ...] = (
@@ -73,6 +85,24 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
+def answers_are_read() -> Iterator[None]:
+    """Make what the client stumbles over in an answer one of :data:`HUB_FAILURES`.
+
+    Raises:
+        AnswerError: For an error that was raised in the client's own code; all others stay.
+    """
+    try:
+        yield
+    except HUB_FAILURES:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        *_, (innermost, _) = walk_tb(error.__traceback__)
+        if str(innermost.f_globals.get("__name__")).partition(".")[0] != "huggingface_hub":
+            raise
+        raise AnswerError("the answer is not one of a Hub") from error
+
+
+@contextmanager
 def hub_errors_as(message: str, kind: type[HfKfcError] = HubError) -> Iterator[None]:
     """Turn what the client raises into an error of the library.
 
@@ -89,6 +119,7 @@ def hub_errors_as(message: str, kind: type[HfKfcError] = HubError) -> Iterator[N
         ...     HfApi().model_info("org/x")
     """
     try:
-        yield
+        with answers_are_read():
+            yield
     except HUB_FAILURES as error:
         raise kind(message.replace("{reason}", reason_of(error))) from error

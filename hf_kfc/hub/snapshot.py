@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from ..errors import HubError
-from .failures import HUB_FAILURES, reason_of
+from .failures import HUB_FAILURES, answers_are_read, reason_of
 
 __all__ = ["Snapshot", "Source"]
 
@@ -125,14 +125,15 @@ def _download(
     api = HfApi(token=token, library_name="hf_kfc")
     try:
         # Its size is asked for first: what is too large is not even downloaded.
-        found = api.hf_hub_download(
-            repo_id, name, revision=revision, cache_dir=cache_dir, dry_run=True
-        )
-        if found.file_size is not None and found.file_size > limit:
-            raise HubError(
-                f"{name} of {where} has {found.file_size} bytes, expected at most {limit}"
+        with answers_are_read():
+            found = api.hf_hub_download(
+                repo_id, name, revision=revision, cache_dir=cache_dir, dry_run=True
             )
-        return Path(api.hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir))
+            if found.file_size is not None and found.file_size > limit:
+                raise HubError(
+                    f"{name} of {where} has {found.file_size} bytes, expected at most {limit}"
+                )
+            return Path(api.hf_hub_download(repo_id, name, revision=revision, cache_dir=cache_dir))
     except HUB_FAILURES as error:
         missing = isinstance(error, EntryNotFoundError)
         if missing and not isinstance(error, LocalEntryNotFoundError):

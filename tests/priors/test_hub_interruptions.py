@@ -104,6 +104,28 @@ def test_the_hub_fails_from_one_request_on(status: int, hub: HubServer) -> None:
         forget(hub)
 
 
+MISREAD = [[], None, 5, {}, {"siblings": [{}]}, {"siblings": 3, "sha": None}, [{"type": "file"}]]
+
+
+@pytest.mark.parametrize("body", MISREAD, ids=str)
+def test_an_answer_has_another_shape(body: object, hub: HubServer) -> None:
+    count = requests_of_a_push(hub, nothing)
+    refused = 0
+    for n in range(count):
+        hub.say("*", "", body, skip=n)
+        try:
+            push()
+        except HubError as error:
+            refused += 1
+            assert re.match(f"{NAME}.*try again|.*of {NAME}", str(error))
+            assert "\n" not in str(error)
+        hub.forget_faults()
+        assert_no_half(hub)
+        assert_whole(hub, nothing)
+        forget(hub)
+    assert refused  # what the client does not read may be anything
+
+
 @pytest.mark.parametrize("begin", [nothing, an_older_prior])
 def test_the_process_is_killed_at_each_request(begin: Begin, hub: HubServer) -> None:
     count = requests_of_a_push(hub, begin)
