@@ -18,8 +18,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
-from hf_kfc.priors.audit import audit_tokens
-from hf_kfc.priors.membership import membership_auc
+from hf_kfc.audit import audit_tokens
+from hf_kfc.audit.membership import membership_auc
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
 from hf_kfc.ranking import (
     CandidateCollator,

@@ -20,9 +20,9 @@ from torch.utils.data import default_collate
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
-from hf_kfc.priors.membership import Separation
+from hf_kfc.audit.membership import Separation
+from hf_kfc.audit.span import span_auc
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
-from hf_kfc.priors.span import span_auc
 from hf_kfc.ranking.comparison import command, versions
 
 TEXTS, LENGTH, WIDTH, VOCABULARY, UNKNOWN = (100, 300, 800), 24, 384, 3000, 1

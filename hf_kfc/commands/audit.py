@@ -9,12 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..audit import EmbeddingAudit, Separation, audit_tokens, membership_auc, span_auc
 from ..errors import PriorError
 from ..priors import ConsolidationPrior
-from ..priors.audit import EmbeddingAudit, audit_tokens
-from ..priors.membership import Separation, membership_auc
 from ..priors.privacy import MIN_EXAMPLES
-from ..priors.span import span_auc
 from .examples import load_examples, prepare
 from .formats import Choices
 from .loading import load_model, load_tokenizer

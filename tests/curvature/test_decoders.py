@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutput
 
+from hf_kfc.audit.membership import membership_auc
 from hf_kfc.curvature import (
     CurvatureArguments,
     Diagonal,
@@ -36,7 +37,6 @@ from hf_kfc.curvature import (
 )
 from hf_kfc.errors import CurvatureError
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.priors.membership import membership_auc
 from hf_kfc.priors.privacy import without_rare_inputs
 
 EITHER = ("empirical", "sampled")

@@ -21,7 +21,7 @@ from ..curvature.objective import (
 )
 from ..curvature.positions import Positions
 from ..errors import PriorError
-from .prior import ConsolidationPrior
+from ..priors import ConsolidationPrior
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from tiny.words import SECRET, Bag, data, moved
 from torch import nn
 
 from hf_kfc import ConsolidationPrior
+from hf_kfc.audit import audit_tokens
 from hf_kfc.curvature import (
     CurvatureArguments,
     Diagonal,
@@ -13,10 +15,7 @@ from hf_kfc.curvature import (
     LowRankKronecker,
 )
 from hf_kfc.errors import PriorError
-from hf_kfc.priors.audit import audit_tokens
 from hf_kfc.priors.privacy import without_rare_inputs
-
-from .test_privacy import SECRET, Bag, data, moved
 
 NEVER = 5
 KINDS = ["diagonal", "kronecker", "kronecker_eigen"]

@@ -1,16 +1,15 @@
 import pytest
 import torch
 from tiny.layers import Mlp
+from tiny.words import Bag, data
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from hf_kfc import ConsolidationPrior
+from hf_kfc.audit.membership import area_under_curve, membership_auc
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import PriorError
-from hf_kfc.priors.membership import area_under_curve, membership_auc
 from hf_kfc.priors.privacy import without_rare_inputs
-
-from .test_privacy import Bag, data
 
 KINDS = ["diagonal", "kronecker", "kronecker_eigen"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..curvature import Block
 from ..errors import PriorError
-from .prior import ConsolidationPrior
+from ..priors import ConsolidationPrior
 
 __all__ = ["EmbeddingAudit", "audit_tokens"]
 

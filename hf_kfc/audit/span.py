@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 from ..curvature import Block
 from ..curvature.capture import frozen
 from ..curvature.rare_tokens import count_examples
+from ..priors import ConsolidationPrior
+from ..priors.privacy import MIN_EXAMPLES
 from .membership import Separation, area_under_curve
-from .prior import ConsolidationPrior
-from .privacy import MIN_EXAMPLES
 
 __all__ = ["span_auc"]
 

@@ -15,9 +15,9 @@ from torch.utils.data import default_collate
 from transformers import BertForSequenceClassification
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
-from hf_kfc.priors.membership import area_under_curve
+from hf_kfc.audit.membership import area_under_curve
+from hf_kfc.audit.span import span_auc
 from hf_kfc.priors.privacy import without_rare_inputs
-from hf_kfc.priors.span import span_auc
 
 TEXTS, LENGTH, COMMON, WIDTH = 100, 8, 22, 96
 UNKNOWN, FIRST, VOCABULARY = 1, 40, 400
