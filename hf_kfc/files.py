@@ -23,6 +23,7 @@ __all__ = [
     "refuse_blocked",
     "refuse_foreign",
     "replace_directory",
+    "replace_file",
     "scratch_directory",
 ]
 
@@ -91,6 +92,25 @@ def replace_directory(directory: Path) -> Iterator[Path]:
         _settle(directory, replaced)
         shutil.rmtree(partial, ignore_errors=True)
         _release(held)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a partial file's name beside ``path``; put it in place only if all went well.
+
+    Args:
+        path: What to make; an older one is replaced. Of a link, its target.
+
+    Yields:
+        Where to write.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _settle(directory: Path, replaced: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from ...errors import DataError
 from ..problems import Problems
-from .documents import Document, Span, span_text
+from .documents import Document, Span, cannot_write, pieces_text, span_text
 from .lines import read_lines, read_text
 
-__all__ = ["brat_documents", "read_brat"]
+__all__ = ["brat_documents", "brat_text", "read_brat"]
 
 _KEY = re.compile(r"[TNAREM]\S*[0-9]|#[0-9]*|\*")
 # Offsets are found from the right: a label may hold spaces ("271782001 | Drowsy | 9 19").
@@ -168,3 +169,49 @@ def _add_remark(
 def _report_line(where: str, key: str, problems: Problems) -> None:
     message = f"expected {_EXPECTED[key[0]]!r}; correct or remove the line"
     problems("truncated or malformed line", where, message)
+
+
+def brat_text(document: Document) -> str:
+    """Write the spans of a document as brat does, so that :func:`read_brat` reads the same.
+
+    A span without a type gets the label ``Mention`` and one without a key the next free one; its
+    concepts are those of a resource ``Ontology``. Probabilities and candidates have no place.
+
+    Args:
+        document: The document.
+
+    Returns:
+        What the file ``.ann`` is to hold.
+
+    Raises:
+        DataError: A span has several types, or something holds what parts fields or lines.
+    """
+    lines: list[str] = []
+    taken = {span.key for span in document.spans}
+    free = (key for n in range(1, 10**9) if (key := f"T{n}") not in taken)
+    remarks = 0
+    for span in document.spans:
+        key = span.key or next(free)
+        label = span.types[0] if span.types else "Mention"
+        place = f"{label} {';'.join(f'{start} {end}' for start, end in span.pieces)}"
+        match = _SPAN.fullmatch(place)
+        if len(span.types) > 1 or not match or match["label"] != label or "\t" in label:
+            reason = f"{span.types} is not one label"
+            raise cannot_write(document, "brat", reason)
+        if key[0] != "T" or not _KEY.fullmatch(key):
+            raise cannot_write(document, "brat", f"{key[:80]!r} is no key of a span, as T1 is")
+        words = re.sub(r"[\r\n]", " ", pieces_text(document.text, span.pieces))
+        lines.append(f"{key}\t{place}\t{words}")
+        for id_, name in zip_longest(span.concepts, span.names[: len(span.concepts)], fillvalue=""):
+            remarks += 1
+            if not re.fullmatch(r"\S+", id_):
+                raise cannot_write(document, "brat", f"{id_[:80]!r} is no identifier")
+            lines.append(f"N{remarks}\tReference {key} Ontology:{id_}\t{name}")
+        for note in span.notes:
+            remarks += 1
+            lines.append(f"#{remarks}\tAnnotatorNotes {key}\t{note}")
+    if any(re.search(r"[\r\n]", line) for line in lines):
+        raise cannot_write(document, "brat", "a name or a note has a line break")
+    if len(taken - {""}) < sum(bool(span.key) for span in document.spans):
+        raise cannot_write(document, "brat", "two spans have one key")
+    return "".join(f"{line}\n" for line in lines)

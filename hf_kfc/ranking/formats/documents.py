@@ -4,14 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from ...errors import DataError
 from ..problems import Problems
 
-__all__ = ["Document", "Pieces", "Span", "pieces_text", "same_words", "span_text"]
+__all__ = [
+    "Candidate",
+    "Document",
+    "Pieces",
+    "Span",
+    "cannot_write",
+    "pieces_text",
+    "same_words",
+    "span_text",
+]
 
 Pieces: TypeAlias = tuple[tuple[int, int], ...]
 """Start and end (exclusive) of each piece of a span, in characters."""
+
+
+class Candidate(NamedTuple):
+    """A concept that a linker took into account.
+
+    Args:
+        id: Its identifier.
+        name: What it is called.
+        probability: That it is meant.
+    """
+
+    id: str
+    name: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +54,8 @@ class Span:
         names: What the corpus's vocabulary calls each concept, if it says so (else empty).
         notes: What annotators wrote on it.
         remarks: What is unusual about it, in words that are the same for all such spans.
+        probability: That its concept is right, where a linker chose it.
+        candidates: What the linker chose from, the most probable first.
     """
 
     pieces: Pieces
@@ -41,6 +67,8 @@ class Span:
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    probability: float | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,6 +82,7 @@ class Document:
         split: The split that it belongs to, where the reader knows.
         remarks: What was passed over in it, each in words that are the same for all such things.
         unusable: Why none of its spans can be used; empty: they can.
+        title: How many characters its title has, where one space parts it from an abstract.
     """
 
     id: str
@@ -62,6 +91,7 @@ class Document:
     split: str = ""
     remarks: list[str] = field(default_factory=list)
     unusable: str = ""
+    title: int | None = field(default=None, compare=False)
 
 
 def pieces_text(text: str, pieces: Pieces) -> str:
@@ -121,6 +151,20 @@ def span_text(
         problems("mention differs from the text", where, message)
         return None
     return found
+
+
+def cannot_write(document: Document, form: str, reason: str) -> DataError:
+    """Make the error of a writer whose format has no way to say something.
+
+    Args:
+        document: What was to be written.
+        form: The format's name.
+        reason: What it cannot say.
+    """
+    return DataError(
+        f"document {document.id[:80]!r} cannot be written in the format {form}: {reason}; write "
+        "JSON lines (--output NAME.jsonl)"
+    )
 
 
 def _listed(pieces: Sequence[tuple[int, int]]) -> str:

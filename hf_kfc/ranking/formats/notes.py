@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...errors import DataError
 from ..problems import Problems
-from .documents import Document, Pieces, Span, span_text
+from .documents import Candidate, Document, Pieces, Span, span_text
 from .lines import read_json_lines, read_text
 from .tables import read_table
 
-__all__ = ["NoteTable", "read_json_notes", "read_note_texts", "read_table_notes"]
+__all__ = ["NoteTable", "json_note", "read_json_notes", "read_note_texts", "read_table_notes"]
 
 _OFFSET = re.compile(r"[0-9]{1,9}")
 
 
 def read_json_notes(
-    paths: Iterable[str | Path], problems: Problems | None = None
+    paths: Iterable[str | Path], problems: Problems | None = None, *, coded: bool = True
 ) -> Iterator[Document]:
     """Read notes from JSON lines, one a line.
 
     A note is ``{"id": ..., "text": ..., "spans": [{"start": ..., "end": ..., "code": ...}]}``; a
-    span may also have its ``"text"``, which is then checked, and a ``null`` for its code.
+    span may also have its ``"text"``, which is then checked, and a ``null`` for its code. It may
+    be in ``"pieces"``, ``[[start, end], ...]``, and have a list of codes, one or a list of each of
+    ``"type"``, ``"name"`` and ``"note"``, a ``"key"`` and, from a linker, a ``"probability"`` and
+    ``"candidates"``, ``[{"id": ..., "name": ..., "probability": ...}]``.
 
     Args:
         paths: The files, gzipped or not.
         problems: Told of malformed notes and spans, each left out; by default they raise.
+        coded: Whether a span must have a code, even if ``null``.
 
     Yields:
         The notes, in the files' order.
@@ -42,7 +47,7 @@ def read_json_notes(
         if not isinstance(spans, list):
             problems("note without spans", where, "expected a list 'spans'; add it, empty or not")
             continue
-        found = (_json_span(where, span, text, problems) for span in spans)
+        found = (_json_span(where, span, text, problems, coded) for span in spans)
         yield Document(id_, text, [span for span in found if span])
 
 
@@ -168,15 +173,22 @@ def _json_records(
                 yield where, id_, text, record
 
 
-def _json_span(where: str, span: Any, text: str, problems: Problems) -> Span | None:
+def _json_span(where: str, span: Any, text: str, problems: Problems, coded: bool) -> Span | None:
     fields = span if isinstance(span, dict) else {}
-    start, end = fields.get("start"), fields.get("end")
-    code, written = fields.get("code", 0), fields.get("text")  # 0: no code is not a null code
-    # Not `isinstance`: True is an int.
+    pieces = fields.get("pieces", [[fields.get("start"), fields.get("end")]])
+    codes = _strings(fields.get("code", 0 if coded else None))  # 0: no code is not a null code
+    types, names, notes = (_strings(fields.get(key)) for key in ("type", "name", "note"))
+    written, key, probability = (fields.get(key) for key in ("text", "key", "probability"))
+    candidates = _candidates(fields.get("candidates", []))
     if (
-        not (type(start) is int and type(end) is int)
-        or not isinstance(code, str | None)
-        or not isinstance(written, str | None)
+        not (isinstance(pieces, list) and pieces and all(map(_is_piece, pieces)))
+        or codes is None
+        or types is None
+        or names is None
+        or notes is None
+        or candidates is None
+        or not (isinstance(written, str | None) and isinstance(key, str | None))
+        or not (probability is None or _is_probability(probability))
     ):
         message = (
             f"span {str(span)[:80]} is no object with the numbers 'start' and 'end' and a "
@@ -184,9 +196,72 @@ def _json_span(where: str, span: Any, text: str, problems: Problems) -> Span | N
         )
         problems("malformed span", where, message)
         return None
-    pieces = ((start, end),)
-    found = span_text(text, pieces, where, problems, written)
-    return None if found is None else Span(pieces, found, _codes(code or ""), where)
+    found = tuple((start, end) for start, end in pieces)
+    words = span_text(text, found, where, problems, written)
+    if words is None:
+        return None
+    codes = tuple(code for own in codes for code in _codes(own))
+    read = Span(found, words, codes, where, key or "", types, names, notes)
+    return replace(read, probability=probability, candidates=candidates)
+
+
+def _is_piece(piece: Any) -> bool:
+    # Not `isinstance`: True is an int.
+    return isinstance(piece, list) and [type(offset) for offset in piece] == [int, int]
+
+
+def _is_probability(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _strings(value: Any) -> tuple[str, ...] | None:
+    """Read a string, a list of them or null; None of anything else."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(values) if all(isinstance(own, str) for own in values) else None
+
+
+def _candidates(values: Any) -> tuple[Candidate, ...] | None:
+    found = []
+    for value in values if isinstance(values, list) else [None]:
+        fields: dict[str, Any] = value if isinstance(value, dict) else {}
+        id_, name, probability = map(fields.get, Candidate._fields)
+        if not (isinstance(id_, str) and isinstance(name, str) and _is_probability(probability)):
+            return None
+        found.append(Candidate(id_, name, cast("float", probability)))
+    return tuple(found)
+
+
+def json_note(document: Document) -> dict[str, Any]:
+    """Write a document as :func:`read_json_notes` reads it, all of it but files, lines and remarks.
+
+    Args:
+        document: The document.
+
+    Returns:
+        An object of JSON.
+    """
+    return {"id": document.id, "text": document.text, "spans": list(map(_span, document.spans))}
+
+
+def _span(span: Span) -> dict[str, Any]:
+    start, end = min(s for s, _ in span.pieces), max(e for _, e in span.pieces)
+    found: dict[str, Any] = {"start": start, "end": end}
+    if len(span.pieces) > 1:
+        found["pieces"] = [list(piece) for piece in span.pieces]
+    found |= {"text": span.text, "code": _one(span.concepts)}
+    more: dict[str, Any] = {
+        "name": _one(span.names),
+        "type": _one(span.types),
+        "note": _one(span.notes),
+    }
+    more |= {"key": span.key, "probability": span.probability}
+    more |= {"candidates": [candidate._asdict() for candidate in span.candidates]}
+    return found | {key: value for key, value in more.items() if value not in (None, "", [])}
+
+
+def _one(values: tuple[str, ...]) -> str | list[str] | None:
+    """A value that stands alone needs no list, unless it is empty."""
+    return (values[0] if len(values) == 1 and values[0] else list(values)) if values else None
 
 
 def _codes(code: str) -> tuple[str, ...]:

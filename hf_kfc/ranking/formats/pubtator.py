@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..problems import Problems
-from .documents import Document, Span, span_text
+from .documents import Document, Span, cannot_write, pieces_text, span_text
 from .lines import read_lines
 
-__all__ = ["read_pubtator"]
+__all__ = ["pubtator_text", "read_pubtator"]
 
 _TEXT_LINE = re.compile(r"(?P<document>[^|\t]+)\|(?P<part>[ta])\|(?P<text>.*)")
 _OFFSET = re.compile(r"[0-9]{1,9}")
@@ -66,7 +66,8 @@ def read_pubtator(path: str | Path, problems: Problems | None = None) -> Iterato
                 )
                 problems("line outside of its document", where, message)
             elif header and only_title and not document.spans and not document.remarks:
-                document.text, only_title = f"{document.text} {header['text']}", False
+                document.title, only_title = len(document.text), False
+                document.text = f"{document.text} {header['text']}"
             elif header:
                 message = f"abstract of document {owner[:_SHOWN]!r} is not right after its title"
                 problems("abstract not right after its title", where, f"{message}; put it there")
@@ -96,3 +97,44 @@ def _add_fields(document: Document, fields: Sequence[str], where: str, problems:
         concept = fields[5].strip() if len(fields) > 5 else ""
         ids = tuple(map(str.strip, _SEPARATOR.split(concept))) if concept else ()
         document.spans.append(Span(pieces, text, ids, where, types=types))
+
+
+def pubtator_text(document: Document) -> str:
+    """Write a document in PubTator format, so that :func:`read_pubtator` reads the same.
+
+    Where its title ends is known of documents that were read in this format; the text of another
+    one is all title. Names, notes, keys and candidates have no place in the format.
+
+    Args:
+        document: The document; its spans in one piece each.
+
+    Returns:
+        Its lines and an empty one.
+
+    Raises:
+        DataError: A span is in several pieces, or something holds what parts fields or lines.
+    """
+
+    def fields(span: Span) -> str:
+        if len(span.pieces) != 1:
+            raise cannot_write(document, "PubTator", "a span is in several pieces")
+        for name, separator in [(i, _SEPARATOR) for i in span.concepts] + [
+            (name, re.compile(",")) for name in span.types
+        ]:
+            if name != name.strip() or not name or separator.search(name) or "\t" in name:
+                raise cannot_write(document, "PubTator", f"{name[:_SHOWN]!r} holds a separator")
+        ((start, end),) = span.pieces
+        text = pieces_text(document.text, span.pieces).replace("\t", " ")
+        types, ids = ",".join(span.types), "|".join(span.concepts)
+        return "\t".join([document.id, str(start), str(end), text, types, ids])
+
+    title = len(document.text) if document.title is None else document.title
+    lines = [f"{document.id}|t|{document.text[:title]}"]
+    lines += [f"{document.id}|a|{document.text[title + 1 :]}"] * (title < len(document.text))
+    header = _TEXT_LINE.fullmatch(lines[0])
+    if not header or header["document"] != document.id or document.id.startswith("\ufeff"):
+        raise cannot_write(document, "PubTator", "its id or its text holds a separator")
+    lines += map(fields, document.spans)
+    if any(re.search(r"[\r\n]", line) for line in lines):
+        raise cannot_write(document, "PubTator", "it has a line break")
+    return "\n".join([*lines, "", ""])
