@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .curvature import CurvatureArguments, estimate_curvature
     from .priors import ConsolidationPrior
+    from .probes import Probes
     from .training import (
         ConsolidationArguments,
         ConsolidationConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "ConsolidationPrior",
     "ConsolidationTrainer",
     "CurvatureArguments",
+    "Probes",
     "__version__",
     "estimate_curvature",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "ConsolidationPrior": "priors",
     "ConsolidationTrainer": "training",
     "CurvatureArguments": "curvature",
+    "Probes": "probes",
     "estimate_curvature": "curvature",
 }
 

@@ -9,6 +9,7 @@ __all__ = [
     "HfKfcError",
     "HubError",
     "PriorError",
+    "ProbeError",
 ]
 
 _LIMIT = 999  # characters; more is a flood, in a log as in a terminal
@@ -38,6 +39,10 @@ class CurvatureError(HfKfcError):
 
 class PriorError(HfKfcError):
     """A prior's files are damaged, or the prior does not fit the model."""
+
+
+class ProbeError(HfKfcError):
+    """Inputs or outputs cannot be kept as probes, or probes do not fit the model."""
 
 
 class HubError(HfKfcError):

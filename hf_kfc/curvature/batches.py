@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..errors import CurvatureError
 
-__all__ = ["Collate", "refuse_other_data", "to_device"]
+__all__ = ["Collate", "named_arguments", "refuse_other_data", "to_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,15 @@ class Collate:
         if name in self._named or name == "labels":
             return True
         return isinstance(value, Tensor) and (self._reads_all or self._takes_others)
+
+
+def named_arguments(model: nn.Module) -> set[str]:
+    """Return the names that a model's forward takes; of one that PEFT wraps, the plain model's.
+
+    Args:
+        model: The model.
+    """
+    return _signature(model)[0]
 
 
 def _signature(model: nn.Module) -> tuple[set[str], bool]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..curvature import Block, Curvature
 from ..errors import PriorError
+from ..probes import Probes
 from .content import Parts, fingerprint_of, to_content
 from .problems import problems_of_parts
 from .provenance import Provenance
@@ -26,18 +27,24 @@ class BasePrior:
         anchor: Parameters right after the task, by name.
         curvature: Covers exactly the anchor's names and shapes.
         provenance: Where it comes from.
+        probes: Inputs on which the anchor's outputs are kept.
 
     Raises:
         PriorError: The parts do not fit each other; all problems are listed.
     """
 
     def __init__(
-        self, anchor: Mapping[str, Tensor], curvature: Curvature, provenance: Provenance
+        self,
+        anchor: Mapping[str, Tensor],
+        curvature: Curvature,
+        provenance: Provenance,
+        probes: Probes | None = None,
     ) -> None:
         self.anchor = dict(anchor)
         self.curvature = curvature
         self.provenance = provenance
-        if problems := problems_of_parts(self.anchor, curvature, provenance):
+        self.probes = probes
+        if problems := problems_of_parts(self.anchor, curvature, provenance, probes):
             raise PriorError(
                 f"prior of task '{provenance.task}' is unusable: {'; '.join(problems)}"
             )

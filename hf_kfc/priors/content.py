@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
 from ..errors import PriorError
+from ..schema import read
 from .problems import block_problems, problems_of_parts
 from .provenance import Provenance
-from .schema import ANCHOR, ROWS, BlockEntry, Outline, entries_of, read
+from .schema import ANCHOR, ROWS, BlockEntry, Outline, entries_of
 
 __all__ = ["Parts", "fingerprint_of", "from_content", "stored_bytes", "to_content"]
 

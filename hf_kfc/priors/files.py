@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import HfKfcError, HubError, PriorError
 from ..files import read_bounded, refuse_blocked, replace_directory
 from ..hub import Snapshot
-from .schema import FileEntry, part_of, read, tensors_of
+from ..schema import read
+from .schema import FileEntry, part_of, tensors_of
 
 __all__ = [
     "CONFIG_LIMIT",

@@ -25,6 +25,7 @@ from ..curvature.objective import (
 from ..errors import PriorError
 from ..hub import Source
 from ..precision import wide_dtype
+from ..probes import Probes
 from .base import BasePrior, parts_without
 from .compress import compressed_parts
 from .merge import merged_parts
@@ -45,6 +46,7 @@ class ConsolidationPrior(BasePrior):
         anchor: Parameters right after the task, by name.
         curvature: Covers exactly the anchor's names and shapes.
         provenance: Where it comes from.
+        probes: Inputs on which the anchor's outputs are kept.
 
     Attributes:
         source: The commit on the Hub that it was read from; None of a folder or a fresh one.
@@ -58,9 +60,13 @@ class ConsolidationPrior(BasePrior):
     """
 
     def __init__(
-        self, anchor: Mapping[str, Tensor], curvature: Curvature, provenance: Provenance
+        self,
+        anchor: Mapping[str, Tensor],
+        curvature: Curvature,
+        provenance: Provenance,
+        probes: Probes | None = None,
     ) -> None:
-        super().__init__(anchor, curvature, provenance)
+        super().__init__(anchor, curvature, provenance, probes)
         self.source: Source | None = None
 
     @classmethod
@@ -76,6 +82,7 @@ class ConsolidationPrior(BasePrior):
         forward: Forward = default_forward,
         position_mask: PositionMask = default_position_mask,
         checkpoint_dir: str | Path | None = None,
+        probes: Probes | None = None,
     ) -> Self:
         """Make the prior of a model that has just learnt a task.
 
@@ -91,8 +98,10 @@ class ConsolidationPrior(BasePrior):
                 by glob patterns of modules' names.
             checkpoint_dir: A folder of this estimate alone, where its progress is kept, so that the
                 same call goes on after a kill; deleted at the end.
+            probes: That the prior is to carry, made with the same model.
 
         Raises:
+            PriorError: The probes are of another model.
             CurvatureError: The model, the data or the loss is one of which no curvature can be
                 estimated, or the checkpoint is of another estimate.
         """
@@ -116,7 +125,7 @@ class ConsolidationPrior(BasePrior):
             min_token_examples=args.min_token_examples,
             anchor_metrics={k: float(v) for k, v in (anchor_metrics or {}).items()},
         )
-        return cls(_anchor(model, curvature), curvature, provenance)
+        return cls(_anchor(model, curvature), curvature, provenance, probes)
 
     @classmethod
     def l2(cls, model: nn.Module, *, task: str, ignore: Sequence[str] = ()) -> Self:
@@ -190,7 +199,22 @@ class ConsolidationPrior(BasePrior):
             >>> small = prior.compress(rank=64, dtype=torch.bfloat16)  # doctest: +SKIP
             >>> small.save_pretrained("runs/tier1/prior-small")  # doctest: +SKIP
         """
-        return type(self)(*compressed_parts(self, rank, dtype))
+        return type(self)(*compressed_parts(self, rank, dtype), self.probes)
+
+    def with_probes(self, probes: Probes | None) -> Self:
+        """Return this prior with probes, or without any.
+
+        Args:
+            probes: Made with the model that the prior is of; None leaves them out.
+
+        Raises:
+            PriorError: They are of another model.
+
+        Example:
+            >>> probes = Probes.from_dataset(model, public_texts, collator)  # doctest: +SKIP
+            >>> prior.with_probes(probes).save_pretrained("runs/tier1/prior")  # doctest: +SKIP
+        """
+        return type(self)(self.anchor, self.curvature, self.provenance, probes)
 
     def without(self, patterns: str | Sequence[str]) -> Self:
         """Return this prior without some blocks, whose parameters are ignored: they move freely.

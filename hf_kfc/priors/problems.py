@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from torch import Tensor
 
 from ..curvature import Block, Curvature, Layout
+from ..probes import Probes, digest_of
 from .provenance import Provenance
 
 __all__ = ["block_problems", "problems_of_parts"]
@@ -18,6 +19,7 @@ def problems_of_parts(
     anchor: Mapping[str, Tensor],
     curvature: Curvature,
     provenance: Provenance,
+    probes: Probes | None = None,
     *,
     incomplete: bool = False,
 ) -> list[str]:
@@ -27,6 +29,7 @@ def problems_of_parts(
         anchor: Parameters by name.
         curvature: Should cover exactly the anchor.
         provenance: Where they come from.
+        probes: Should be of the anchor.
         incomplete: Whether missing parts are known about.
     """
     blocks = curvature.blocks
@@ -49,7 +52,25 @@ def problems_of_parts(
     for block in blocks:
         wrong = block_problems(block) or _operator_problems(block)
         problems += [f"{block.name}: {phrase}" for phrase in wrong]
+    if probes is not None and not problems:
+        problems += _other_anchors(anchor, blocks, probes)
     return problems
+
+
+def _other_anchors(
+    anchor: Mapping[str, Tensor], blocks: Sequence[Block], probes: Probes
+) -> list[str]:
+    """Say for which parameters the probes are of another anchor; one without all rows may be."""
+    digests = probes.anchor_digests
+    whole = [name for block in blocks if block.inputs is None for name in block.shapes]
+    others = [n for n in whole if n in digests and digest_of(anchor[n]) != digests[n]]
+    unknown = [name for block in blocks for name in block.shapes if name not in digests]
+    if unknown or others:
+        return [
+            f"the probes are of another anchor: {', '.join([*unknown, *others])} differ; make them "
+            "with the model that the prior is of"
+        ]
+    return []
 
 
 def _anchor_shapes(block: Block) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Self
 
 from ..errors import PriorError
-from .schema import COUNT, NUMBER, SIZE, checked, problems_of
+from ..schema import COUNT, NUMBER, SIZE, checked, problems_of
 
 __all__ = ["Provenance", "compounded", "summarise_errors"]
 

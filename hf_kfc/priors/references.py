@@ -15,8 +15,9 @@ from torch import Tensor
 from ..curvature import Block, Curvature
 from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source, hub_errors_as
+from ..schema import read
 from .files import describe, read_tensors
-from .schema import ANCHOR, AnchorEntry, FileEntry, read, tensors_of
+from .schema import ANCHOR, AnchorEntry, FileEntry, tensors_of
 
 __all__ = ["read_reference", "refer_to_model"]
 

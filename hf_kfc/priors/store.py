@@ -40,6 +40,8 @@ def save(
         PriorError: The folder holds something else, or the model is not the anchor.
         HubError: That model cannot be read.
     """
+    if prior.probes is not None:
+        raise PriorError("probes cannot be saved yet; save prior.with_probes(None)")
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:

@@ -50,7 +50,8 @@ class CandidateCollator:
         Returns:
             ``input_ids``, ``attention_mask`` and, where the examples have them,
             ``token_type_ids``, int64 ``[batch, candidates, positions]``; ``candidate_mask``, bool
-            ``[batch, candidates]``, true at real candidates; ``labels``, int64 ``[batch]``.
+            ``[batch, candidates]``, true at real candidates; ``labels``, int64 ``[batch]``, unless
+            the examples, as those of probes, have none.
 
         Raises:
             DataError: An example has fewer than two candidates, or its label names none of them.
@@ -77,7 +78,8 @@ class CandidateCollator:
                     batch["token_type_ids"][row, column, : len(ids)] = torch.as_tensor(types)
         batch["candidate_mask"] = torch.arange(shape[1]) < torch.tensor(counts).unsqueeze(1)
         batch["attention_mask"][..., 0] = 1
-        batch["labels"] = torch.tensor([int(example["labels"]) for example in examples])
+        if all("labels" in example for example in examples):
+            batch["labels"] = torch.tensor([int(example["labels"]) for example in examples])
         return batch
 
 
@@ -88,7 +90,7 @@ def _check(example: Mapping[str, Any], name: str) -> None:
             f"Example {name} has {count} candidate(s), so that there is nothing to rank; retrieve "
             "more candidates or remove the example."
         )
-    if not 0 <= example["labels"] < count:
+    if "labels" in example and not 0 <= example["labels"] < count:
         raise DataError(
             f"Example {name} has the label {example['labels']} but {count} candidates; labels "
             "count from 0 and must name the gold candidate."

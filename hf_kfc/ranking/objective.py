@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..curvature import CurvatureArguments, Outputs, default_forward, default_position_mask
 from ..priors import ConsolidationPrior
+from ..probes import unlabelled_forward
 from .loss import masked_logits
 
 __all__ = ["estimate_prior", "ranking_forward", "ranking_position_mask"]
@@ -24,14 +25,16 @@ def ranking_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
             candidate counts.
 
     Returns:
-        Scores [batch, candidates] and labels [batch].
+        Scores [batch, candidates] and labels [batch]; of a batch without labels, as of probes,
+        those of :func:`~hf_kfc.probes.unlabelled_forward`.
 
     Raises:
         CurvatureError: See :func:`~hf_kfc.curvature.default_forward`.
     """
     inputs = dict(batch)
     candidate_mask = inputs.pop("candidate_mask", None)
-    outputs = default_forward(model, inputs)
+    read = default_forward if "labels" in inputs else unlabelled_forward
+    outputs = read(model, inputs)
     if candidate_mask is None:
         return outputs
     return outputs._replace(logits=masked_logits(outputs.logits, candidate_mask.bool()))

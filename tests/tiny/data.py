@@ -145,3 +145,25 @@ def pad(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         if labels[0].ndim
         else torch.stack(labels),
     }
+
+
+def lists_of_tokens() -> list[dict[str, Any]]:
+    """Texts as lists, with a column that no model reads."""
+    return [{"input_ids": row["input_ids"].tolist(), "name": "x"} for row in texts()]
+
+
+def pad_lists(
+    side: str = "right", extra: int = 0
+) -> Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]:
+    """Make a collator that pads lists of tokens on a side and further, without labels."""
+
+    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        length = max(len(row["input_ids"]) for row in rows) + extra
+        ids, mask = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))
+        for number, row in enumerate(rows):
+            own = torch.as_tensor(row["input_ids"])
+            place = slice(len(own)) if side == "right" else slice(length - len(own), length)
+            ids[number, place], mask[number, place] = own, 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    return collate

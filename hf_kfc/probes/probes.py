@@ -1,0 +1,434 @@
+"""Probes: what the anchor puts out on inputs that anyone may have, and how far a model is from it.
+
+A penalty on parameters is a picture of the old loss near the anchor; this holds what the model
+does, however far it moves. Learning without Forgetting (Li & Hoiem 2016, arXiv:1606.09282) is the
+case in which the inputs are those of the new task; a language model can make its own
+(arXiv:2605.26097).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from ..curvature import unwrapped
+from ..curvature.batches import named_arguments, refuse_other_data
+from ..curvature.capture import frozen
+from ..curvature.objective import Forward
+from ..errors import ProbeError
+from .forward import right_padded, unlabelled_forward
+from .outputs import Cache, Divergences, Targets, kept_of
+from .provenance import Source
+from .rows import Rows
+
+__all__ = ["ALL_CLASSES", "TOP_K", "Collator", "Probes", "digest_of"]
+
+Collator = Callable[[list[Any]], Mapping[str, Any]]
+
+ALL_CLASSES = 1024
+"""Of how many classes all log-probabilities are kept."""
+TOP_K = 64
+"""How many are kept of more."""
+_ENDS = ("start_positions", "end_positions")
+_DECODER = "decoder_input_ids"
+
+
+class Probes:
+    """Inputs on which the anchor's outputs are kept. They do not change.
+
+    Args:
+        rows: Examples as a collator takes them, without labels.
+        cache: The anchor's outputs on them.
+        source: Where they come from.
+        anchor_digests: SHA-256 of each of the anchor's parameters in float32, by name.
+
+    Raises:
+        ProbeError: Rows and outputs are not of equally many examples.
+
+    Example:
+        >>> probes = Probes.from_dataset(model, public_texts, collator)  # doctest: +SKIP
+        >>> train, held_out = probes.split(0.2, seed=0)  # doctest: +SKIP
+        >>> loss = train.loss(model, range(32), collator).loss  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, rows: Rows, cache: Cache, source: Source, anchor_digests: Mapping[str, str]
+    ) -> None:
+        self.rows = rows
+        self.provenance = source
+        self.anchor_digests = dict(anchor_digests)
+        self._cache = cache
+        if len(rows) != len(cache.decisions):
+            raise ProbeError(f"{len(rows)} examples have {len(cache.decisions)} outputs")
+
+    @classmethod
+    def from_dataset(
+        cls,
+        model: nn.Module,
+        dataset: Any,
+        collator: Collator,
+        *,
+        max_probes: int | None = None,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        forward: Forward = unlabelled_forward,
+        columns: Sequence[str] | None = None,
+        source: str | Source = "dataset",
+        seed: int = 0,
+    ) -> Self:
+        """Keep a model's outputs on examples; their labels are not read.
+
+        They may be anything that the user may keep: public text, names of an ontology, a part of
+        the old data on purpose, or the new task's own inputs (``source="new task"``).
+
+        The model runs in evaluation mode and without gradient, and is as it was afterwards. Of up
+        to 1,024 classes all log-probabilities are kept. Of more, as of a vocabulary, the ``top_k``
+        largest are, and the mass of the rest: KL(anchor ‖ model) with the rest taken together is a
+        lower bound of the whole (the log-sum inequality), and equal to it where the model keeps
+        the proportions within the rest. :attr:`mean_rest` tells how much mass that is.
+
+        Args:
+            model: At the parameters to be remembered.
+            dataset: Examples by index.
+            collator: Makes the same batch of the same examples; one that masks at random is
+                refused. Padding may be on either side.
+            max_probes: How many to keep, chosen by ``seed``; None keeps all.
+            top_k: How many classes to keep; None keeps all up to 1,024 and 64 of more.
+            batch_size: Has no influence on the result.
+            forward: Runs the model on a batch **without labels**; as in ``estimate_curvature``, so
+                that rankers give theirs. Trainings need the same one.
+            columns: Which of the examples' columns are inputs; by default those that the model's
+                forward names.
+            source: A name for where the examples come from, or more about it.
+            seed: Of the choice.
+
+        Raises:
+            ProbeError: Inputs or outputs cannot be kept; it says which and why.
+            CurvatureError: The model is sharded, or the data set has no examples by index.
+
+        Example:
+            >>> probes = Probes.from_dataset(
+            ...     model, texts, DataCollatorWithPadding(tokenizer), max_probes=2000
+            ... )  # doctest: +SKIP
+        """
+        model = unwrapped(model)
+        refuse_other_data(dataset)
+        if not len(dataset):
+            raise ProbeError("the data set is empty; probes need at least one example")
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(dataset), generator=generator)[:max_probes].sort().values
+        examples = [_with_decoder_inputs(model, dataset[index]) for index in chosen.tolist()]
+        rows = Rows.of(examples, _inputs_of(model, examples[0], columns))
+        if isinstance(source, str):
+            source = Source(source, counts={"examples": len(dataset)})
+        config = getattr(model, "config", None)
+        source = replace(source, model=getattr(config, "_name_or_path", "") or type(model).__name__)
+        cache = _outputs(model, rows, collator, top_k, batch_size, forward)
+        digests = {name: digest_of(value) for name, value in model.named_parameters()}
+        return cls(rows, cache, source, digests)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"Probes({len(self)} inputs, {self.num_decisions} decisions, "
+            f"source='{self.provenance.name}')"
+        )
+
+    @property
+    def family(self) -> Any:
+        """What the outputs are scores of, a :class:`~hf_kfc.curvature.Family`."""
+        return self._cache.family
+
+    @property
+    def num_decisions(self) -> int:
+        """Decisions of all examples together."""
+        return int(self._cache.decisions.sum())
+
+    @property
+    def mean_rest(self) -> float:
+        """Mean probability of the classes whose own is not kept; 0 where all are."""
+        return self._cache.mean_rest
+
+    def batch(
+        self, indices: Sequence[int], collator: Collator
+    ) -> tuple[dict[str, Tensor], Targets]:
+        """Make a batch of inputs, with the anchor's outputs.
+
+        Args:
+            indices: Of the probes.
+            collator: Makes a batch of a list of rows; labels that it adds are left out.
+
+        Returns:
+            Tensors by name, padded on the right, and what the anchor decided.
+
+        Raises:
+            ProbeError: The collator cannot do without labels.
+        """
+        return _collated([self.rows[i] for i in indices], collator), self._cache.targets(indices)
+
+    def loss(
+        self,
+        model: nn.Module,
+        indices: Sequence[int],
+        collator: Collator,
+        *,
+        forward: Forward = unlabelled_forward,
+    ) -> Divergences:
+        """Measure how far a model's outputs are from the anchor's.
+
+        The mean over all decisions of the batch of KL(anchor ‖ model) = Σ_c p_c (log p_c − log q_c)
+        in nats, p the anchor's probabilities and q the model's; of numbers, of the squared
+        difference. Its gradient is 0 at the anchor. The model runs as it is: in training mode with
+        its dropout, which alone moves it from the anchor.
+
+        Args:
+            model: Of the anchor's architecture.
+            indices: Of the probes.
+            collator: Makes a batch of a list of rows.
+            forward: That of :meth:`from_dataset`.
+
+        Returns:
+            The mean, with a gradient, and each decision's value.
+
+        Raises:
+            ProbeError: The model makes other decisions than the anchor.
+        """
+        inputs, targets = self.batch(indices, collator)
+        device = next(model.parameters()).device
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        return targets.to(device).divergences(forward(model, inputs))
+
+    def select(self, indices: Sequence[int]) -> Self:
+        """Keep some of the probes.
+
+        Args:
+            indices: Theirs.
+        """
+        columns = {name: column.select(indices) for name, column in self.rows.columns.items()}
+        cache = self._cache.select(indices)
+        return type(self)(Rows(columns), cache, self.provenance, self.anchor_digests)
+
+    def split(self, held_out: float | int, seed: int = 0) -> tuple[Self, Self]:
+        """Split into probes to train on and probes to measure with.
+
+        Args:
+            held_out: How many to hold out, or a share of all below 1; at least one.
+            seed: The same split for the same seed.
+
+        Returns:
+            The training part and the part held out.
+
+        Raises:
+            ProbeError: Nothing is left for one of them.
+        """
+        wanted = round(held_out * len(self)) if isinstance(held_out, float) else held_out
+        wanted = max(wanted, 1)
+        if not held_out > 0 or not wanted < len(self):
+            raise ProbeError(
+                f"held_out={held_out} of {len(self)} probes leaves none for training or for "
+                "measuring; make more probes or hold out fewer"
+            )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        return self.select(sorted(order[wanted:])), self.select(sorted(order[:wanted]))
+
+    def check(self, model: nn.Module) -> None:
+        """Make sure that a model can be compared with the anchor.
+
+        Args:
+            model: The model to be trained.
+
+        Raises:
+            ProbeError: It has fewer tokens than the probes.
+        """
+        get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
+        tokens = getattr(get() if get is not None else None, "num_embeddings", None)
+        values = [
+            column.values
+            for name, column in self.rows.columns.items()
+            if name == "input_ids" and len(column.values)
+        ]
+        most = max((int(ids.max()) for ids in values), default=0)
+        if tokens is not None and most >= tokens:
+            raise ProbeError(
+                f"the probes have token {most}, and {type(model).__name__} has {tokens} tokens; "
+                "train the model that they were made with"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows and the outputs as they are stored."""
+        values, tensors = self.state()
+        layout = [values["family"], values["classes"], values["columns"]]
+        shapes = [[name, str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())]
+        digest = hashlib.sha256(json.dumps([layout, shapes], sort_keys=True).encode())
+        for _, tensor in sorted(tensors.items()):
+            digest.update(_bytes_of(tensor))
+        return digest.hexdigest()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return JSON values and named tensors, of which no two share memory."""
+        columns, tensors = {}, dict[str, Tensor]()
+        for name, column in self.rows.columns.items():
+            columns[name] = {"depth": len(column.lengths), "are_tensors": column.are_tensors}
+            tensors[f"rows/{name}/values"] = column.values
+            for level, lengths in enumerate(column.lengths):
+                tensors[f"rows/{name}/lengths/{level}"] = lengths
+        cache = self._cache
+        tensors |= {"decisions": cache.decisions, "sizes": cache.sizes}
+        tensors["scores"] = cache.scores.float()
+        if cache.indices is not None and cache.rest is not None:
+            tensors |= {"indices": cache.indices, "rest": cache.rest.float()}
+        values = {
+            "family": cache.family.name,
+            "classes": cache.classes,
+            "columns": columns,
+            "source": self.provenance.to_dict(),
+            "anchor_digests": self.anchor_digests,
+        }
+        return values, {name: value.clone().contiguous() for name, value in tensors.items()}
+
+
+def digest_of(parameter: Tensor) -> str:
+    """Return the SHA-256 of a tensor in float32.
+
+    Args:
+        parameter: The tensor.
+    """
+    return hashlib.sha256(_bytes_of(parameter.detach().to("cpu", torch.float32))).hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+# --- Making them ----------------------------------------------------------------------------------
+
+
+def _inputs_of(
+    model: nn.Module, example: Mapping[str, Any], columns: Sequence[str] | None
+) -> list[str]:
+    if not isinstance(example, Mapping):
+        raise ProbeError(
+            f"examples are {type(example).__name__}, expected mappings of columns; give a data set "
+            "of those"
+        )
+    names = named_arguments(model) if columns is None else columns
+    kept = [
+        name
+        for name in example
+        if name in names and "label" not in name and name not in _ENDS and example[name] is not None
+    ]
+    if not kept:
+        raise ProbeError(
+            f"no column of the examples ({', '.join(example)}) is an input of "
+            f"{type(model).__name__}; tokenize them, or name the inputs with `columns=`"
+        )
+    return kept
+
+
+def _with_decoder_inputs(model: nn.Module, example: Any) -> Any:
+    """Give an encoder-decoder's example its decoder's inputs, made of its labels as for a loss."""
+    is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if not is_pair or not isinstance(example, Mapping) or example.get(_DECODER) is not None:
+        return example
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    labels = example.get("labels")
+    if shift is None or labels is None or torch.as_tensor(labels).ndim != 1:
+        raise ProbeError(
+            f"{type(model).__name__} decodes, and an example has neither {_DECODER} nor labels to "
+            f"make them of; add {_DECODER}"
+        )
+    shifted: Tensor = shift(labels=torch.as_tensor(labels)[None])
+    return {**example, _DECODER: shifted[0].tolist()}
+
+
+def _collated(rows: list[dict[str, Any]], collator: Collator) -> dict[str, Tensor]:
+    decoded = [row.pop(_DECODER) for row in rows if _DECODER in row]
+    masks = [row.pop("decoder_attention_mask") for row in rows if "decoder_attention_mask" in row]
+    try:
+        batch = dict(collator(rows))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ProbeError(
+            f"the collator makes no batch of inputs without labels ({type(error).__name__}: "
+            f"{error}); give probes one that only pads, such as DataCollatorWithPadding"
+        ) from error
+    batch = {
+        name: value
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and "label" not in name and name not in _ENDS
+    }
+    batch = right_padded(batch)
+    if decoded:
+        ids = [torch.as_tensor(row, dtype=torch.long) for row in decoded]
+        seen = [torch.as_tensor(row).long() for row in masks] or [torch.ones_like(x) for x in ids]
+        batch[_DECODER] = pad_sequence(ids, batch_first=True)
+        batch["decoder_attention_mask"] = pad_sequence(seen, batch_first=True)
+    return batch
+
+
+def _outputs(
+    model: nn.Module,
+    rows: Rows,
+    collator: Collator,
+    top_k: int | None,
+    batch_size: int,
+    forward: Forward,
+) -> Cache:
+    device = next(model.parameters()).device
+    parts = list[Cache]()
+    with torch.no_grad(), frozen(model):
+        starts = range(0, len(rows), batch_size)
+        for start in tqdm(starts, desc="probes", unit="batch", disable=None):
+            chosen = rows[start : start + batch_size]
+            batch = _collated(chosen, collator)
+            if not parts:
+                _refuse_random(batch, _collated(rows[start : start + batch_size], collator))
+            outputs = forward(model, {name: value.to(device) for name, value in batch.items()})
+            if len(outputs.logits) != len(chosen):
+                raise ProbeError(
+                    f"{len(chosen)} examples gave logits of shape {list(outputs.logits.shape)}; "
+                    "the first size must be that of the batch"
+                )
+            if forward is unlabelled_forward:
+                _refuse_hidden_padding(chosen, batch, outputs.logits)
+            kept = top_k
+            if kept is None and outputs.logits.shape[-1] > ALL_CLASSES:
+                kept = TOP_K
+            parts.append(kept_of(outputs, kept))
+    cache = Cache.join(parts)
+    if not int(cache.decisions.sum()):
+        raise ProbeError("the examples have no decision; look at their attention_mask")
+    return cache
+
+
+def _refuse_random(batch: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+    for name, value in batch.items():
+        if not torch.equal(value, again[name]):
+            raise ProbeError(
+                f"the collator makes another {name} of the same examples each time (it masks at "
+                "random), and the anchor's outputs are kept for one; mask the examples beforehand "
+                "and give a collator that only pads"
+            )
+
+
+def _refuse_hidden_padding(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Tensor], logits: Tensor
+) -> None:
+    """Refuse decisions at positions of which nobody says whether they are padding."""
+    lengths = {len(row["input_ids"]) for row in rows if "input_ids" in row}
+    if logits.ndim == 3 and len(lengths) > 1 and "attention_mask" not in batch:
+        raise ProbeError(
+            "the collator pads inputs of different lengths and gives no attention_mask, so padding "
+            "would count as decisions; give one that does, or rows with an attention_mask"
+        )
