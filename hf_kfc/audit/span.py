@@ -16,7 +16,7 @@ from ..priors import ConsolidationPrior
 from ..priors.privacy import MIN_EXAMPLES
 from .membership import Separation, area_under_curve
 
-__all__ = ["span_auc"]
+__all__ = ["difference_auc", "span_auc"]
 
 _DAMPING = 1e-6  # relative to the mean eigenvalue: above the rounding of float32 factors
 _POSITIONS = 64
@@ -58,40 +58,113 @@ def span_auc(
     Raises:
         CurvatureError: The collator's batches have no ``input_ids``.
     """
-    device = next(model.parameters()).device
-    vocabulary = max(
-        (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0
+    data = _Data(model, members, data_collator, batch_size)
+    rare = (data.counts > 0) & (data.counts < min_examples)
+    moments = {block.name: _moment(block) for block in prior.curvature.blocks if _has_span(block)}
+    return _separation("rare tokens", model, moments, rare, data)
+
+
+def difference_auc(
+    prior: ConsolidationPrior,
+    earlier: ConsolidationPrior,
+    model: nn.Module,
+    members: Any,
+    added: Any,
+    data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+    *,
+    min_examples: int = MIN_EXAMPLES,
+    batch_size: int = 32,
+) -> Separation | None:
+    """Attack two revisions of a prior: tell the tokens of the examples that came between them.
+
+    As :func:`span_auc`, with the difference of the two sums of inputs, P·A − P₀·A₀ for P and P₀
+    positions, in place of A: what is left is made of the added examples alone.
+
+    Args:
+        prior: The later revision.
+        earlier: The other; of the same model.
+        model: At the prior's anchor.
+        members: Examples that the later one was estimated on, by index, with a length.
+        added: Those of them that the earlier one was not.
+        data_collator: Makes a batch, with ``input_ids``, of a list of examples.
+        min_examples: In how many of the later one's examples a token is no longer rare.
+        batch_size: Examples of a batch; does not change the result.
+
+    Returns:
+        How well their rare tokens are told from absent ones; None where the model has no such
+        layer, or there are less than two of either.
+
+    Raises:
+        CurvatureError: The collator's batches have no ``input_ids``.
+    """
+    data, own = (_Data(model, x, data_collator, batch_size) for x in (members, added))
+    new, old = (
+        {block.name: block for block in x.curvature.blocks if _has_span(block)}
+        for x in (prior, earlier)
     )
-    batches = list(_batches(members, data_collator, batch_size, device))
-    counts = torch.zeros(vocabulary, dtype=torch.long, device=device)
-    found = count_examples(batches, device)[:vocabulary]
-    counts[: len(found)] = found
-    rare = ((counts > 0) & (counts < min_examples)).nonzero().flatten()
-    absent = (counts == 0).nonzero().flatten()
-    if min(len(rare), len(absent)) < 2:
+    rest = data.positions - own.positions
+    moments = {
+        name: _definite(data.positions * _moment(new[name]), rest * _moment(old[name]))
+        for name in new.keys() & old.keys()
+        if new[name].shape == old[name].shape
+    }
+    theirs = (own.counts > 0) & (data.counts < min_examples)
+    return _separation("rare tokens of added examples", model, moments, theirs, data)
+
+
+class _Data:
+    """What is known of examples: their batches, and in how many of them each token stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Any,
+        data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+        batch_size: int,
+    ) -> None:
+        device = next(model.parameters()).device
+        vocabulary = max(
+            (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0
+        )
+        batches = list(_batches(examples, data_collator, batch_size, device))
+        self.counts = torch.zeros(vocabulary, dtype=torch.long, device=device)
+        found = count_examples(batches, device)[:vocabulary]
+        self.counts[: len(found)] = found
+        self.batches = [batch for _, batch in batches]
+        self.positions = sum(
+            int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+            for batch in self.batches
+        )
+
+
+def _separation(
+    what: str, model: nn.Module, moments: Mapping[str, Tensor], told: Tensor, data: _Data
+) -> Separation | None:
+    """Tell some tokens from those that stand nowhere, by sums of a layer's inputs."""
+    tokens = [mask.nonzero().flatten() for mask in (told, data.counts == 0)]
+    if min(map(len, tokens)) < 2:
         return None
-    blocks = {b.name: b for b in prior.curvature.blocks if _has_span(b)}
-    with frozen(model), torch.no_grad(), _First(model, blocks) as first:
-        scores = [first.scores(ids, [batch for _, batch in batches]) for ids in (rare, absent)]
+    with frozen(model), torch.no_grad(), _First(model, moments) as first:
+        scores = [first.scores(ids, data.batches) for ids in tokens]
     if first.name is None or len(scores[0]) == 0:
         return None
-    return Separation(f"rare tokens by inputs of {first.name}", *area_under_curve(*scores))
+    return Separation(f"{what} by inputs of {first.name}", *area_under_curve(*scores))
 
 
 class _First:
     """The first of some linear layers that a model calls, and tokens scored by its inputs."""
 
-    def __init__(self, model: nn.Module, blocks: Mapping[str, Block]) -> None:
+    def __init__(self, model: nn.Module, moments: Mapping[str, Tensor]) -> None:
         self.model = model
         self.name: str | None = None
-        self._blocks = blocks
+        self._moments = moments
         self._handles: list[RemovableHandle] = []
         self._x: Tensor | None = None
         self._inverse: Tensor | None = None
 
     def __enter__(self) -> _First:
         for name, module in self.model.named_modules():
-            if name in self._blocks and isinstance(module, nn.Linear):
+            if name in self._moments and isinstance(module, nn.Linear):
                 self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self
 
@@ -131,15 +204,27 @@ class _First:
 
     def _leverage(self, x: Tensor) -> Tensor:
         if self._inverse is None:
-            moment = self._blocks[str(self.name)].operator.input_moment()
-            assert moment is not None
-            M = moment.double()
+            M = self._moments[str(self.name)]
             shift = _DAMPING * M.diagonal().mean() * torch.eye(len(M), dtype=M.dtype)
             self._inverse = torch.linalg.inv(M + shift.to(M.device)).to(x.device)
         a = x.double()
         if len(self._inverse) == a.shape[-1] + 1:  # of the bias
             a = torch.cat([a, torch.ones_like(a[..., :1])], dim=-1)
         return ((a @ self._inverse) * a).sum(-1).amin(1)
+
+
+def _moment(block: Block) -> Tensor:
+    moment = block.operator.input_moment()
+    assert moment is not None
+    return moment.double()
+
+
+def _definite(whole: Tensor, part: Tensor) -> Tensor:
+    """Subtract two sums; what is below the rounding of float32 factors is noise."""
+    values, vectors = torch.linalg.eigh(whole - part)
+    noise = _DAMPING * float(torch.linalg.eigvalsh(whole)[-1])
+    definite: Tensor = (vectors * values.clamp(min=noise)) @ vectors.T
+    return definite
 
 
 def _has_span(block: Block) -> bool:

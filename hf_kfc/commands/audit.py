@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..audit import EmbeddingAudit, Separation, audit_tokens, membership_auc, span_auc
+from ..audit import (
+    EmbeddingAudit,
+    Frequencies,
+    Separation,
+    audit_tokens,
+    difference_auc,
+    frequencies_told,
+    membership_auc,
+    span_auc,
+)
 from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from ..priors.privacy import MIN_EXAMPLES
@@ -35,24 +44,32 @@ def report(options: argparse.Namespace) -> Report:
     tested = [options.model, options.members, options.non_members]
     if any(tested) and not all(tested):
         raise PriorError("a membership test needs --model, --members and --non_members; give all")
+    if bool(options.earlier) != bool(options.added) or (options.added and not options.model):
+        raise PriorError(
+            "a test of two revisions needs --earlier, --added and the membership test's options; "
+            "give all"
+        )
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     base = load_model(options.base) if options.base else None
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     audits = audit_tokens(prior, base)
-    tests, span = _attacks(prior, options) if options.model else ([], None)
+    found = _attacks(prior, options) if options.model else _Found()
     values = {
         "prior": str(prior.source or options.prior),
         "min_examples": prior.provenance.min_examples,
         "dropped_inputs": prior.provenance.dropped_inputs,
         "embeddings": [_values(audit, tokenizer) for audit in audits],
-        "membership": [asdict(test) for test in tests],
-        "rare_tokens": span and asdict(span),
+        "membership": [asdict(test) for test in found.membership],
+        "rare_tokens": found.span and asdict(found.span),
+        "added_tokens": found.difference and asdict(found.difference),
+        "frequencies": [asdict(own) for own in found.frequencies],
     }
     parts = [_left_out(prior), _table(audits)]
     parts += [_spelled(audit, tokenizer) for audit in audits if audit.readable]
-    tables = [*_table_of("members told from non-members by", tests)]
-    tables += _table_of(f"in fewer than {MIN_EXAMPLES}, told from absent", [span] if span else [])
-    return Report(values, [*parts, *tables])
+    tables = _table_of("members told from non-members by", found.membership)
+    rare = [own for own in (found.span, found.difference) if own is not None]
+    tables += _table_of(f"in fewer than {MIN_EXAMPLES}, told from absent", rare)
+    return Report(values, [*parts, *tables, *_ranked(found.frequencies)])
 
 
 def _values(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -113,22 +130,39 @@ def _table_of(title: str, tests: Sequence[Separation]) -> list[Table]:
     return [Table(rows)] if tests else []
 
 
-def _attacks(
-    prior: ConsolidationPrior, options: argparse.Namespace
-) -> tuple[list[Separation], Separation | None]:
+def _ranked(frequencies: Sequence[Frequencies]) -> list[Table]:
+    rows = [("frequencies told by", "of", "rank correlation")]
+    rows += [(own.what, f"{own.number:,}", f"{own.correlation:.3f}") for own in frequencies]
+    return [Table(rows)] if frequencies else []
+
+
+@dataclass
+class _Found:
+    """What the attacks come to."""
+
+    membership: Sequence[Separation] = ()
+    span: Separation | None = None
+    difference: Separation | None = None
+    frequencies: Sequence[Frequencies] = ()
+
+
+def _attacks(prior: ConsolidationPrior, options: argparse.Namespace) -> _Found:
     model, tokenizer = load_model(options.model), load_tokenizer(options.model)
     choices = Choices(max_length=options.max_length)
-    members, others = (
-        prepare(load_examples(name), model, tokenizer, choices)
-        for name in (options.members, options.non_members)
+    members, others, added = (
+        prepare(load_examples(name), model, tokenizer, choices) if name else None
+        for name in (options.members, options.non_members, options.added)
     )
-    tests = membership_auc(
-        prior,
-        model,
-        members.dataset,
-        others.dataset,
-        members.data_collator,
-        forward=members.forward,
-        position_mask=members.position_mask,
+    assert members is not None
+    assert others is not None
+    data, collator = members.dataset, members.data_collator
+    reading: dict[str, Any] = {"forward": members.forward, "position_mask": members.position_mask}
+    found = _Found(
+        membership_auc(prior, model, data, others.dataset, collator, **reading),
+        span_auc(prior, model, data, collator),
+        frequencies=frequencies_told(prior, model, data, collator, **reading),
     )
-    return tests, span_auc(prior, model, members.dataset, members.data_collator)
+    if added is not None:
+        earlier = ConsolidationPrior.from_pretrained(options.earlier)
+        found.difference = difference_auc(prior, earlier, model, data, added.dataset, collator)
+    return found

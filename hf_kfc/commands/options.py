@@ -115,12 +115,15 @@ def audit(parser: ArgumentParser) -> None:
         hf-kfc audit runs/tier1/prior --tokenizer runs/tier1
         hf-kfc audit org/tier1-kfc --base google-bert/bert-base-uncased
         hf-kfc audit org/tier1-kfc --model org/tier1 --members train --non_members test
+        hf-kfc audit org/tier1-kfc@v2 --earlier org/tier1-kfc@v1 --added new --model org/tier1 \\
+            --members train --non_members test
 
     First, the tokens that could be read off it. Second, with --model, --members and --non_members,
     a membership test: how well examples that the prior was estimated on are told from others, and
     how well their rare tokens are told from tokens that none of them has, by what the first linear
-    layer's A spans. They are folders or files as estimate takes them, or encoded examples that
-    save_to_disk wrote.
+    layer's A spans, and how well tokens, lengths and labels are ranked by frequency. Third, with
+    --earlier and --added, what two revisions tell of the examples between them. They are folders or
+    files as estimate takes them, or encoded examples that save_to_disk wrote.
     """
     _prior(parser)
     parser.add_argument(
@@ -130,6 +133,8 @@ def audit(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="The prior's model, to test examples.")
     parser.add_argument("--members", metavar="DATASET", help="What the prior was estimated on.")
     parser.add_argument("--non_members", metavar="DATASET", help="Like examples that it was not.")
+    parser.add_argument("--earlier", metavar="PRIOR", help="An older revision, to hold against it.")
+    parser.add_argument("--added", metavar="DATASET", help="Members that the older one has not.")
     parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
 
 

@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.audit.membership import area_under_curve
-from hf_kfc.audit.span import span_auc
+from hf_kfc.audit.span import difference_auc, span_auc
 from hf_kfc.priors.privacy import without_rare_inputs
 
 TEXTS, LENGTH, COMMON, WIDTH = 100, 8, 22, 96
@@ -162,3 +162,17 @@ def test_there_is_no_such_attack_without_such_a_layer_or_such_tokens() -> None:
     assert span_auc(prior, own, data, default_collate, min_examples=1) is None
     other = prior.without("bert.encoder.*").without(["bert.pooler.*", "classifier"])
     assert span_auc(other, own, data, default_collate) is None
+
+
+@pytest.mark.parametrize("before", [0, 10])
+def test_the_audit_tells_two_revisions_apart(before: int) -> None:
+    data = texts()
+    added = [data[7], data[40]]
+    less = [example for n, example in enumerate(data) if n not in (7, 40)]
+    new, old = published(data, before), published(less, before)
+    found = difference_auc(new, old, model(), data, added, default_collate)
+    assert found is not None
+    assert found.score == f"rare tokens of added examples by inputs of {QUERY}"
+    assert (found.auc > 0.9) is (before == 0)
+    if before:  # of six tokens
+        assert found.low < 0.55

@@ -129,3 +129,18 @@ def test_rare_tokens_are_looked_for_in_what_a_layer_spans(saved, run, tmp_path):
     assert aucs[0] > aucs[1]
     text = run("audit", prior, "--model", model, *folders).out
     assert "in fewer than 10, told from absent" in text
+
+
+def test_two_revisions_and_frequencies(tier, run, tmp_path):
+    """The earlier revision is here the same one: nothing is left but rounding."""
+    tested = ("--model", tier.model, "--members", tier.members, "--non_members", tier.others)
+    both = ("--earlier", tier.prior, "--added", tier.members, "--max_length", 64)
+    result = run("audit", tier.prior, *tested, *both, "--json")
+    assert result.values["added_tokens"] is None  # the CNN's first layer is no linear one
+    (frequencies,) = result.values["frequencies"]
+    assert frequencies["what"] == "inputs of embeddings"
+    assert frequencies["correlation"] > 0.99
+    for part in (both[:2], both[2:4], (*both[:4],)):
+        refused = run("audit", tier.prior, *part)
+        assert (refused.status, refused.out) == (1, "")
+        assert "needs --earlier, --added" in refused.err
