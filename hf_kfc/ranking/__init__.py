@@ -4,6 +4,7 @@ Importing this package registers the CNN with ``AutoConfig`` and ``AutoModelForM
 both the CNN and ranking examples with the command line.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import extra as extra  # first: it says what is not installed
@@ -47,6 +48,7 @@ from .trainer import RankingConsolidationTrainer, RankingTrainer
 
 if TYPE_CHECKING:
     from .evaluation import Forgetting, RankingAccuracy
+    from .linker import EntityLinker, LinkedMention
 
 __all__ = [
     "FEATURES",
@@ -57,8 +59,10 @@ __all__ = [
     "Comparison",
     "Concept",
     "DataArguments",
+    "EntityLinker",
     "Forgetting",
     "LearningArguments",
+    "LinkedMention",
     "Mention",
     "OldDataArguments",
     "Outcome",
@@ -96,10 +100,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the metrics of `evaluate` when they are asked for."""
-    if name in ("Forgetting", "RankingAccuracy"):
-        from . import evaluation  # noqa: PLC0415 - slow, and few need it
+_LATER = {  # slow to import, and not needed by all
+    "EntityLinker": "linker",
+    "Forgetting": "evaluation",
+    "LinkedMention": "linker",
+    "RankingAccuracy": "evaluation",
+}
 
-        return getattr(evaluation, name)
+
+def __getattr__(name: str) -> Any:
+    """Import what is slow to import when it is asked for."""
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

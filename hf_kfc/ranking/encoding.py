@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ..errors import DataError
 from .problems import refuse_text
 
-__all__ = ["encode_candidates", "train_tokenizer"]
+__all__ = ["CandidateEncoder", "encode_candidates", "train_tokenizer"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,17 @@ def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int
 
 
 @dataclass(frozen=True)
-class _CandidateEncoder:
-    """The function given to ``Dataset.map``."""
+class CandidateEncoder:
+    """Encodes batches of examples, for training and for linking alike.
+
+    Args:
+        tokenizer: See :func:`encode_candidates`, of this and the rest.
+        pair: What it puts around the two texts of a pair.
+        separator: The token that marks the mention.
+        max_length: The most tokens of a pair.
+        max_name_length: The most tokens of a name.
+        with_types: Whether there are token types.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     pair: _Pair
@@ -102,8 +111,48 @@ class _CandidateEncoder:
     max_name_length: int
     with_types: bool
 
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, max_length: int, max_name_length: int
+    ) -> CandidateEncoder:
+        """Make sure that a tokenizer and lengths go together.
+
+        Raises:
+            DataError: See :func:`encode_candidates`.
+        """
+        if tokenizer.sep_token_id is None:
+            raise DataError(
+                f"The tokenizer {type(tokenizer).__name__} has no separator to mark the mention "
+                "with; set its sep_token to a token of its vocabulary."
+            )
+        if max_length > tokenizer.model_max_length:
+            raise DataError(
+                f"max_length is {max_length}, but the tokenizer's model takes "
+                f"{tokenizer.model_max_length} tokens; lower max_length."
+            )
+        pair = _Pair.of(tokenizer)
+        least = len(pair) + 2 + max_name_length + 1
+        if max_length < least:
+            raise DataError(
+                f"max_length is {max_length}, but special tokens, a name of {max_name_length} "
+                f"tokens and one token of the mention need {least}; raise it or lower "
+                "max_name_length."
+            )
+        with_types = "token_type_ids" in tokenizer.model_input_names
+        return cls(tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types)
+
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of examples."""
+        """Encode a batch of examples.
+
+        Args:
+            batch: Columns ``id``, ``left``, ``mention``, ``right``, ``candidate_names``, ``label``.
+
+        Returns:
+            The columns of :func:`encode_candidates`, and how much was cut.
+
+        Raises:
+            DataError: A mention or a name has no tokens.
+        """
         lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
         names = sorted({name for row in batch["candidate_names"] for name in row})
         name_ids = dict(zip(names, self._ids(names), strict=True))
@@ -199,36 +248,17 @@ def encode_candidates(
         raise DataError(
             "The dataset has no examples to encode; check how it was split or filtered."
         )
-    if tokenizer.sep_token_id is None:
-        raise DataError(
-            f"The tokenizer {type(tokenizer).__name__} has no separator to mark the mention with; "
-            "set its sep_token to a token of its vocabulary."
-        )
-    if max_length > tokenizer.model_max_length:
-        raise DataError(
-            f"max_length is {max_length}, but the tokenizer's model takes "
-            f"{tokenizer.model_max_length} tokens; lower max_length."
-        )
-    pair = _Pair.of(tokenizer)
-    least = len(pair) + 2 + max_name_length + 1
-    if max_length < least:
-        raise DataError(
-            f"max_length is {max_length}, but special tokens, a name of {max_name_length} tokens "
-            f"and one token of the mention need {least}; raise it or lower max_name_length."
-        )
-    with_types = "token_type_ids" in tokenizer.model_input_names
+    encoder = CandidateEncoder.of(tokenizer, max_length, max_name_length)
     int_lists = datasets.List(datasets.List(datasets.Value("int32")))
     features = {
         "id": datasets.Value("string"),
         "input_ids": int_lists,
         "labels": datasets.Value("int64"),
-        **({"token_type_ids": int_lists} if with_types else {}),
+        **({"token_type_ids": int_lists} if encoder.with_types else {}),
         **{name: datasets.Value("int32") for name in _COUNTS},
     }
     encoded = dataset.map(
-        _CandidateEncoder(
-            tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types
-        ),
+        encoder,
         batched=True,
         remove_columns=[name for name in dataset.column_names if name != "id"],
         features=datasets.Features(features),

@@ -287,16 +287,19 @@ def _texts(example: Mapping[str, Any]) -> Iterator[str]:
 
 
 def load_pretrained(
-    model: str | Path, *, seed: int = 0
+    model: str | Path, *, seed: int = 0, learnt: bool = False, token: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a ranker, or an encoder that gets a new head, with its tokenizer.
 
     Args:
         model: A folder, ``"org/name"`` or ``"org/name@revision"``.
         seed: Of a new head.
+        learnt: Whether to refuse an encoder, whose new head has learnt nothing.
+        token: Access token; by default the one logged in with.
 
     Raises:
-        HfKfcError: The model or its tokenizer is missing, damaged or out of reach.
+        HfKfcError: The model or its tokenizer is missing, damaged or out of reach, or it has a
+            part that has learnt nothing.
 
     Example:
         >>> model, tokenizer = load_pretrained("runs/tier1")  # doctest: +SKIP
@@ -304,13 +307,20 @@ def load_pretrained(
     path, revision = split_revision(str(model))
     set_seed(seed)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        ranker = AutoModelForMultipleChoice.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, token=token)
+        ranker, info = AutoModelForMultipleChoice.from_pretrained(
+            path, revision=revision, token=token, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError, HfHubHTTPError) as error:
         raise HfKfcError(
             f"model '{model}' cannot be loaded ({' '.join(str(error).split())}); give the folder "
             "of a model with its tokenizer, or the name of a Hub repository"
         ) from error
+    if learnt and info["missing_keys"]:
+        raise HfKfcError(
+            f"model '{model}' is no ranker: it has no {', '.join(sorted(info['missing_keys']))}; "
+            "train it to rank first"
+        )
     return ranker, tokenizer
 
 

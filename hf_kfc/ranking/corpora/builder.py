@@ -9,7 +9,6 @@ import random
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ import datasets
 from tqdm.auto import tqdm
 
 from ...errors import DataError
+from ..candidates import cut_context, shown_name
 from ..concepts import is_nil, surface_forms
 from ..licenses import License
 from ..ontologies import Ontology, read_ontology
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 COUNTS_FILE = "counts.json"
 """Name of the file in a builder's cache folder that holds its counts."""
+
+_ONTOLOGY_FILE = "ontology.arrow"
 
 _CHUNK = 5000  # mentions that are retrieved together, and that processes share out
 
@@ -64,7 +66,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         DataError: A file is missing, or a value of the configuration is out of its range.
     """
 
-    VERSION = datasets.Version("3.0.0")  # part of the cache key: of what the examples say
+    VERSION = datasets.Version("3.1.0")  # part of the cache key: of what the examples say
     BUILDER_CONFIG_CLASS = RankingConfig
     FILES: ClassVar[tuple[str, ...]] = ()
     OPTIONAL_FILES: ClassVar[tuple[str, ...]] = ()
@@ -138,6 +140,15 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             self._counts = Counts.load(Path(self._output_dir) / COUNTS_FILE)
         return self._counts
 
+    @property
+    def ontology(self) -> Ontology:
+        """The concepts that candidates come from, with the names that mentions gave them.
+
+        Raises:
+            DataError: The dataset is not prepared yet.
+        """
+        return Ontology.load(Path(self._output_dir) / _ONTOLOGY_FILE)
+
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
 
@@ -176,6 +187,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         _warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
         own, ontology = self._ontology(mentions, problems)
+        ontology.save(Path(self._output_dir) / _ONTOLOGY_FILE)
         indexes = Path(self._cache_dir_root) / "hf_kfc_indexes"
         retriever = get_retriever(self.config.retrieval, ontology, indexes)
         self._counts = Counts(
@@ -240,19 +252,11 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                 message = f"empty mention {id_!r}; remove the annotation or correct its span"
                 problems("empty mention", where, message)
             else:
-                mentions[id_] = self._cut(mention)
+                # Cut at once, so that whole documents need not be kept in memory.
+                mentions[id_] = cut_context(mention, self.config.context_words)
         counts.linked = len(mentions)
         counts.read += counts.linked
         return list(mentions.items())
-
-    def _cut(self, mention: Mention) -> Mention:
-        """Cut the context to its width, so that whole documents need not be kept in memory."""
-        width = self.config.context_words
-        left = mention.left.split()[-width:] if width else []  # [-0:] would be all of it
-        right = mention.right.split()[:width]
-        return replace(
-            mention, text=mention.text.strip(), left=" ".join(left), right=" ".join(right)
-        )
 
     def _usable(
         self,
@@ -311,7 +315,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                     positions[-1] = gold
                 random.Random(f"{self.config.seed}:{id_}").shuffle(positions)
                 candidates = [ontology[position] for position in positions]
-                names = [self._shown(concept) for concept in candidates]
+                names = [shown_name(concept, self.config.show_types) for concept in candidates]
                 seen = Counter(name.casefold() for name in names)
                 example = {
                     "id": id_,
@@ -328,11 +332,6 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                     "num_retrieved": len(retrieved),
                 }
                 yield id_, example
-
-    def _shown(self, concept: Concept) -> str:
-        if not (self.config.show_types and concept.types):
-            return concept.name
-        return f"{concept.name} [{', '.join(concept.types)}]"
 
 
 def _held(concepts: Iterable[Concept]) -> Ontology | None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from ..candidates import LINE_ENDS, span_mention
 from ..concepts import canonical_id, is_nil
 from ..formats.documents import Document, Pieces, Span
 from ..problems import Problems
@@ -48,7 +49,7 @@ class DocumentCorpus(CandidateRankingBuilder):
     SEVERAL: ClassVar[str] = "several concepts"
     AMBIGUOUS: ClassVar[str] = "several concepts"
     OVERLAPPING: ClassVar[str] = ""
-    SPACES: ClassVar[re.Pattern[str]] = re.compile(r"\s*[\r\n]\s*")
+    SPACES: ClassVar[re.Pattern[str]] = LINE_ENDS
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -126,23 +127,13 @@ class DocumentCorpus(CandidateRankingBuilder):
             counts.drop(self.AMBIGUOUS)
         overlapping = overlapping_spans([s for s, _ in usable]) if self.OVERLAPPING else set()
         for span, id_ in usable:
-            start = min(start for start, _ in span.pieces)
-            end = max(end for _, end in span.pieces)
             for remark in span.remarks:
                 counts.remark(remark)
             if span.where in overlapping:
                 counts.remark(self.OVERLAPPING)
             if len(span.pieces) > 1:
                 counts.remark("discontinuous mention")
-            yield Mention(
-                document=document.id,
-                text=self.SPACES.sub(" ", span.text),
-                left=document.text[:start],
-                right=document.text[end:],
-                concept=id_,
-                key=span.key or ";".join(f"{start}-{end}" for start, end in span.pieces),
-                where=span.where,
-            )
+            yield span_mention(document, span, id_, self.SPACES)
 
 
 def overlapping_spans(spans: Sequence[Span]) -> set[str]:

@@ -10,6 +10,7 @@ from ...errors import DataError
 from ..problems import Problems
 from ..schema import Concept
 from .icd10cm import read_icd10cm
+from .json_lines import read_concepts
 from .medic import read_medic
 from .mesh import read_mesh
 from .names import read_names
@@ -25,6 +26,7 @@ ONTOLOGY_FORMATS: dict[str, Callable[..., Iterable[Concept]]] = {
     "mesh": read_mesh,
     "medic": read_medic,
     "obo": read_obo,
+    "json": read_concepts,
 }
 """Readers by the name of their format: each takes the paths of the ontology's files, and by name
 ``problems`` and options of its own."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from random import Random
 from typing import NamedTuple, Protocol
 from unicodedata import combining, name, normalize
+
+from ..ontologies import Ontology
 
 __all__ = ["Hit", "Retriever", "filled", "folded"]
 
@@ -49,6 +51,17 @@ class Retriever(Protocol):
         Returns:
             For each query at most ``k`` distinct concepts, the highest score first; the ones that
             fill up come last.
+        """
+
+    def extended(self, ontology: Ontology, changed: Collection[int]) -> Retriever:
+        """Make the retriever of an ontology that says more; only what is new is read.
+
+        Args:
+            ontology: The retriever's own with more concepts after its own, in its order.
+            changed: Which of its own concepts have other names now.
+
+        Returns:
+            A retriever that finds what one made of the ontology would; this one stays as it is.
         """
 
 

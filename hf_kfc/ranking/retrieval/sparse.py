@@ -6,9 +6,10 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import datasets
 import numpy as np
@@ -64,7 +65,9 @@ class SparseRetriever(ABC):
         owners = array("i")
         counter = self._vectorizer(None)
         try:
-            counts = counter.fit_transform(self._names(ontology, owners))
+            counts = counter.fit_transform(
+                self._names(ontology.names(), ontology.num_names, owners)
+            )
         except ValueError as error:
             if owners:
                 raise
@@ -72,12 +75,70 @@ class SparseRetriever(ABC):
                 f"no name of the ontology's {len(ontology)} concept(s) has a letter or a digit; "
                 "check the ontology's names"
             ) from error
+        features = counter.get_feature_names_out().tolist()
+        self._hold(counts, np.frombuffer(owners, np.int32), features, len(ontology))
+
+    def _hold(
+        self,
+        counts: Any,
+        owners: npt.NDArray[np.int32],
+        features: Sequence[str],
+        num_concepts: int,
+    ) -> None:
+        """Weigh the counts of features in names [names, features], and turn them around."""
+        counts.sort_indices()  # sums then do not depend on which name had a feature first
+        small = counts.astype(np.min_scalar_type(int(counts.data.max())))
+        self._counts = small.tocsc().data  # in the order of the postings
+        del small
         weights, self._feature_weights = self._weigh(counts)
         del counts  # of a large ontology, gigabytes
         self._folder: Path | None = None
-        self._num_concepts = len(ontology)
-        self._postings = Postings.from_matrix(weights, np.frombuffer(owners, np.int32))
-        self._counter = self._vectorizer(counter.get_feature_names_out().tolist())
+        self._num_concepts = num_concepts
+        self._postings = Postings.from_matrix(weights, owners)
+        self._counter = self._vectorizer(features)
+
+    def extended(self, ontology: Ontology, changed: Collection[int]) -> Self:
+        """Make the retriever of an ontology that says more; only what is new is read.
+
+        The weights of all names are computed anew from the features' counts, which are kept: one
+        name more changes how rare its words are.
+
+        Args:
+            ontology: The retriever's own with more concepts after its own, in its order.
+            changed: Which of its own concepts have other names now.
+
+        Returns:
+            What ``type(retriever)(ontology)`` would be.
+        """
+        from scipy.sparse import csc_matrix, csr_matrix, vstack  # noqa: PLC0415 - slow
+
+        fresh = [*sorted(changed), *range(self._num_concepts, len(ontology))]
+        pairs = [(position, name) for position in fresh for name in ontology[position].names]
+        owners, counter = array("i"), self._vectorizer(None)
+        rows, features = [], [list(self._counter.vocabulary)]
+        old = self._postings
+        shape = (len(old.owners), len(old.peaks))
+        kept = ~np.isin(old.owners, list(changed))
+        rows.append(csc_matrix((self._counts, old.names, old.offsets), shape).tocsr()[kept])
+        with suppress(ValueError):  # no feature in any of the names
+            rows.append(counter.fit_transform(self._names(pairs, len(pairs), owners)))
+            features.append(counter.get_feature_names_out().tolist())
+        everything = sorted(set().union(*features))
+        places = {feature: place for place, feature in enumerate(everything)}
+        moved = [
+            csr_matrix(
+                (own.data, np.array([places[f] for f in names])[own.indices], own.indptr),
+                (own.shape[0], len(everything)),
+            )
+            for own, names in zip(rows, features, strict=True)
+        ]
+        whole = np.concatenate([old.owners[kept], np.frombuffer(owners, np.int32)])
+        order = np.argsort(whole, kind="stable")
+        counts = vstack(moved, "csr")[order].astype(np.float64)
+        used = np.flatnonzero(np.bincount(counts.indices, minlength=len(everything)))
+        retriever = type(self).__new__(type(self))
+        retriever._hold(counts[:, used], whole[order], [everything[i] for i in used], len(ontology))
+        return retriever
 
     @staticmethod
     @abstractmethod
@@ -109,13 +170,15 @@ class SparseRetriever(ABC):
         """Make a query's vector of its counts times the features' factors."""
         return weights
 
-    def _names(self, ontology: Ontology, owners: array[int]) -> Iterator[str]:
+    def _names(
+        self, names: Iterable[tuple[int, str]], total: int, owners: array[int]
+    ) -> Iterator[str]:
         """Yield the distinct normalised names; note the concept of each in ``owners``."""
         own: set[str] = set()
         for concept, name in tqdm(
-            ontology.names(),
+            names,
             desc=f"indexing names ({type(self).__name__})",
-            total=ontology.num_names,
+            total=total,
             unit=" names",
             disable=datasets.are_progress_bars_disabled(),
         ):
@@ -174,6 +237,7 @@ class SparseRetriever(ABC):
         folder = Path(folder)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self._postings, name))
+        np.save(folder / "counts.npy", self._counts)
         np.save(folder / "feature_weights.npy", self._feature_weights)
         vocabulary = json.dumps(self._counter.vocabulary)
         (folder / _VOCABULARY).write_text(vocabulary, encoding="utf-8")
@@ -221,6 +285,7 @@ class SparseRetriever(ABC):
             self._postings = Postings(
                 **{key: mapped.view(np.ndarray) for key, mapped in maps.items()}
             )
+            self._counts = np.load(state / "counts.npy", mmap_mode="r").view(np.ndarray)
             self._feature_weights = np.load(state / "feature_weights.npy")
             self._num_concepts = int(description["num_concepts"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -28,7 +28,7 @@ class TfidfRetriever(SparseRetriever):
         DataError: Every name is blank.
     """
 
-    VERSION = 3
+    VERSION = 4
 
     @staticmethod
     def normalised(text: str) -> str:

@@ -77,6 +77,7 @@ FILES = (
     "names.npy",
     "weights.npy",
     "peaks.npy",
+    "counts.npy",
     "feature_weights.npy",
 )
 

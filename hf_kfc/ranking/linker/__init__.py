@@ -1,0 +1,17 @@
+"""From text and an ontology to linked mentions: retriever, ranker and thresholds in one object."""
+
+from .calibration import Calibration, calibration_error
+from .inputs import as_document
+from .linked import Candidate, LinkedMention
+from .linker import EntityLinker
+from .settings import LinkerSettings
+
+__all__ = [
+    "Calibration",
+    "Candidate",
+    "EntityLinker",
+    "LinkedMention",
+    "LinkerSettings",
+    "as_document",
+    "calibration_error",
+]

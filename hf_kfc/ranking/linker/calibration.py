@@ -1,0 +1,146 @@
+"""How far a linker's probabilities can be believed, and below which it should say nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import DataError
+
+__all__ = ["Calibration", "calibration_error"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_BINS = 15
+_TEMPERATURES = (0.02, 50.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on development mentions, and chosen by it.
+
+    Figures of the threshold are of the mentions that it was chosen on, and so are a little too
+    good: report those of a test set.
+
+    Args:
+        num_mentions: How many there were.
+        num_nil: How many of them have no concept in the ontology.
+        accuracy: Share of the others whose best candidate is right, whatever its probability.
+        temperature: What scores are divided by from now on.
+        error_before: Calibration error (:func:`calibration_error`) without it, and after it.
+        error_after: The same with it.
+        nil_threshold: The least probability with which a concept is given from now on.
+        precision: Share of the concepts given that are right.
+        recall: Share of the mentions with a concept that are given the right one.
+        f1: Harmonic mean of the two.
+        nil_precision: Share of the mentions given no concept that have none.
+        nil_recall: Share of the mentions without a concept that are given none.
+    """
+
+    num_mentions: int
+    num_nil: int
+    accuracy: float
+    temperature: float
+    error_before: float
+    error_after: float
+    nil_threshold: float
+    precision: float
+    recall: float
+    f1: float
+    nil_precision: float
+    nil_recall: float
+
+
+def calibration_error(probabilities: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Expected calibration error (Guo et al. 2017), over 15 bins of equal width.
+
+    Args:
+        probabilities: Of each answer [N] that it is right.
+        right: Whether it is [N].
+
+    Returns:
+        The mean, over the answers, of the distance between the mean probability and the share of
+        right ones in their bin; 0 is perfect.
+
+    Raises:
+        DataError: There are no answers.
+    """
+    p, hits = np.asarray(probabilities, float), np.asarray(right, float)
+    if not p.size:
+        raise DataError("the calibration of no answers is undefined; give at least one")
+    bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, p - hits, minlength=_BINS)  # sum of p minus number of right ones
+    return float(np.abs(gaps).sum() / p.size)
+
+
+def best_temperature(logits: Floats, best: npt.NDArray[np.intp], right: Bools) -> float:
+    """Find the temperature with which the best candidate's probability predicts that it is right.
+
+    Minimises the log loss of these probabilities. Mentions that retrieval missed, or that have no
+    concept, count as wrong answers: a softmax over candidates alone would know nothing of them.
+
+    Args:
+        logits: Scores [N, K]; -inf where a mention has fewer candidates.
+        best: Index of each mention's best candidate [N].
+        right: Whether it is the right one [N].
+    """
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - slow, and few calibrate
+
+    def loss(log_temperature: float) -> float:
+        p = best_probabilities(logits, best, float(np.exp(log_temperature)))
+        p = np.clip(p, 1e-9, 1 - 1e-9)
+        return float(-np.where(right, np.log(p), np.log1p(-p)).mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(_TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def best_probabilities(logits: Floats, best: npt.NDArray[np.intp], temperature: float) -> Floats:
+    """Return the probability [N] of the best candidates; see :func:`best_temperature`."""
+    scaled = logits / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    weights = np.exp(scaled)
+    found: Floats = weights[np.arange(len(best)), best] / weights.sum(axis=1)
+    return found
+
+
+def best_threshold(
+    probabilities: Floats, right: Bools, linkable: Bools, least_precision: float | None
+) -> float:
+    """Choose the probability from which on a concept is given.
+
+    Args:
+        probabilities: Of the best candidates [N]; 0 where there is none.
+        right: Whether it is the right one [N].
+        linkable: Whether the mention has a concept in the ontology [N].
+        least_precision: The precision to reach with as many concepts given as possible; none: the
+            highest F1.
+
+    Returns:
+        One of the probabilities.
+
+    Raises:
+        DataError: No threshold reaches the precision.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    p, hits = probabilities[order], np.cumsum(right[order])
+    given = np.arange(1, len(p) + 1)
+    # A threshold takes all that are as probable: only where the next is less can it stand.
+    stands = np.append(p[:-1] > p[1:], True) & (p > 0)
+    if not stands.any():
+        raise DataError("retrieval found no concept for any development mention; check the names")
+    precision, recall = hits / given, hits / max(1, int(linkable.sum()))
+    if least_precision is None:
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        return float(p[np.argmax(np.where(stands, f1, -1.0))])
+    reaching = np.flatnonzero(stands & (precision >= least_precision))
+    if not len(reaching):
+        highest = precision[stands].max()
+        raise DataError(
+            f"no threshold reaches a precision of {least_precision} on the development mentions "
+            f"(the highest is {highest:.3f}); ask for less"
+        )
+    return float(p[reaching[-1]])

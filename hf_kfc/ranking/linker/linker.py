@@ -1,0 +1,517 @@
+"""The linker: retrieval, ranker and thresholds, from text to concepts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...errors import DataError
+from ...hub import PushedModel
+from ..candidates import cut_context, shown_name, span_mention
+from ..collator import CandidateCollator
+from ..concepts import is_nil
+from ..encoding import CandidateEncoder
+from ..formats.documents import Document
+from ..loss import masked_logits
+from ..ontologies import Ontology
+from ..ontologies.ontology import widened
+from ..problems import refuse_text
+from ..retrieval import get_retriever
+from ..schema import Concept, Mention
+from . import files
+from .calibration import (
+    Calibration,
+    Floats,
+    best_probabilities,
+    best_temperature,
+    best_threshold,
+    calibration_error,
+)
+from .inputs import as_document, documents_of, is_one
+from .linked import Candidate, LinkedMention
+from .settings import LinkerSettings
+
+__all__ = ["EntityLinker"]
+
+logger = logging.getLogger(__name__)
+
+_SEARCHED = 65_536  # mentions that are searched for together
+_ENCODED = 2_048  # and of these, encoded and ordered by length
+
+
+class _Ranked(NamedTuple):
+    """A mention's candidates and their scores, those that retrieval found first."""
+
+    mention: Mention
+    concepts: list[int]  # positions in the ontology
+    num_found: int  # the others fill up
+    scores: Floats  # [candidates]
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best candidate that retrieval found."""
+        return int(self.scores[: self.num_found].argmax()) if self.num_found else None
+
+
+class EntityLinker:
+    """Links mentions to the concepts of an ontology.
+
+    Retrieval finds candidates by their names, and the ranker scores each in the mention's context,
+    as in training: the same code cuts the context, shows the names and encodes both.
+
+    Args:
+        model: A ranker, a model with a multiple-choice head that has learnt to rank.
+        tokenizer: Its tokenizer.
+        ontology: The concepts. For what the ranker was trained beside, the ontology of the
+            builder, whose concepts have the words of the train mentions as names too.
+        cache_dir: Where the index of the names is kept; see
+            :func:`~hf_kfc.ranking.retrieval.get_retriever`.
+        **settings: Fields of :class:`LinkerSettings`: ``num_candidates``, ``temperature``,
+            ``nil_threshold`` and others.
+
+    Attributes:
+        settings: The settings.
+        ontology: The concepts.
+        calibration: What :meth:`calibrate` measured last; None if nothing.
+
+    Raises:
+        DataError: A setting is unknown or out of its range, the tokenizer does not fit, or the
+            ontology has fewer than two concepts.
+
+    Example:
+        >>> linker = EntityLinker.from_pretrained("org/diseases")  # doctest: +SKIP
+        >>> linker("Her gout is back.", [(4, 8)])[0].concept  # doctest: +SKIP
+        'D006073'
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        ontology: Ontology | Iterable[Concept],
+        *,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        self.settings = LinkerSettings.of(settings)
+        self.ontology = ontology if isinstance(ontology, Ontology) else Ontology(ontology)
+        if len(self.ontology) < 2:
+            raise DataError("the ontology has 1 concept; ranking needs at least 2")
+        self.model: PreTrainedModel = model
+        nn.Module.eval(model)
+        self.tokenizer = tokenizer
+        self.calibration: Calibration | None = None
+        self._encoder = CandidateEncoder.of(
+            tokenizer, self.settings.max_length, self.settings.max_name_length
+        )
+        self._collator = CandidateCollator(tokenizer)
+        self._retriever = get_retriever(self.settings.retrieval, self.ontology, cache_dir)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        ontology: str | Path | Ontology | None = None,
+        *,
+        ontology_format: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        device: str | torch.device | None = None,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> EntityLinker:
+        """Load a saved linker, or make one of a ranker and an ontology.
+
+        Args:
+            name_or_path: A folder, ``"org/name"`` or ``"org/name@revision"``: what
+                :meth:`save_pretrained` wrote, or a ranker with its tokenizer.
+            ontology: The concepts, or a file of them; by default those that the linker was saved
+                with. A ranker alone has none.
+            ontology_format: Format of such a file, a key of
+                :data:`~hf_kfc.ranking.ontologies.ONTOLOGY_FORMATS`; by default ``"json"`` of
+                ``.jsonl`` files and ``"names"`` of others.
+            revision: Branch, tag or commit.
+            token: Access token; by default the one logged in with.
+            device: Where the model is to run; by default the CPU.
+            cache_dir: See the class.
+            **settings: Fields of :class:`LinkerSettings` that are to differ from the saved ones.
+
+        Raises:
+            HfKfcError: The repository or the folder has no ranker, or is damaged; there is no
+                ontology; or what the class raises.
+        """
+        loaded = files.load(name_or_path, ontology, ontology_format, revision, token)
+        changed = asdict(LinkerSettings.of(loaded.settings | settings))
+        if device is not None:
+            nn.Module.to(loaded.model, device)
+        linker = cls(
+            loaded.model, loaded.tokenizer, loaded.ontology, cache_dir=cache_dir, **changed
+        )
+        linker.calibration = loaded.calibration
+        return linker
+
+    @overload
+    def __call__(
+        self,
+        inputs: Iterable[Any],
+        mentions: None = None,
+        *,
+        batch_size: int = 32,
+        num_proc: int | None = None,
+    ) -> list[list[LinkedMention]]: ...
+    @overload
+    def __call__(
+        self,
+        inputs: Any,
+        mentions: Iterable[Any] | None = None,
+        *,
+        batch_size: int = 32,
+        num_proc: int | None = None,
+    ) -> list[LinkedMention]: ...
+    def __call__(
+        self,
+        inputs: Any,
+        mentions: Iterable[Any] | None = None,
+        *,
+        batch_size: int = 32,
+        num_proc: int | None = None,
+    ) -> Any:
+        """Link the mentions of a text, or of many documents.
+
+        Args:
+            inputs: A text with ``mentions``, a note, a document of a reader or of spaCy (see
+                :func:`as_document`), or a list of these other than texts.
+            mentions: Where the text has mentions, ``(start, end)`` in characters.
+            batch_size: How many mentions are ranked together.
+            num_proc: Processes that look for candidates; by default this one.
+
+        Returns:
+            The linked mentions in the order of the mentions; of a list of documents a list of them
+            for each.
+
+        Raises:
+            DataError: The input is none of these, or a mention is not in the text.
+        """
+        if mentions is not None or is_one(inputs):
+            documents = [as_document(inputs, mentions)]
+        else:
+            documents = list(documents_of(inputs))
+        pairs = [(document, span) for document in documents for span in document.spans]
+        ranked = self._rank([span_mention(*pair, "") for pair in pairs], batch_size, num_proc)
+        linked = (
+            self._linked(own, span.pieces[0][0], span.pieces[-1][1], span.text)
+            for own, (_, span) in zip(ranked, pairs, strict=True)
+        )
+        found = [[next(linked) for _ in document.spans] for document in documents]
+        return found[0] if mentions is not None or is_one(inputs) else found
+
+    def link_mentions(
+        self, mentions: Iterable[Mention], *, batch_size: int = 32, num_proc: int | None = None
+    ) -> list[LinkedMention]:
+        """Link mentions that come with the text around them and without a document.
+
+        Args:
+            mentions: The mentions.
+            batch_size: How many are ranked together.
+            num_proc: Processes that look for candidates; by default this one.
+
+        Returns:
+            One for each; their offsets count in the mention's own words.
+        """
+        ranked = self._rank(list(mentions), batch_size, num_proc)
+        return [self._linked(own, 0, len(own.mention.text), own.mention.text) for own in ranked]
+
+    def calibrate(
+        self,
+        development: Iterable[Any],
+        *,
+        least_precision: float | None = None,
+        batch_size: int = 32,
+        num_proc: int | None = None,
+    ) -> Calibration:
+        """Set temperature and threshold by mentions whose concepts are known.
+
+        Args:
+            development: Documents as in a call, whose spans carry their concepts (those with
+                several are left out), or :class:`~hf_kfc.ranking.schema.Mention` records. What
+                the ranker was trained on would make it look surer than it is.
+            least_precision: The precision that the threshold is to reach; by default it is the
+                one with the highest F1.
+            batch_size: How many are ranked together.
+            num_proc: Processes that look for candidates; by default this one.
+
+        Returns:
+            What was measured; also kept as ``calibration``.
+
+        Raises:
+            DataError: There are no mentions, none has a concept of the ontology, or no threshold
+                reaches the precision.
+        """
+        mentions = list(_with_answers(refuse_text("development", development)))
+        golds = [None if is_nil(m.concept) else self.ontology.position(m.concept) for m in mentions]
+        if not any(gold is not None for gold in golds):
+            raise DataError(
+                f"none of the {len(mentions)} development mentions has a concept of the ontology; "
+                "give some with the identifiers that it has"
+            )
+        ranked = list(self._rank(mentions, batch_size, num_proc))
+        widest = max(len(own.scores) for own in ranked)
+        scores = np.full((len(ranked), widest), -np.inf)
+        for row, own in zip(scores, ranked, strict=True):
+            row[: len(own.scores)] = own.scores
+        best = np.array([-1 if own.best is None else own.best for own in ranked])
+        right = np.array(
+            [
+                own.best is not None and own.concepts[own.best] == gold
+                for own, gold in zip(ranked, golds, strict=True)
+            ]
+        )
+        found, linkable = best >= 0, np.array([gold is not None for gold in golds])
+        if not found.any():
+            raise DataError("retrieval found no candidate of any development mention; check it")
+        answers = scores[found], best[found], right[found]
+        temperature = best_temperature(*answers)
+        before, after = (best_probabilities(*answers[:2], t) for t in (1.0, temperature))
+        probabilities = np.zeros(len(ranked))
+        probabilities[found] = after
+        threshold = best_threshold(probabilities, right, linkable, least_precision)
+        given = probabilities >= threshold
+        precision = _share(right & given, given)
+        recall = _share(right & given, linkable)
+        self.calibration = Calibration(
+            num_mentions=len(ranked),
+            num_nil=int((~linkable).sum()),
+            accuracy=_share(right, linkable),
+            temperature=temperature,
+            error_before=calibration_error(before, answers[2]),
+            error_after=calibration_error(after, answers[2]),
+            nil_threshold=threshold,
+            precision=precision,
+            recall=recall,
+            f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+            nil_precision=_share(~given & ~linkable, ~given),
+            nil_recall=_share(~given & ~linkable, ~linkable),
+        )
+        self.settings = replace(self.settings, temperature=temperature, nil_threshold=threshold)
+        return self.calibration
+
+    def add_concepts(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Add concepts, or names of concepts, from now on; nothing is trained.
+
+        Args:
+            names: The names by identifier. One that the ontology knows, in any spelling, gets
+                more names; another is a new concept, whose first name is the preferred one.
+
+        Raises:
+            DataError: An identifier stands for no concept, or has no name; nothing is added then.
+        """
+        for id_, own in names.items():
+            if is_nil(id_):
+                raise DataError(f"{id_!r} stands for no concept; give another identifier")
+            if not any(name.strip() for name in refuse_text(f"names of {id_!r}", own)):
+                raise DataError(f"concept {id_!r} has no name; give it one")
+        if not names:
+            return
+        positions = map(self.ontology.position, names)
+        known = {position for position in positions if position is not None}
+        ontology = Ontology(widened(self.ontology, names))
+        self._retriever = self._retriever.extended(ontology, known)
+        self.ontology = ontology
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model, tokenizer, ontology and settings into a folder, whole or not at all.
+
+        Args:
+            folder: The folder; an older linker in it is replaced.
+
+        Raises:
+            HfKfcError: It holds something else, or cannot be made.
+        """
+        files.save(self, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        commit_message: str = "Push the linker",
+        token: str | None = None,
+    ) -> PushedModel:
+        """Push all that :meth:`save_pretrained` writes to a repository, in one commit.
+
+        The names of the ontology go with it: look at its licence before others may see it.
+
+        Args:
+            repo_id: The repository, ``"organisation/name"``; made if it is not there.
+            private: Whether only its members may see it.
+            commit_message: Of the commit.
+            token: Access token; by default the one logged in with.
+
+        Raises:
+            HubError: See :func:`~hf_kfc.hub.push_model`.
+        """
+        return files.push(
+            self, repo_id, private=private, commit_message=commit_message, token=token
+        )
+
+    def _rank(
+        self, mentions: Sequence[Mention], batch_size: int, num_proc: int | None
+    ) -> Iterator[_Ranked]:
+        """Find and score the candidates of mentions."""
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; give at least 1")
+        bar = tqdm(
+            total=len(mentions),
+            desc="linking",
+            unit=" mentions",
+            disable=datasets.are_progress_bars_disabled() or len(mentions) <= batch_size,
+        )
+        with bar:
+            for start in range(0, len(mentions), _SEARCHED):
+                cut = [
+                    cut_context(mention, self.settings.context_words)
+                    for mention in mentions[start : start + _SEARCHED]
+                ]
+                found = self._search([mention.text for mention in cut], num_proc)
+                for at in range(0, len(cut), _ENCODED):
+                    part = slice(at, at + _ENCODED)
+                    yield from self._scored(cut[part], found[part], batch_size, bar)
+
+    def _search(self, texts: list[str], num_proc: int | None) -> list[tuple[list[int], int]]:
+        """Find the candidates of each text, and how many do not only fill up."""
+        search = _Search(self._retriever, self.settings.num_candidates)
+        batch: Mapping[str, list[Any]]
+        if num_proc is None or num_proc < 2:
+            batch = search({"text": texts})
+        else:
+            batch = datasets.Dataset.from_dict({"text": texts}).map(
+                search,
+                batched=True,
+                batch_size=max(1, len(texts) // (4 * num_proc)),
+                num_proc=num_proc,
+                new_fingerprint="search",  # nothing is cached, and no index is hashed
+                desc="searching",
+            )[:]
+        return list(zip(batch["concepts"], batch["found"], strict=True))
+
+    def _scored(
+        self,
+        mentions: Sequence[Mention],
+        candidates: Sequence[tuple[list[int], int]],
+        batch_size: int,
+        bar: Any,
+    ) -> Iterator[_Ranked]:
+        """Score candidates; mentions of about the same length together, as padding costs time."""
+        names = {
+            position: shown_name(self.ontology[position], self.settings.show_types)
+            for position in {p for positions, _ in candidates for p in positions}
+        }
+        encoded = self._encoder(
+            {
+                "id": [f"{mention.document}:{mention.key}" for mention in mentions],
+                "left": [mention.left for mention in mentions],
+                "mention": [mention.text for mention in mentions],
+                "right": [mention.right for mention in mentions],
+                "candidate_names": [[names[p] for p in positions] for positions, _ in candidates],
+                "label": [0] * len(mentions),  # nobody knows
+            }
+        )
+        columns = [key for key in ("input_ids", "token_type_ids", "labels") if key in encoded]
+        rows = [
+            dict(zip(columns, row, strict=True))
+            for row in zip(*(encoded[column] for column in columns), strict=True)
+        ]
+        lengths = [max(map(len, row["input_ids"])) for row in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        scores: dict[int, Floats] = {}
+        for start in range(0, len(rows), batch_size):
+            chosen = order[start : start + batch_size]
+            logits = self._logits([rows[i] for i in chosen])
+            for i, row_logits in zip(chosen, logits, strict=True):
+                scores[i] = row_logits[: len(candidates[i][0])]
+            bar.update(len(chosen))
+        for i, (mention, (positions, num_found)) in enumerate(
+            zip(mentions, candidates, strict=True)
+        ):
+            yield _Ranked(mention, positions, num_found, scores[i])
+
+    @torch.inference_mode()
+    def _logits(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
+        """Run the ranker on encoded mentions: scores [mentions, candidates]."""
+        device = next(self.model.parameters()).device
+        batch = {name: value.to(device) for name, value in self._collator(rows).items()}
+        mask = batch["candidate_mask"]
+        takes_mask = getattr(self.model, "takes_candidate_mask", False)
+        ours = {"labels"} if takes_mask else {"candidate_mask", "labels"}
+        logits = self.model(**{k: v for k, v in batch.items() if k not in ours}).logits
+        found: Floats = masked_logits(logits, mask).double().cpu().numpy()
+        return found
+
+    def _linked(self, ranked: _Ranked, start: int, end: int, text: str) -> LinkedMention:
+        """Turn scores into probabilities, and the best of them into an answer."""
+        scaled = ranked.scores / self.settings.temperature
+        weights = np.exp(scaled - scaled.max())
+        shares = (weights / weights.sum()).tolist()
+        found = [
+            Candidate(concept.id, concept.name, share)
+            for concept, share in zip(
+                (self.ontology[p] for p in ranked.concepts[: ranked.num_found]),
+                shares,
+                strict=False,
+            )
+        ]
+        found.sort(key=lambda candidate: -candidate.probability)
+        if not found:
+            return LinkedMention(start, end, text, None, None, 0.0, ())
+        best = found[0]
+        is_given = best.probability >= (self.settings.nil_threshold or 0.0)
+        return LinkedMention(
+            start,
+            end,
+            text,
+            best.concept if is_given else None,
+            best.name if is_given else None,
+            best.probability,
+            tuple(found),
+        )
+
+
+class _Search:
+    """The function given to ``Dataset.map``."""
+
+    def __init__(self, retriever: Any, num_candidates: int) -> None:
+        self.retriever, self.num_candidates = retriever, num_candidates
+
+    def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+        hits = self.retriever.search(batch["text"], self.num_candidates)
+        return {
+            "concepts": [[hit.position for hit in own] for own in hits],
+            "found": [sum(hit.score > 0 for hit in own) for own in hits],
+        }
+
+
+def _with_answers(sources: Iterable[Any]) -> Iterator[Mention]:
+    """Yield the mentions with one right answer at most, whatever they come in."""
+    for source in sources:
+        if isinstance(source, Mention):
+            yield source
+            continue
+        document: Document = as_document(source)
+        for span in document.spans:
+            concepts = {"" if is_nil(id_) else id_ for id_ in span.concepts} or {""}
+            if len(concepts) == 1:
+                yield span_mention(document, span, concepts.pop())
+
+
+def _share(chosen: Any, of: Any) -> float:
+    return float(chosen.sum() / of.sum()) if of.sum() else 0.0

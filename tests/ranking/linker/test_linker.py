@@ -1,0 +1,285 @@
+"""From text to concepts: as in training, whatever the input comes in."""
+
+import json
+import math
+from itertools import chain
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT  # type: ignore[attr-defined]
+
+from hf_kfc.errors import DataError, HfKfcError
+from hf_kfc.ranking import CandidateCollator, EntityLinker, encode_candidates
+from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
+from hf_kfc.ranking.formats.documents import Document, Span
+from hf_kfc.ranking.linker import LinkerSettings
+from hf_kfc.ranking.ontologies import Ontology, write_concepts
+from hf_kfc.ranking.retrieval import RETRIEVERS
+from hf_kfc.ranking.schema import Concept, Mention
+
+
+def note(first, second, id_="n"):
+    text = TEXT.format(first, second)
+    at = text.index(first), text.index(second, text.index(first) + len(first))
+    spans = [(at[0], at[0] + len(first)), (at[1], at[1] + len(second))]
+    return {"id": id_, "text": text, "spans": [{"start": s, "end": e} for s, e in spans]}
+
+
+def assert_same(found, expected):
+    """But for rounding: sums of floats depend on the batch."""
+    for mine, theirs in zip(chain(*found), chain(*expected), strict=True):
+        assert mine.concept == theirs.concept
+        assert mine.probability == pytest.approx(theirs.probability, abs=1e-6)
+
+
+def test_mentions_get_concepts_names_and_probabilities(linker):
+    own = note("knee pain", "lung cancer")
+    first, second = linker(own["text"], [(s["start"], s["end"]) for s in own["spans"]])
+    assert (first.text, first.concept, first.name) == ("knee pain", "K20", "pain of the knee")
+    assert (second.concept, own["text"][second.start : second.end]) == ("L32", "lung cancer")
+    probabilities = [candidate.probability for candidate in first.candidates]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert first.probability == probabilities[0] and 0 < sum(probabilities) <= 1 + 1e-12
+    assert all(linker.ontology.position(c.concept) is not None for c in first.candidates)
+
+
+def test_every_form_of_input_says_the_same(linker):
+    own = note("skin wound", "jaw swelling")
+    spans = [(span["start"], span["end"]) for span in own["spans"]]
+    entities = [SimpleNamespace(start_char=s, end_char=e) for s, e in spans]
+    expected = linker(own["text"], spans)
+    for source in (
+        own,
+        {"text": own["text"], "mentions": spans},
+        SimpleNamespace(text=own["text"], ents=entities),  # as spaCy's
+        Document("d", own["text"], [Span((s,), own["text"][slice(*s)]) for s in spans]),
+    ):
+        assert linker(source) == expected
+        assert linker([source, source]) == [expected, expected]
+    pieces = [{"pieces": [span]} for span in spans]
+    assert linker(own["text"], pieces) == expected
+    assert linker(own["text"], np.array(spans)) == expected
+
+
+def test_a_document_of_spacy_is_linked(linker):
+    spacy = pytest.importorskip("spacy")
+    doc = spacy.blank("en")("The doctor found knee pain in March")
+    doc.ents = [doc.char_span(17, 26, label="DISEASE")]
+    assert linker(doc)[0].concept == "K20"
+
+
+def test_the_order_and_the_batches_change_nothing(linker):
+    notes = [note(f"{part} pain", "ear wound") for part in ("knee", "hip", "eye", "liver")]
+    notes.append({"text": "ear " * 30 + "ear pain", "spans": [{"start": 120, "end": 128}]})
+    one = [linker(own) for own in notes]
+    for batch_size in (1, 3, 64):
+        assert_same(linker(notes, batch_size=batch_size), one)
+    assert_same(linker(notes[::-1])[::-1], one)
+    assert_same(linker(notes, num_proc=2), one)
+    assert linker([]) == [] and linker("nothing", []) == []
+
+
+def test_candidates_are_encoded_as_the_examples_were(
+    model, tokenizer, ontology, tmp_path, monkeypatch
+):
+    """The builder's examples and what the linker feeds the ranker are the same tokens."""
+    notes = [note("knee pain", "ear\nwound", "a"), note("x [SEP] eye cancer", "lung wound", "b")]
+    codes = ("K20", "E63"), ("E92", "L33")
+    for own, gold in zip(notes, codes, strict=True):
+        for span, code in zip(own["spans"], gold, strict=True):
+            span["code"] = code
+    for split in ("train", "validation", "test"):
+        rows = [json.dumps(own | {"id": f"{split}{own['id']}"}) for own in notes]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    write_concepts(
+        (Concept(c.id, c.name, c.synonyms, ("Disease",)) for c in ontology), tmp_path / "o.jsonl"
+    )
+    files = {split: tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    shown = {"num_candidates": 5, "context_words": 3, "show_types": True, "retrieval": "tfidf"}
+    builder = ClinicalNotes(
+        data_files={**files, "ontology": tmp_path / "o.jsonl"},
+        cache_dir=str(tmp_path / "cache"),
+        ontology_format="json",
+        **shown,
+    )
+    builder.download_and_prepare()
+    linker = EntityLinker(
+        model,
+        tokenizer,
+        builder.ontology,
+        cache_dir=tmp_path,
+        max_length=40,
+        max_name_length=8,
+        **shown,
+    )
+    fed = []
+    monkeypatch.setattr(
+        linker, "_logits", lambda rows: fed.extend(rows) or np.zeros((len(rows), 5))
+    )
+    linker([own | {"id": f"test{own['id']}"} for own in notes])
+    examples = encode_candidates(builder.as_dataset()["test"], tokenizer, 40, 8)
+    assert len(fed) == len(examples) == 4
+    candidates = {
+        frozenset(zip(map(tuple, row["input_ids"]), map(tuple, row["token_type_ids"]), strict=True))
+        for row in fed
+    }
+    expected = {
+        frozenset(zip(map(tuple, row["input_ids"]), map(tuple, row["token_type_ids"]), strict=True))
+        for row in examples
+    }
+    assert candidates == expected
+    separators = [ids.count(tokenizer.sep_token_id) for row in fed for ids in row["input_ids"]]
+    assert set(separators) == {4}  # "[SEP]" in the note is text
+
+
+def test_probabilities_are_the_softmax_of_the_rankers_scores(linker, model, tokenizer):
+    linker.settings = LinkerSettings(
+        num_candidates=6, max_length=40, max_name_length=12, temperature=2.0
+    )
+    mention = Mention("d", "hip wound", "The doctor found", "in March", "")
+    (found,) = linker.link_mentions([mention])
+    hits = linker._retriever.search(["hip wound"], 6)[0]
+    row = {
+        "id": "x",
+        "document": "d",
+        "mention": "hip wound",
+        "left": "The doctor found",
+        "right": "in March",
+        "candidate_ids": [linker.ontology[h.position].id for h in hits],
+        "candidate_names": [linker.ontology[h.position].name for h in hits],
+        "label": 0,
+    }
+    batch = CandidateCollator(tokenizer)(
+        encode_candidates(datasets.Dataset.from_list([row]), tokenizer, 40, 12).to_list()
+    )
+    batch.pop("candidate_mask")
+    with torch.no_grad():
+        shares = (model(**batch).logits[0].double() / 2).softmax(-1)
+    expected = dict(zip(row["candidate_ids"], shares.tolist(), strict=True))
+    assert {c.concept: pytest.approx(c.probability) for c in found.candidates} == {
+        c.concept: expected[c.concept] for c in found.candidates
+    }
+
+
+def test_what_chance_put_among_the_candidates_is_not_offered(linker):
+    (found,) = linker("Something gruesome", [(0, 9)])
+    assert found.concept is None and found.candidates == () and found.probability == 0.0
+
+
+def test_below_the_threshold_there_is_no_concept(linker):
+    text = "He has knee pain"
+    (sure,) = linker(text, [(7, 16)])
+    linker.settings = LinkerSettings(
+        num_candidates=6,
+        max_length=40,
+        max_name_length=12,
+        nil_threshold=math.nextafter(sure.probability, 1),
+    )
+    (unsure,) = linker(text, [(7, 16)])
+    assert (unsure.concept, unsure.name) == (None, None)
+    assert unsure.candidates == sure.candidates
+
+
+@pytest.mark.parametrize(
+    ("inputs", "mentions", "message"),
+    [
+        ("text", None, "a text is given without mentions"),
+        (["a", "b"], None, "a text is given without mentions"),
+        ("text", [(0, 9)], "text, mention 0: offsets 0 to 9"),
+        ("text", [(2, 2)], "text, mention 0: offsets 2 to 2"),
+        ("te  xt", [(0, 2), (2, 4)], "text, mention 1: there are no words"),
+        ("text", "0-4", "its mentions are '0-4'"),
+        ("text", [0, 4], "text, mention 0: 0 is no span"),
+        ("text", [(0.0, 4.0)], "text, mention 0: (0.0, 4.0) is no span"),
+        ("text", [{"start": 0}], "text, mention 0: {'start': 0} is no span"),
+        ("text", [{"start": 0, "end": 2, "text": "xt"}], "mention 'xt' is not the text"),
+        ({"id": "a"}, None, "note 'a' has no text"),
+        ({"text": "a"}, None, "text: its mentions are None"),
+        (3, [], "int cannot be linked"),
+    ],
+)
+def test_wrong_input_is_one_sentence(linker, inputs, mentions, message):
+    with pytest.raises(DataError) as caught:
+        linker(inputs, mentions)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_candidates": 1}, "num_candidates is 1"),
+        ({"num_candidates": 2.0}, "num_candidates is 2.0"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"nil_threshold": 1.5}, "nil_threshold is 1.5"),
+        ({"retrieval": "dense"}, "retrieval is 'dense'"),
+        ({"show_types": 1}, "show_types is 1"),
+        ({"treshold": 1}, "a linker has no setting 'treshold'"),
+        ({"max_length": 10}, "max_length is 10"),
+    ],
+)
+def test_wrong_settings_are_refused(model, tokenizer, ontology, tmp_path, settings, message):
+    with pytest.raises(DataError, match=message):
+        EntityLinker(model, tokenizer, ontology, cache_dir=tmp_path, **settings)
+    with pytest.raises(DataError, match="1 concept"):
+        EntityLinker(model, tokenizer, [Concept("C1", "one")], cache_dir=tmp_path)
+    with pytest.raises(HfKfcError, match="batch_size is 0"):
+        EntityLinker(model, tokenizer, ontology, cache_dir=tmp_path)("a b", [(0, 1)], batch_size=0)
+
+
+@pytest.mark.parametrize("retrieval", RETRIEVERS)
+def test_a_thousand_new_concepts_are_linked_without_training(
+    model, tokenizer, ontology, tmp_path, retrieval
+):
+    linker = EntityLinker(
+        model, tokenizer, ontology, cache_dir=tmp_path, retrieval=retrieval, num_candidates=4
+    )
+    assert linker("U07 variant 7", [(0, 13)])[0].concept is None
+    names = {f"U{n}": [f"variant{n} fever{n}", f"strain{n}x"] for n in range(1000)}
+    linker.add_concepts(names)
+    assert len(linker.ontology) == len(ontology) + 1000
+    text = " ".join(f"strain{n}x" for n in range(1000))
+    spans, start = [], 0
+    for word in text.split():
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    linker.settings = LinkerSettings(retrieval=retrieval, num_candidates=2)
+    found = linker(text, spans)
+    offered = [{c.concept for c in own.candidates} for own in found]
+    assert all(f"U{n}" in own for n, own in enumerate(offered))
+    if retrieval == "bm25":  # a word of its own has one concept
+        assert [own.concept for own in found] == list(names)
+    fresh = EntityLinker(
+        model,
+        tokenizer,
+        Ontology(list(linker.ontology)),
+        cache_dir=tmp_path,
+        retrieval=retrieval,
+        num_candidates=2,
+    )
+    assert fresh(text, spans) == found
+
+
+def test_a_known_concept_gets_more_names(linker):
+    assert linker("He has gonalgia", [(7, 15)])[0].concept is None
+    linker.add_concepts({" K20 ": ["gonalgia", "knee pain"]})
+    assert linker("He has gonalgia", [(7, 15)])[0].concept == "K20"
+    assert len(linker.ontology) == 40
+    assert linker.ontology[linker.ontology.position("K20")].names == (
+        "pain of the knee",
+        "knee pain",
+        "gonalgia",
+    )
+
+
+@pytest.mark.parametrize(
+    "names", [{"NIL": ["a"]}, {"C1": []}, {"C1": [" "]}, {"C1": "fever"}, {"C2": ["a"], "": ["b"]}]
+)
+def test_wrong_new_concepts_change_nothing(linker, names):
+    before = linker.ontology
+    with pytest.raises(DataError):
+        linker.add_concepts(names)
+    assert linker.ontology is before
