@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,10 +19,7 @@ from ..ontologies import Ontology, read_ontology, write_concepts
 from .calibration import Calibration
 from .settings import LinkerSettings
 
-if TYPE_CHECKING:
-    from .linker import EntityLinker
-
-__all__ = ["CONFIG_FILE", "ONTOLOGY_FILE", "Loaded", "load", "push", "save"]
+__all__ = ["CONFIG_FILE", "ONTOLOGY_FILE", "Parts", "load", "push", "save"]
 
 CONFIG_FILE = "linker_config.json"
 ONTOLOGY_FILE = "ontology.jsonl"
@@ -33,24 +30,32 @@ _ONTOLOGY_LIMIT = 8 * 2**30
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Parts:
     """What a linker is made of."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     ontology: Ontology
-    settings: dict[str, Any]
+    settings: LinkerSettings
     calibration: Calibration | None
 
 
-def save(linker: EntityLinker, folder: Path) -> None:
+class _Config(NamedTuple):
+    """What a linker's folder has beside model, tokenizer and ontology; nothing where it is none."""
+
+    settings: LinkerSettings = LinkerSettings()
+    sha256: str | None = None
+    calibration: Calibration | None = None
+
+
+def save(linker: Parts, folder: Path) -> None:
     """Write a linker into a folder; see :meth:`EntityLinker.save_pretrained`."""
     refuse_foreign(folder, CONFIG_FILE)
     with replace_directory(folder) as partial:
         _write(linker, partial)
 
 
-def push(linker: EntityLinker, repo_id: str, **options: Any) -> PushedModel:
+def push(linker: Parts, repo_id: str, **options: Any) -> PushedModel:
     """Push a linker to the Hub; see :meth:`EntityLinker.push_to_hub`."""
     with scratch_directory() as scratch:
         folder = scratch / "linker"
@@ -67,7 +72,7 @@ def push(linker: EntityLinker, repo_id: str, **options: Any) -> PushedModel:
         return push_model(folder, repo_id, card=card, files=named, **options)
 
 
-def _write(linker: EntityLinker, folder: Path) -> None:
+def _write(linker: Parts, folder: Path) -> None:
     linker.model.save_pretrained(folder)
     linker.tokenizer.save_pretrained(folder)
     write_concepts(linker.ontology, folder / ONTOLOGY_FILE)
@@ -90,32 +95,37 @@ def load(
     ontology_format: str | None,
     revision: str | None,
     token: str | None,
-) -> Loaded:
+) -> Parts:
     """Read a linker; see :meth:`EntityLinker.from_pretrained`."""
-    place: Path | Snapshot = Path(name_or_path)
-    own_config: Path | None = Path(name_or_path) / CONFIG_FILE
-    model = str(name_or_path)
-    if not Path(name_or_path).exists():
-        repo_id, own_revision = split_revision(model)
-        place = Snapshot.find(
-            repo_id, revision or own_revision, _MODEL_CONFIG, _CONFIG_LIMIT, token=token
-        )
-        model, own_config = str(place), _fetched_config(place)
-    elif not (own_config and own_config.is_file()):
-        own_config = None
-    config = {} if own_config is None else _read_config(own_config, str(place))
-    sha256 = config.pop("sha256", None)
-    calibration = config.pop("calibration", None)
+    place, config = _find(str(name_or_path), revision, token)
     if isinstance(ontology, str | Path):
         ontology = read_file(ontology, ontology_format)
-    elif ontology is None and sha256 is not None:
-        ontology = _own_ontology(place, sha256)
+    elif ontology is None and config.sha256 is not None:
+        ontology = _own_ontology(place, config.sha256)
     if ontology is None:
         raise DataError(
             f"{place} is a ranker without an ontology; give ontology=, a file of concepts"
         )
-    ranker, tokenizer = load_pretrained(model, token=token, learnt=True)
-    return Loaded(ranker, tokenizer, ontology, config, calibration)
+    ranker, tokenizer = load_pretrained(str(place), token=token, learnt=True)
+    return Parts(ranker, tokenizer, ontology, config.settings, config.calibration)
+
+
+def _find(name: str, revision: str | None, token: str | None) -> tuple[Path | Snapshot, _Config]:
+    """Find a folder, or a repository at one commit, and read its settings if it has any."""
+    folder = Path(name)
+    if folder.exists():
+        own = folder / CONFIG_FILE
+        return folder, _read_config(own, name) if own.exists() else _Config()
+    repo_id, own_revision = split_revision(name)
+    place = Snapshot.find(
+        repo_id, revision or own_revision, _MODEL_CONFIG, _CONFIG_LIMIT, token=token
+    )
+    try:
+        return place, _read_config(place.fetch(CONFIG_FILE, _CONFIG_LIMIT), str(place))
+    except HubError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return place, _Config()
+        raise
 
 
 def read_file(path: str | Path, format_: str | None = None) -> Ontology:
@@ -123,15 +133,6 @@ def read_file(path: str | Path, format_: str | None = None) -> Ontology:
     if format_ is None:
         format_ = "json" if str(path).removesuffix(".gz").endswith(".jsonl") else "names"
     return Ontology(read_ontology([path], format_))
-
-
-def _fetched_config(place: Snapshot) -> Path | None:
-    try:
-        return place.fetch(CONFIG_FILE, _CONFIG_LIMIT)
-    except HubError as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
-            return None
-        raise
 
 
 def _own_ontology(place: Path | Snapshot, sha256: str) -> Ontology:
@@ -149,27 +150,23 @@ def _own_ontology(place: Path | Snapshot, sha256: str) -> Ontology:
     return ontology
 
 
-def _read_config(path: Path, place: str) -> dict[str, Any]:
-    """Read and check the settings, the ontology's hash and the calibration."""
+def _read_config(path: Path, place: str) -> _Config:
+    """Read and check what somebody else may have written."""
     try:
         config = json.loads(read_bounded(path, _CONFIG_LIMIT))
         if config.pop("format") != _FORMAT:
             raise ValueError("it is of another version of hf_kfc")
-        sha256 = config.pop("ontology")["sha256"]
-        calibration = config.pop("calibration")
-        LinkerSettings.of(config)
-        if calibration is not None:
-            names = {field.name for field in fields(Calibration)}
-            if calibration.keys() != names or not all(
-                isinstance(value, int | float) for value in calibration.values()
-            ):
-                raise ValueError("its calibration is not one")
-            calibration = Calibration(**calibration)
+        sha256, calibration = config.pop("ontology")["sha256"], config.pop("calibration")
+        settings = LinkerSettings.of(config)
         if not isinstance(sha256, str):
             raise ValueError("its ontology has no hash")
+        if calibration is not None:
+            if not all(isinstance(value, int | float) for value in calibration.values()):
+                raise ValueError("its calibration is not numbers")
+            calibration = Calibration(**calibration)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        reason = error if str(error) else type(error).__name__
         raise HfKfcError(
-            f"{CONFIG_FILE} of {place} cannot be read ({reason}); save the linker again"
+            f"{CONFIG_FILE} of {place} cannot be read ({error or type(error).__name__}); save the "
+            "linker again"
         ) from error
-    return {**config, "sha256": sha256, "calibration": calibration}
+    return _Config(settings, sha256, calibration)

@@ -151,7 +151,7 @@ class EntityLinker:
                 ontology; or what the class raises.
         """
         loaded = files.load(name_or_path, ontology, ontology_format, revision, token)
-        changed = asdict(LinkerSettings.of(loaded.settings | settings))
+        changed = asdict(LinkerSettings.of(asdict(loaded.settings) | settings))
         if device is not None:
             nn.Module.to(loaded.model, device)
         linker = cls(
@@ -337,7 +337,7 @@ class EntityLinker:
         Raises:
             HfKfcError: It holds something else, or cannot be made.
         """
-        files.save(self, Path(folder))
+        files.save(self._parts(), Path(folder))
 
     def push_to_hub(
         self,
@@ -361,7 +361,12 @@ class EntityLinker:
             HubError: See :func:`~hf_kfc.hub.push_model`.
         """
         return files.push(
-            self, repo_id, private=private, commit_message=commit_message, token=token
+            self._parts(), repo_id, private=private, commit_message=commit_message, token=token
+        )
+
+    def _parts(self) -> files.Parts:
+        return files.Parts(
+            self.model, self.tokenizer, self.ontology, self.settings, self.calibration
         )
 
     def _rank(
