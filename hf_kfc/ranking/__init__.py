@@ -43,6 +43,17 @@ from .metrics import (
 from .objective import estimate_prior, ranking_forward, ranking_position_mask
 from .push_tier import PushArguments, model_card, push_tier
 from .schema import FEATURES, Concept, Mention
+from .scoring import (
+    Answer,
+    Answers,
+    Regressions,
+    Scores,
+    answers_of_documents,
+    answers_of_scores,
+    concept_counts,
+    find_regressions,
+    score_answers,
+)
 from .scripts import LearningArguments, ScriptParser, check_processes
 from .trainer import RankingConsolidationTrainer, RankingTrainer
 
@@ -53,6 +64,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FEATURES",
     "METHODS",
+    "Answer",
+    "Answers",
     "CandidateCollator",
     "CnnConfig",
     "CnnForMultipleChoice",
@@ -70,16 +83,22 @@ __all__ = [
     "RankingAccuracy",
     "RankingConsolidationTrainer",
     "RankingTrainer",
+    "Regressions",
     "Remembered",
+    "Scores",
     "ScriptParser",
+    "answers_of_documents",
+    "answers_of_scores",
     "cf_reduction",
     "check_processes",
     "choose_strength",
     "compute_metrics",
+    "concept_counts",
     "dataset_name",
     "encode_candidates",
     "encode_splits",
     "estimate_prior",
+    "find_regressions",
     "find_sources",
     "is_finished",
     "load_examples",
@@ -96,6 +115,7 @@ __all__ = [
     "ranking_position_mask",
     "relative_change",
     "require_matplotlib",
+    "score_answers",
     "train_tokenizer",
 ]
 
