@@ -217,16 +217,23 @@ class _Prefix:
     def __str__(self) -> str:
         if self.others:
             return f"would fit with any of the prefixes {', '.join(self.others)}"
+        if self.removed and self.added:
+            return f"fits with '{self.added}' in the place of '{self.removed}'"
         side, prefix = ("the prior", self.removed) if self.removed else ("the model", self.added)
         return f"fits by the names that {side} has after '{prefix}'"
 
     def of_prior(self, name: str) -> str:
         """Return the model's name of a prior's parameter."""
-        return self.added + name.replace(COMPILED, "").removeprefix(self.removed)
+        name = name.replace(COMPILED, "")
+        is_under = name.startswith(self.removed)
+        return self.added + name.removeprefix(self.removed) if is_under else name
 
     @classmethod
     def between(cls, priors: Iterable[str], models: Collection[str]) -> _Prefix:
-        """Find the one prefix that makes most of a prior's names the model's.
+        """Find the one change of prefix that makes most of a prior's names the model's.
+
+        One prefix takes the place of another where a base model is put under another head: a
+        classifier's ``bert.`` is ``0.model.`` in a model of sentence-transformers.
 
         Args:
             priors: The prior's names.
@@ -243,6 +250,11 @@ class _Prefix:
         for name in names:
             fitting.update(cls(added=start) for start in by_end.get(name, ()))
             fitting.update(cls(removed=s) for s, end in _splits(name) if end in models)
+        if max(fitting.values()) < len(names):
+            ends = ((s, by_end[end]) for name in names for s, end in _splits(name) if end in by_end)
+            changes = Counter(cls(s, starts[0]) for s, starts in ends if len(starts) == 1)
+            # Of equal ones the shortest was counted first; a few names in common are an accident.
+            fitting.update({c: n for c, n in changes.most_common(1) if 2 * n > len(names)})
         most = max(fitting.values())
         best = [prefix for prefix, count in fitting.items() if count == most]
         if len(best) == 1 or cls() in best:

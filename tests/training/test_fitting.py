@@ -192,6 +192,22 @@ def test_a_wrapper_of_ones_own() -> None:
     assert all(name.startswith("encoder.") for block in blocks for name in block.names)
 
 
+def test_the_base_of_a_classifier_in_another_wrapper() -> None:
+    """``bert.`` is ``0.model.`` there, as in sentence-transformers; the old head is gone."""
+    model = nn.ModuleDict({"0": nn.ModuleDict({"model": classifier().bert})})
+    prior = prior_of(classifier())
+    with pytest.raises(
+        PriorError, match=r"no parameter classifier.weight.*'0.model.' in the place of 'bert.'"
+    ):
+        fit(prior, model)
+    blocks = fit(prior, model, ["classifier"])
+    own = dict(model.named_parameters())
+    assert {name for block in blocks for name in block.names} == own.keys()
+    for block in blocks:
+        for theirs, ours in zip(block.block.shapes, block.names, strict=True):
+            assert ours == theirs.replace("bert.", "0.model.", 1)
+
+
 def test_two_copies_are_refused_with_both_prefixes() -> None:
     model = nn.ModuleDict({"question": classifier(), "answer": classifier()})
     with pytest.raises(PriorError, match=r"any of the prefixes 'question\.', 'answer\.'") as error:

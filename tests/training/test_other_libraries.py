@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +52,37 @@ def from_disk(folder: Path) -> LlamaForCausalLM:
     return model
 
 
-def fine_tuning(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+def mixed(ours: bool, base: type) -> tuple[type, ...]:
+    return (ConsolidationMixin, base) if ours else (base,)
+
+
+def fine_tuning(
+    ours: bool,
+    folder: Path,
+    priors: Sequence[ConsolidationPrior],
+    bases: Callable[[bool, type], tuple[type, ...]] = mixed,
+    **more: Any,
+) -> Any:
     trl = pytest.importorskip("trl")
-    bases = (ConsolidationMixin, trl.SFTTrainer) if ours else (trl.SFTTrainer,)
-    return type("Trainer", bases, {})(
+    return type("Trainer", bases(ours, trl.SFTTrainer), {})(
         model=from_disk(folder),
         args=trl.SFTConfig(str(folder), shuffle_dataset=False, **ARGUMENTS),
         train_dataset=Dataset.from_dict({"text": sentences(1)}),
         processing_class=tokenizer(),
+        **more,
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
     )
 
 
-def preferences(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+def preferences(
+    ours: bool,
+    folder: Path,
+    priors: Sequence[ConsolidationPrior],
+    bases: Callable[[bool, type], tuple[type, ...]] = mixed,
+) -> Any:
     trl = pytest.importorskip("trl")
-    bases = (ConsolidationMixin, trl.DPOTrainer) if ours else (trl.DPOTrainer,)
     rows = dict(zip(("prompt", "chosen", "rejected"), map(sentences, (1, 2, 3)), strict=True))
-    return type("Trainer", bases, {})(
+    return type("Trainer", bases(ours, trl.DPOTrainer), {})(
         model=from_disk(folder),
         args=trl.DPOConfig(str(folder), **ARGUMENTS),
         train_dataset=Dataset.from_dict(rows),
@@ -140,6 +154,10 @@ def test_the_penalty_counts_once(make: Any, model: Any, tmp_path: Path) -> None:
     plain, ours = (
         trained(make(ours, tmp_path / str(ours), [prior_of(model())])) for ours in (False, True)
     )
+    assert_penalty(plain, ours)
+
+
+def assert_penalty(plain: Any, ours: Any) -> None:
     (_, task), (_, both) = plain.recorder.steps[0], ours.recorder.steps[0]
     for name, gradient in both.items():  # an encoder's pooler has no task here
         penalty = gradient - task.get(name, 0.0)
@@ -147,3 +165,86 @@ def test_the_penalty_counts_once(make: Any, model: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(penalty, expected, rtol=1e-4, atol=1e-5, msg=name)
     logs = [[log for log in one.state.log_history if "loss" in log] for one in (plain, ours)]
     assert logs[1][0]["task_loss"] == pytest.approx(logs[0][0]["loss"], rel=1e-4)
+
+
+# Ways in which people change what these compute
+
+
+def positional(
+    self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+) -> Any:
+    own = super(type(self).own, self)
+    loss, outputs = own.compute_loss(model, inputs, True, num_items_in_batch)
+    return (3 * loss, outputs) if return_outputs else 3 * loss
+
+
+def by_keyword(self: Any, model: Any, inputs: Any, **kwargs: Any) -> Any:
+    loss = super(type(self).own, self).compute_loss(
+        model=model, inputs=inputs, return_outputs=False, **kwargs
+    )
+    return 3 * loss
+
+
+@pytest.mark.parametrize("outermost", [True, False])
+@pytest.mark.parametrize("compute_loss", [positional, by_keyword])
+@pytest.mark.parametrize(("make", "model"), list(KINDS.values())[:2], ids=list(KINDS)[:2])
+def test_an_overridden_loss_keeps_the_penalty(
+    make: Any, model: Any, compute_loss: Any, outermost: bool, tmp_path: Path
+) -> None:
+    """Whether the mixin stands over it or below."""
+
+    def bases(ours: bool, base: type) -> tuple[type, ...]:
+        if ours and outermost:
+            mixed = type("Consolidated", (ConsolidationMixin, base), {})
+            own: Any = type("Own", (mixed,), {"compute_loss": compute_loss})
+        else:
+            own = type("Own", (base,), {"compute_loss": compute_loss})
+        own.own = own
+        return (ConsolidationMixin, own) if ours and not outermost else (own,)
+
+    plain, ours = (
+        trained(make(ours, tmp_path / str(ours), [prior_of(model())], bases=bases))
+        for ours in (False, True)
+    )
+    assert_penalty(plain, ours)
+
+
+def test_a_loss_function_keeps_the_penalty(tmp_path: Path) -> None:
+    def weighted(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> Any:
+        logits, wanted = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        return 3 * loss / num_items_in_batch
+
+    plain, ours = (
+        trained(
+            fine_tuning(
+                ours, tmp_path / str(ours), [prior_of(text_llama())], compute_loss_func=weighted
+            )
+        )
+        for ours in (False, True)
+    )
+    assert_penalty(plain, ours)
+
+
+def rewarded(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+    """GRPO divides its loss itself, ``loss_is_scaled_for_ga``; one seed draws the same answers."""
+    trl = pytest.importorskip("trl")
+    bases = (ConsolidationMixin, trl.GRPOTrainer) if ours else (trl.GRPOTrainer,)
+    settings = ARGUMENTS | {"num_generations": 2, "max_completion_length": 4, "beta": 0.0}
+    return type("Trainer", bases, {})(
+        model=from_disk(folder),
+        reward_funcs=lambda completions, **_: [float(len(c) % 3) for c in completions],
+        args=trl.GRPOConfig(str(folder), **settings),
+        train_dataset=Dataset.from_dict({"prompt": sentences(1)}),
+        processing_class=tokenizer(),
+        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
+    )
+
+
+def test_a_trainer_that_scales_its_own_loss(tmp_path: Path) -> None:
+    plain, ours = (
+        trained(rewarded(ours, tmp_path / str(ours), [prior_of(text_llama())]))
+        for ours in (False, True)
+    )
+    assert any(gradient.abs().max() > 1e-4 for gradient in plain.recorder.steps[0][1].values())
+    assert_penalty(plain, ours)
