@@ -25,10 +25,11 @@ from ..curvature.objective import (
 from ..errors import PriorError
 from ..hub import Source
 from ..precision import wide_dtype
-from ..probes import Probes
+from ..probes import Probes, TokenTable
 from .base import BasePrior, parts_without
 from .compress import compressed_parts
 from .merge import merged_parts
+from .privacy import MIN_EXAMPLES, kept_tokens
 from .provenance import Provenance
 from .push import PushedPrior, push_to_hub
 from .store import load, save
@@ -240,6 +241,36 @@ class ConsolidationPrior(BasePrior):
         return type(self)(
             *parts_without(self, [patterns] if isinstance(patterns, str) else patterns)
         )
+
+    def token_table(self, min_examples: int = MIN_EXAMPLES) -> TokenTable:
+        """Return how often tokens stood in the task's examples, as the curvature tells it.
+
+        A of the largest embedding is the frequency of each token. Of which one follows which a
+        prior knows nothing.
+
+        Args:
+            min_examples: Tokens that fewer examples have are left out.
+
+        Raises:
+            PriorError: No embedding tells it, or not in how many examples its tokens stood.
+
+        Example:
+            >>> probes = Probes.from_tokens(
+            ...     model, prior, collator, count=1000, length=32
+            ... )  # doctest: +SKIP
+        """
+        known = [(b, b.operator.input_moment()) for b in self.curvature.blocks if b.is_embedding]
+        tables = [(block, moment) for block, moment in known if moment is not None]
+        if not tables:
+            raise PriorError(
+                f"prior of task '{self.task}' has no embedding that tells the frequency of tokens; "
+                "give a TokenTable, or None for uniform tokens"
+            )
+        block, moment = max(tables, key=lambda table: next(iter(table[0].shapes.values()))[0])
+        kept = kept_tokens(self, block, min_examples)
+        tokens = kept if block.inputs is None else block.inputs[kept]
+        weights = dict(zip(tokens.tolist(), moment[kept].tolist(), strict=True))
+        return TokenTable({t: w for t, w in weights.items() if w > 0}, {}, min_examples)
 
     def check(self, model: nn.Module) -> None:
         """Make sure that the prior can consolidate a model.

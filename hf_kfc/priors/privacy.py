@@ -10,7 +10,7 @@ from ..curvature import Block, Curvature
 from ..errors import PriorError
 from .base import BasePrior, PriorT
 
-__all__ = ["MIN_EXAMPLES", "without_rare_inputs"]
+__all__ = ["MIN_EXAMPLES", "kept_tokens", "without_rare_inputs"]
 
 MIN_EXAMPLES = 10
 """In how many examples a token must have been seen for a published prior to cover it."""
@@ -48,7 +48,7 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
         if not block.is_embedding:
             blocks.append(block)
             continue
-        kept = _kept(prior, block, min_examples)
+        kept = kept_tokens(prior, block, min_examples)
         (name,) = block.shapes
         dropped[block.name] = dropped.get(block.name, 0) + block.shape[1] - len(kept)
         if not len(kept):
@@ -62,7 +62,17 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
     return type(prior)(anchor, curvature, provenance)
 
 
-def _kept(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:
+def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:
+    """Return which columns of an embedding's block are of tokens that enough examples hold.
+
+    Args:
+        prior: The prior.
+        block: Of an embedding.
+        min_examples: In how many examples a token must stand.
+
+    Raises:
+        PriorError: The prior does not tell it.
+    """
     if block.input_examples is not None:
         return torch.nonzero(block.input_examples >= min_examples).flatten()
     already = prior.provenance.min_examples

@@ -2,7 +2,16 @@
 
 from .forward import unlabelled_forward
 from .outputs import Divergences
-from .probes import Probes, digest_of
+from .probes import Probes, digest_of, pad_tokens
 from .provenance import Source
+from .tokens import TokenTable
 
-__all__ = ["Divergences", "Probes", "Source", "digest_of", "unlabelled_forward"]
+__all__ = [
+    "Divergences",
+    "Probes",
+    "Source",
+    "TokenTable",
+    "digest_of",
+    "pad_tokens",
+    "unlabelled_forward",
+]

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from itertools import takewhile
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..curvature import unwrapped
 from ..curvature.batches import named_arguments, refuse_other_data
@@ -26,9 +28,11 @@ from ..curvature.capture import frozen
 from ..curvature.objective import Forward
 from ..errors import ProbeError
 from .forward import right_padded, unlabelled_forward
+from .generation import NGRAM, sampled_texts
 from .outputs import Cache, Divergences, Targets, kept_of
 from .provenance import Source
 from .rows import Rows
+from .tokens import MIN_EXAMPLES, TokenTable
 
 __all__ = ["ALL_CLASSES", "TOP_K", "Collator", "Probes", "digest_of"]
 
@@ -135,6 +139,137 @@ class Probes:
         cache = _outputs(model, rows, collator, top_k, batch_size, forward)
         digests = {name: digest_of(value) for name, value in model.named_parameters()}
         return cls(rows, cache, source, digests)
+
+    @classmethod
+    def from_tokens(
+        cls,
+        model: nn.Module,
+        table: TokenTable | _HasTokenTable | None,
+        collator: Collator,
+        *,
+        count: int,
+        length: int | tuple[int, int],
+        min_examples: int = MIN_EXAMPLES,
+        seed: int = 0,
+        **options: Any,
+    ) -> Self:
+        """Keep a model's outputs on texts drawn from a table of tokens.
+
+        No text of the old task is read: in a table of it, every token and every pair stands in
+        ``min_examples`` examples or more. Texts have before and after them what the collator's
+        tokenizer adds to one, and no other special token.
+
+        Args:
+            model: At the parameters to be remembered.
+            table: Of the old task, or a prior of an embedding's tokens; None draws all tokens of
+                the model's vocabulary alike.
+            collator: As in :meth:`from_dataset`.
+            count: How many texts.
+            length: Tokens drawn for each, or the least and the most.
+            min_examples: A table of fewer is refused, and a prior's tokens of fewer are not drawn.
+            seed: The same texts for the same seed.
+            **options: ``top_k``, ``batch_size`` and ``forward`` of :meth:`from_dataset`.
+
+        Raises:
+            ProbeError: The table has entries of fewer examples, or none.
+
+        Example:
+            >>> table = TokenTable.count(old_examples)  # doctest: +SKIP
+            >>> probes = Probes.from_tokens(
+            ...     model, table, collator, count=1000, length=(8, 64)
+            ... )  # doctest: +SKIP
+        """
+        tokenizer = getattr(collator, "tokenizer", None)
+        special: set[int | None] = set(getattr(tokenizer, "all_special_ids", None) or [])
+        before, after = _around(tokenizer)
+        name = "tokens"
+        if table is None:
+            table, name = TokenTable.uniform(range(_vocabulary(unwrapped(model)))), "uniform tokens"
+        elif not isinstance(table, TokenTable):
+            table = table.token_table(min_examples)
+        if name == "tokens" and table.min_examples < min_examples:
+            raise ProbeError(
+                f"the table has entries of {table.min_examples} examples, and min_examples is "
+                f"{min_examples}; count it anew, or lower min_examples"
+            )
+        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
+        texts = table.draw(
+            count, length, seed=seed, without=special if padding is None else special | {padding}
+        )
+        low, high = (length, length) if isinstance(length, int) else length
+        source = Source(
+            name,
+            settings={"min_examples": table.min_examples, "seed": seed, "from": low, "to": high},
+            counts={
+                "tokens": len(table.tokens),
+                "pairs": sum(len(seconds) for seconds in table.pairs.values()),
+                "kept": count,
+            },
+        )
+        rows = [{"input_ids": [*before, *text, *after]} for text in texts]
+        return cls.from_dataset(model, rows, collator, source=source, **options)
+
+    @classmethod
+    def generate(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        count: int,
+        max_length: int,
+        prompts: Sequence[str | Sequence[int]] | None = None,
+        seed: int = 0,
+        temperature: float = 1.0,
+        drop_repeats_of: Iterable[Any] | None = None,
+        ngram: int = NGRAM,
+        batch_size: int = 16,
+        top_k: int | None = None,
+    ) -> Self:
+        """Let a causal language model write texts, and keep its outputs on them.
+
+        Sampled from its whole distribution, such texts are where the old model puts its mass
+        (arXiv:2605.26097). A model may also repeat what it was trained on, word for word: a text
+        that shares ``ngram`` tokens in a row with one of ``drop_repeats_of`` is dropped, and
+        counted in :attr:`provenance`. What is not given cannot be found.
+
+        Args:
+            model: At the parameters to be remembered.
+            tokenizer: Its tokenizer.
+            count: How many texts to keep.
+            max_length: The most tokens of each, with the prompt.
+            prompts: Texts or lists of tokens to go on from, in turn; None begins with BOS.
+            seed: The same texts for the same seed, batch size and machine.
+            temperature: Of the sampling.
+            drop_repeats_of: Training data: texts, lists of tokens, or rows with ``text`` or
+                ``input_ids``.
+            ngram: How many tokens in a row are a repetition.
+            batch_size: Texts at a time.
+            top_k: As in :meth:`from_dataset`.
+
+        Raises:
+            ProbeError: The model cannot write texts, or too few are left.
+
+        Example:
+            >>> probes = Probes.generate(
+            ...     model, tokenizer, count=500, max_length=128, drop_repeats_of=old_texts
+            ... )  # doctest: +SKIP
+        """
+        texts, source = sampled_texts(
+            model,
+            tokenizer,
+            count=count,
+            max_length=max_length,
+            prompts=prompts,
+            seed=seed,
+            temperature=temperature,
+            drop_repeats_of=drop_repeats_of,
+            ngram=ngram,
+            batch_size=batch_size,
+        )
+        rows = [{"input_ids": text} for text in texts]
+        return cls.from_dataset(
+            model, rows, pad_tokens, batch_size=batch_size, top_k=top_k, source=source
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -251,8 +386,7 @@ class Probes:
         Raises:
             ProbeError: It has fewer tokens than the probes.
         """
-        get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
-        tokens = getattr(get() if get is not None else None, "num_embeddings", None)
+        tokens = _tokens_of(model)
         values = [
             column.values
             for name, column in self.rows.columns.items()
@@ -312,7 +446,49 @@ def _bytes_of(tensor: Tensor) -> Any:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
+def pad_tokens(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Pad ``input_ids`` on the right, for models that read nothing else than those and their mask.
+
+    Args:
+        rows: Each with a list of tokens.
+    """
+    ids = [torch.as_tensor(row["input_ids"], dtype=torch.long) for row in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
+    }
+
+
 # --- Making them ----------------------------------------------------------------------------------
+
+
+class _HasTokenTable(Protocol):
+    def token_table(self, min_examples: int) -> TokenTable: ...
+
+
+def _vocabulary(model: nn.Module) -> int:
+    size = _tokens_of(model)
+    if size is None:
+        raise ProbeError(
+            f"{type(model).__name__} does not tell its vocabulary (get_input_embeddings); give "
+            "TokenTable.uniform(...) or another table"
+        )
+    return size
+
+
+def _tokens_of(model: nn.Module) -> int | None:
+    get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
+    return getattr(get() if get is not None else None, "num_embeddings", None)
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text."""
+    if not callable(tokenizer):
+        return [], []
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    ids = list(tokenizer("a")["input_ids"])
+    before = list(takewhile(special.__contains__, ids))
+    return before, list(takewhile(special.__contains__, reversed(ids[len(before) :])))[::-1]
 
 
 def _inputs_of(
