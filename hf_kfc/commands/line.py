@@ -1,4 +1,4 @@
-"""``hf-kfc`` itself: one subcommand to make a prior, some to look at priors or to make new ones."""
+"""``hf-kfc`` itself: subcommands to make priors and to look at them, and those of plugins."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import HfKfcError
 from ..text import printable
 from .options import COMMANDS
+from .plugins import plugin_commands
 
 if TYPE_CHECKING:
     from .report import Report
@@ -33,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser(words[:1]).parse_args(words)
     # What a command does is imported when its options are known to be right: torch takes seconds.
-    module, _, function = options.place.partition(".")
-    command = getattr(import_module(f".{module}", __package__), function)
-    import_module("transformers.utils.logging").disable_progress_bar()  # of weights, shard by shard
+    module, _, function = options.place.partition(":")
     try:
+        command = getattr(import_module(module, __package__), function)
+        # Bars of weights, shard by shard.
+        import_module("transformers.utils.logging").disable_progress_bar()
         report: Report = command(options)
-    except (HfKfcError, OSError) as error:  # OSError: a full disk, or the Hub's answer
+    # OSError: a full disk, or the Hub's answer; ModuleNotFoundError: an extra is not installed.
+    except (HfKfcError, OSError, ModuleNotFoundError) as error:
         print(f"error: {printable(error, 999)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
     as_json = json.dumps(report.values, indent=2, allow_nan=False)
@@ -54,7 +57,7 @@ def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
         "MODEL are a folder, or a repository of the Hub as ORG/NAME or ORG/NAME@REVISION.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_arguments, place in COMMANDS.items():
+    for add_arguments, place in (COMMANDS | plugin_commands()).items():
         text = inspect.getdoc(add_arguments) or ""
         command = commands.add_parser(
             add_arguments.__name__,

@@ -189,13 +189,13 @@ def compress(parser: ArgumentParser) -> None:
 
 
 COMMANDS = {
-    estimate: "estimate.report",
-    inspect: "inspect.report",
-    verify: "verify.report",
-    diff: "diff.report",
-    audit: "audit.report",
-    merge: "derived.merge",
-    compress: "derived.compress",
+    estimate: ".estimate:report",
+    inspect: ".inspect:report",
+    verify: ".verify:report",
+    diff: ".diff:report",
+    audit: ".audit:report",
+    merge: ".derived:merge",
+    compress: ".derived:compress",
 }
 """Each command with the module and the function that runs it."""
 

@@ -309,6 +309,7 @@ def test_a_model_of_no_known_format_is_told_what_there_is(saved, run, tmp_path):
 def test_a_plugin_whose_requirements_are_missing_is_told(tier, run, tmp_path, monkeypatch):
     class Broken:
         name = "abacus"
+        module = "hf_abacus.beads"
 
         def load(self) -> None:
             raise ModuleNotFoundError("hf_abacus needs beads; pip install hf_abacus[beads]")

@@ -1,0 +1,130 @@
+"""Link the mentions marked in documents to the concepts of an ontology."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ...commands.report import Report, Table
+from ..concepts import is_nil
+from ..formats.documents import Candidate, Document
+from ..formats.files import read_documents, write_documents
+from ..linker import EntityLinker
+
+__all__ = ["link", "linked_documents", "load_linker"]
+
+_TOGETHER = 20_000  # mentions; what they are is held in memory
+_NAMED = 5
+
+
+def link(options: argparse.Namespace) -> Report:
+    """Link documents and write them.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: The documents, the linker or the ontology is missing or malformed, or the
+            output's format cannot hold something; nothing is written then.
+    """
+    linker = load_linker(options.model, options)
+    counts: Counter[str] = Counter()
+    without: list[str] = []
+
+    def counted(documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            linked = sum(bool(span.concepts) for span in document.spans)
+            counts.update(documents=1, mentions=len(document.spans), linked=linked)
+            counts.update(document.remarks)
+            without.extend([] if document.spans else [document.id])
+            yield document
+
+    documents = read_documents(options.notes, options.format)
+    linked = linked_documents(linker, documents, options)
+    write_documents(counted(linked), options.output, options.output_format)
+    named = ("documents", "mentions", "linked")
+    values: dict[str, Any] = {
+        "output": str(options.output),
+        **{name: counts.pop(name, 0) for name in named},
+        "documents_without_mentions": without,
+        "passed_over": dict(counts),
+    }
+    values["no_concept"] = values["mentions"] - values["linked"]
+    rows = [(name, f"{values[name]:,}") for name in (*named, "no_concept")]
+    parts: list[Table | str] = [Table(rows), f"written to {options.output}"]
+    if without:
+        some = ", ".join(without[:_NAMED]) + (", ..." if len(without) > _NAMED else "")
+        parts.append(f"{len(without):,} documents have no marked mention: {some}")
+    parts += [f"{remark}: {count:,}" for remark, count in counts.items()]
+    return Report(values, parts)
+
+
+def load_linker(name: str, options: argparse.Namespace) -> EntityLinker:
+    """Load a linker, or a ranker with the ontology of the options.
+
+    Args:
+        name: Its folder or repository.
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: It, or the ontology, is missing or damaged.
+    """
+    linker = EntityLinker.from_pretrained(
+        name,
+        ontology=options.ontology,
+        ontology_format=options.ontology_format,
+        device=options.device,
+    )
+    names: dict[str, list[str]] = {}
+    for path in options.names_from:
+        for document in read_documents(path, options.format):
+            for span in document.spans:
+                if len(span.concepts) == 1 and not is_nil(span.concepts[0]):
+                    names.setdefault(span.concepts[0], []).append(span.text)
+    linker.add_concepts(names)
+    return linker
+
+
+def linked_documents(
+    linker: EntityLinker, documents: Iterable[Document], options: argparse.Namespace
+) -> Iterator[Document]:
+    """Link documents, many at a time.
+
+    Args:
+        linker: The linker.
+        documents: The documents; concepts that their mentions have are replaced.
+        options: The parsed command line.
+
+    Yields:
+        The documents, each mention with its concept, if any, and all candidates.
+    """
+    waiting: list[Document] = []
+    size = 0
+    for document in documents:
+        waiting.append(document)
+        size += len(document.spans)
+        if size >= _TOGETHER:
+            yield from _linked(linker, waiting, options)
+            waiting, size = [], 0
+    yield from _linked(linker, waiting, options)
+
+
+def _linked(
+    linker: EntityLinker, documents: list[Document], options: argparse.Namespace
+) -> Iterator[Document]:
+    found = linker(documents, batch_size=options.batch_size, num_proc=options.num_proc)
+    for document, mentions in zip(documents, found, strict=True):
+        spans = [
+            replace(
+                span,
+                concepts=() if said.concept is None else (said.concept,),
+                names=() if said.name is None else (said.name,),
+                probability=said.probability,
+                candidates=tuple(Candidate(*candidate) for candidate in said.candidates),
+            )
+            for span, said in zip(document.spans, mentions, strict=True)
+        ]
+        yield replace(document, spans=spans)

@@ -1,0 +1,133 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ranking.commands.conftest import note, write_notes
+
+from hf_kfc.ranking import EntityLinker
+from hf_kfc.ranking.formats.files import read_documents, write_documents
+
+
+def spans(path: Path) -> list[dict[str, object]]:
+    return [
+        span for line in path.read_text("utf-8").splitlines() for span in json.loads(line)["spans"]
+    ]
+
+
+def test_what_is_written_is_what_the_linker_says(run, place):
+    result = run(
+        "link", place.gold, "--model", place.linker, "--output", "out/linked.jsonl", "--json"
+    )
+    assert result.status == 0, result.err
+    assert result.values == {
+        "output": "out/linked.jsonl",
+        "documents": 4,
+        "mentions": 5,
+        "linked": 5,
+        "no_concept": 0,
+        "documents_without_mentions": ["c"],
+        "passed_over": {},
+    }
+    linker = EntityLinker.from_pretrained(place.linker)
+    documents = list(read_documents(place.gold))
+    said = [mention for own in linker(documents) for mention in own]
+    found = spans(place.folder / "out" / "linked.jsonl")
+    assert [span["code"] for span in found] == [mention.concept for mention in said]
+    assert [span["probability"] for span in found] == pytest.approx([m.probability for m in said])
+    assert [len(span["candidates"]) for span in found] == [len(m.candidates) for m in said]
+    assert [span["type"] for span in found] == ["Disease"] * 2 + ["Sign"] * 2 + ["Disease"]
+    linked = list(read_documents("out/linked.jsonl"))
+    assert [(d.id, d.text) for d in linked] == [(d.id, d.text) for d in documents]
+
+
+def test_documents_without_mentions_are_named(run, place):
+    result = run("link", place.gold, "--model", place.linker, "--output", "linked.jsonl")
+    assert "1 documents have no marked mention: c" in result.out
+    assert "written to linked.jsonl" in result.out
+
+
+def test_a_ranker_beside_its_ontology_says_the_same(run, place):
+    words = ("link", place.gold, "--output")
+    assert run(*words, "a.jsonl", "--model", place.linker).status == 0
+    alone = run(*words, "b.jsonl", "--model", place.ranker)
+    assert (alone.status, alone.err.count("\n")) == (1, 1)
+    assert "ontology" in alone.err
+    assert run(*words, "b.jsonl", "--model", place.ranker, "--ontology", place.names).status == 0
+    first, second = spans(Path("a.jsonl")), spans(Path("b.jsonl"))
+    assert [own["text"] for own in first] == [own["text"] for own in second]
+    assert sum(a["code"] == b["code"] for a, b in zip(first, second, strict=True)) >= 4  # 4 of 10
+
+
+def test_words_of_training_documents_are_names(run, place):
+    write_notes(Path("train.jsonl"), note("t", ("zzyx", "H00"), ("qqq", "-1"), ("www", "J73")))
+    notes = write_notes(Path("notes.jsonl"), note("n", ("zzyx", None)))
+    words = ("link", notes, "--model", place.linker, "--output", "linked.jsonl")
+    run(*words)
+    assert not spans(Path("linked.jsonl"))[0].get("candidates")
+    result = run(*words, "--names_from", "train.jsonl")
+    assert result.status == 0, result.err
+    (span,) = spans(Path("linked.jsonl"))
+    assert "H00" in [candidate["id"] for candidate in span["candidates"]]
+
+
+@pytest.mark.parametrize("form", ["pubtator", "brat"])
+def test_other_formats_in_and_out(form, run, place):
+    given, wanted = ("in.pubtator", "out.pubtator.gz") if form == "pubtator" else ("in", "out")
+    write_documents(read_documents(place.gold), given)
+    result = run("link", given, "--model", place.linker, "--output", wanted)
+    assert result.status == 0, result.err
+    assert run("link", place.gold, "--model", place.linker, "--output", "l.jsonl").status == 0
+
+    def told(path: str) -> list[tuple[object, ...]]:
+        return [
+            (document.id, document.text, span.pieces, span.types, span.concepts)
+            for document in sorted(read_documents(path), key=lambda document: document.id)
+            for span in document.spans
+        ]
+
+    assert told(wanted) == told("l.jsonl")
+
+
+def test_notes_need_no_codes_and_relations_are_told(run, place):
+    text = "1|t|A head pain.\n1\t2\t11\thead pain\tDisease\t\n1\tCID\tD1\tD2\n"
+    Path("a.txt").write_text(text)
+    result = run("link", "a.txt", "--model", place.linker, "--output", "b.jsonl", "--json")
+    assert result.values["passed_over"] == {"CID relation passed over": 1}
+    bare = {"id": "n", "text": "head pain", "spans": [{"start": 0, "end": 9}]}
+    notes = write_notes(Path("notes.jsonl"), bare)
+    assert run("link", notes, "--model", place.linker, "--output", notes).status == 0
+    assert [own["code"] for own in spans(notes)] == [spans(Path("b.jsonl"))[0]["code"]]
+
+
+@pytest.mark.parametrize("output", ["linked.jsonl", "linked.pubtator", "linked"])
+def test_an_output_is_never_half_written(output, run, place):
+    notes = [note(f"n{number}", ("head pain", None)) for number in range(3)]
+    notes[2]["spans"][0]["end"] = 999
+    write_notes(Path("notes.jsonl"), *notes)
+    if output == "linked.jsonl":
+        Path(output).write_text("older\n")
+    before = sorted(path.name for path in Path().iterdir())
+    result = run("link", "notes.jsonl", "--model", place.linker, "--output", output)
+    assert (result.status, result.out) == (1, "")
+    assert "notes.jsonl:3: offsets" in result.err.splitlines()[-1]
+    assert sorted(path.name for path in Path().iterdir()) == before
+
+
+def test_what_a_format_cannot_hold_is_one_line(run, place):
+    document = next(read_documents(place.gold))
+    broken = replace(document, text=document.text.replace("nothing", "\nnothing"))
+    write_documents([broken], "notes.jsonl")
+    result = run("link", "notes.jsonl", "--model", place.linker, "--output", "out.pubtator")
+    assert result.err.splitlines()[-1].startswith("error: document 'a' cannot be written in")
+    assert not Path("out.pubtator").exists()
+
+
+def test_a_damaged_linker_is_one_line(run, place):
+    shutil.copytree(place.linker, "broken")
+    Path("broken/linker_config.json").write_text("{")
+    result = run("link", place.gold, "--model", "broken", "--output", "linked.jsonl")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.splitlines()[-1].startswith("error: ")
+    assert not Path("linked.jsonl").exists()
