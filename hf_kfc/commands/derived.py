@@ -1,4 +1,4 @@
-"""Priors made of others, which they only approximate: written, and how near they are told."""
+"""What is made of priors: others, which only approximate them, and files for other libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..priors.files import refuse_other_files
 from ..priors.provenance import summarise_errors
 from .report import Report, Table, megabytes
 
-__all__ = ["compress", "merge"]
+__all__ = ["compress", "export", "merge"]
 
 _COLUMNS = ("name", "operator", "error")
 
@@ -50,6 +50,22 @@ def compress(options: argparse.Namespace) -> Report:
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     return _written(prior.compress(rank=options.rank, dtype=dtype), options.output)
+
+
+def export(options: argparse.Namespace) -> Report:
+    """Write the second moments of inputs for another library.
+
+    Args:
+        options: The parsed command line.
+
+    Raises:
+        HfKfcError: The prior is missing or damaged, or has none.
+    """
+    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    count = prior.export_covariances(options.output)
+    size = options.output.stat().st_size
+    values = {"output": str(options.output), "layers": count, "bytes": size}
+    return Report(values, [f"{options.output}: inputs of {count} layers, {megabytes(size)} MB"])
 
 
 def _written(prior: ConsolidationPrior, output: Path) -> Report:

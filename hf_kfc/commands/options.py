@@ -188,6 +188,21 @@ def compress(parser: ArgumentParser) -> None:
     )
 
 
+def export(parser: ArgumentParser) -> None:
+    """Write what other libraries take of a prior: the covariances of PEFT's CorDA.
+
+        hf-kfc export runs/tier1/prior --format corda --output covariances.pt
+
+    CordaConfig(covariance_file="covariances.pt") then needs no data for LoRA adapters that keep,
+    or use, the directions of the old task's inputs.
+    """
+    _prior(parser)
+    parser.add_argument("--format", choices=("corda",), required=True, help="Who is to read it.")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, required=True, help="The file to write."
+    )
+
+
 COMMANDS = {
     estimate: ".estimate:report",
     inspect: ".inspect:report",
@@ -196,6 +211,7 @@ COMMANDS = {
     audit: ".audit:report",
     merge: ".derived:merge",
     compress: ".derived:compress",
+    export: ".derived:export",
 }
 """Each command with the module and the function that runs it."""
 

@@ -28,6 +28,7 @@ from ..precision import wide_dtype
 from ..probes import Probes, TokenTable
 from .base import BasePrior, parts_without
 from .compress import compressed_parts
+from .export import export_covariances
 from .merge import merged_parts
 from .privacy import MIN_EXAMPLES, kept_tokens
 from .provenance import Provenance
@@ -330,6 +331,21 @@ class ConsolidationPrior(BasePrior):
             HubError: That model cannot be read.
         """
         save(self, Path(directory), max_shard_size, anchor=anchor, token=token)
+
+    def export_covariances(self, path: str | Path) -> int:
+        """Write the second moments of the layers' inputs as PEFT's CorDA reads them.
+
+        Args:
+            path: The file to write; see :func:`~hf_kfc.priors.export.export_covariances`.
+
+        Returns:
+            Number of layers.
+
+        Example:
+            >>> prior.export_covariances("covariances.pt")  # doctest: +SKIP
+            >>> corda = CordaConfig(covariance_file="covariances.pt")  # doctest: +SKIP
+        """
+        return export_covariances(self, path)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushedPrior:
         """Push the prior to a repository of its own, in one commit, without rare tokens.
