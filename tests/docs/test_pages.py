@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.commands.options import COMMANDS
+from hf_kfc.commands.plugins import plugin_commands
 from hf_kfc.curvature import OPERATORS, Outputs, find_layers
 from hf_kfc.curvature.layers import RULES
 
@@ -141,7 +142,7 @@ def test_the_corpus_of_contributing_is_built(monkeypatch, tmp_path):
 def test_the_guide_tells_all_commands():
     page = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `hf-kfc (\w+)`", page, re.M))
-    assert told == {add_arguments.__name__ for add_arguments in COMMANDS}
+    assert told == {add_arguments.__name__ for add_arguments in COMMANDS | plugin_commands()}
 
 
 def test_new_names_of_the_changelog_exist():
