@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking.trainer import RankingConsolidationTrainer
 from hf_kfc.training import ConsolidationArguments
 from hf_kfc.training.resuming import PLAIN
+from hf_kfc.training.sharing import problem_of_sharding
 
 from .layerwise import split_by_depth
 from .rehearsal import SCHEDULES, RehearsalSampler, join_datasets
@@ -181,16 +181,11 @@ class RivalTrainer(RankingConsolidationTrainer):
             self._refuse_other_optimizers()
 
     def _refuse_other_optimizers(self) -> None:
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        problem = problem_of_sharding(self.accelerator)
         if self.optimizer is not None:
             problem = "the optimizer was made elsewhere; give optimizer_cls_and_kwargs instead"
-        elif self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
-        elif plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
-            problem = "FSDP1 flattens the parameters; use fsdp_version=2"
-        else:
-            return
-        raise ConsolidationError(f"the learning rates of the layers would be wrong: {problem}")
+        if problem is not None:
+            raise ConsolidationError(f"the learning rates of the layers would be wrong: {problem}")
 
     def _refuse_other_priors(self, state_file: Path) -> None:
         try:

@@ -10,6 +10,7 @@ from transformers import Trainer
 from ..errors import ConsolidationError
 from ..training import ConsolidationMixin
 from .loss import masked_logits, ranking_loss
+from .objective import ranking_forward
 
 __all__ = ["RankingConsolidationTrainer", "RankingTrainer"]
 
@@ -79,3 +80,5 @@ class RankingConsolidationTrainer(ConsolidationMixin, RankingTrainer):
         ...     data_collator=CandidateCollator(tokenizer),
         ... )
     """
+
+    probe_forward = staticmethod(ranking_forward)

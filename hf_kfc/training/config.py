@@ -84,12 +84,51 @@ class PenaltySettings:
             "first rows are held, the new ones are free."
         },
     )
+    probe_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of KL(earlier model || this one) on probes, in nats; 0 only measures "
+            "it. Without probes it means nothing."
+        },
+    )
+    probe_batch_size: int = field(
+        default=32,
+        metadata={
+            "help": "Probes of an optimizer step, over all processes and earlier tasks together."
+        },
+    )
+    probe_every: int = field(
+        default=1,
+        metadata={"help": "Put probes in every k-th optimizer step only, at k times their weight."},
+    )
+    probe_held_out: float = field(
+        default=0.2,
+        metadata={
+            "help": "Share of the probes that is not trained on and measures what is forgotten."
+        },
+    )
+    forgetting_every: int = field(
+        default=50,
+        metadata={
+            "help": "Optimizer steps between two measurements of what is forgotten; 0 measures "
+            "before and after the training only."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.strengths is not None:
             self.strengths = Strengths(self.strengths)
         for name, is_right, wanted in (
             ("damping", _is_size(self.damping), "a number ≥ 0"),
+            ("probe_weight", _is_size(self.probe_weight), "a number ≥ 0"),
+            ("probe_batch_size", _is_count(self.probe_batch_size, 1), "a whole number ≥ 1"),
+            ("probe_every", _is_count(self.probe_every, 1), "a whole number ≥ 1"),
+            (
+                "probe_held_out",
+                _is_size(self.probe_held_out) and self.probe_held_out < 1,
+                "a share ≥ 0 and below 1",
+            ),
+            ("forgetting_every", _is_count(self.forgetting_every, 0), "a whole number ≥ 0"),
             (
                 "penalty_dtype",
                 self.penalty_dtype in PENALTY_DTYPES,
@@ -137,6 +176,18 @@ class ConsolidationConfig(PenaltySettings):
         added_rows: Parameters with more rows (of their first dimension) than a prior's, as glob
             patterns or module paths: the first rows are held, the new ones are free. Embeddings
             and output embeddings with added tokens need not be listed.
+        probe_weight: μ of ``loss + μ Σ_i KL(p_i ‖ p)``, the mean over the decisions of a batch of
+            the i-th earlier task's probes, in nats: p_i is what the model of that task said, p what
+            this one says, both without dropout. With 0 it is measured only, and the training is
+            bit for bit the one without probes.
+        probe_batch_size: How many probes an optimizer step has, whatever the accumulation, over
+            all processes and earlier tasks together; rounded up so that all have equally many.
+        probe_every: k: probes are in every k-th optimizer step, the k-th first, at k times their
+            weight.
+        probe_held_out: Share of each task's probes that is not trained on. Of them at most 256
+            measure ``forgetting`` and ``changed_decisions``.
+        forgetting_every: Optimizer steps between two of these measurements; there is one before
+            and one after the training in any case.
         ignore: What the penalty does not hold, though a prior may know it, as a head of new
             labels: glob patterns of parameter names, module paths, or class names of modules. It
             also lets buffers move: a module's running statistics.
@@ -201,6 +252,10 @@ class ConsolidationConfig(PenaltySettings):
 
 def _is_size(value: Any) -> bool:
     return type(value) in (int, float) and isfinite(value) and value >= 0
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 def _are_patterns(value: object) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..errors import ConsolidationError, PriorError
 from ..priors import ConsolidationPrior
 from .adapters import COMPILED, LowRank, Naming, names_for, plain_name
 
-__all__ = ["FittedBlock", "Patterns", "fit", "refuse_idle"]
+__all__ = ["FittedBlock", "Patterns", "as_priors", "fit", "refuse_idle"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,30 @@ class FittedBlock:
     names: tuple[str, ...]
     rows: Tensor | None = None
     adapter: LowRank | None = None
+
+
+def as_priors(given: Any) -> list[ConsolidationPrior]:
+    """Take one prior for a list, and read those that are given by their place.
+
+    Args:
+        given: One or several: priors, folders, or repositories on the Hub.
+
+    Raises:
+        ConsolidationError: Something else.
+    """
+    is_one = isinstance(given, ConsolidationPrior | str | Path)
+    priors = []
+    for prior in [given] if is_one else given:
+        if isinstance(prior, str | Path):
+            priors.append(ConsolidationPrior.from_pretrained(prior))
+        elif isinstance(prior, ConsolidationPrior):
+            priors.append(prior)
+        else:
+            raise ConsolidationError(
+                f"`priors` holds a {type(prior).__name__}; give ConsolidationPrior objects, or the "
+                "folders or repositories that they are in"
+            )
+    return priors
 
 
 def fit(

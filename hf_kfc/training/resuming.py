@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
+from ..probes import Probes
 from .config import ConsolidationConfig
 
 __all__ = ["PLAIN", "ConsolidationState", "identity_of", "refuse_other"]
@@ -23,6 +24,7 @@ PLAIN: dict[str, Any] = {
     "penalty_dtype": "float32",
     "ignore": [],
     "added_rows": [],
+    "probes": [],
 }
 """The identity of a run that is plain fine-tuning."""
 
@@ -43,7 +45,10 @@ class ConsolidationState(TrainerCallback, ExportableState):
 
 
 def identity_of(
-    priors: Sequence[ConsolidationPrior], strengths: Sequence[float], config: ConsolidationConfig
+    priors: Sequence[ConsolidationPrior],
+    strengths: Sequence[float],
+    config: ConsolidationConfig,
+    probes: Mapping[str, Probes],
 ) -> dict[str, Any]:
     """Return what must be the same for a checkpoint to be continued, and whence the priors came.
 
@@ -51,7 +56,9 @@ def identity_of(
         priors: Of the old tasks.
         strengths: λ of each.
         config: The other settings.
+        probes: By the names of their tasks.
     """
+    of_probes = ("probe_weight", "probe_batch_size", "probe_every", "probe_held_out")
     return {
         "priors": [
             {
@@ -67,6 +74,8 @@ def identity_of(
         "penalty_dtype": config.penalty_dtype,
         "ignore": config.ignore or [],
         "added_rows": config.added_rows or [],
+        "probes": [[name, given.fingerprint] for name, given in probes.items()],
+        **({name: getattr(config, name) for name in of_probes} if probes else {}),
     }
 
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
-__all__ = ["assign", "can_share", "shard_like", "whole"]
+__all__ = [
+    "assign",
+    "can_share",
+    "problem_of_sharding",
+    "reshard",
+    "shard_like",
+    "undo_evaluation",
+    "whole",
+]
 
 
 def assign(costs: Sequence[int], processes: int) -> list[int]:
@@ -66,3 +77,42 @@ def can_share(parameters: Sequence[Tensor], processes: int) -> bool:
     return all(mesh is None for mesh in meshes) or all(
         mesh is not None and mesh.size() == processes for mesh in meshes
     )
+
+
+def reshard(model: nn.Module) -> None:
+    """Shard parameters again that FSDP2 has left whole after a forward pass without a backward one.
+
+    Args:
+        model: Any; nothing is done to one without FSDP2.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def undo_evaluation(model: nn.Module) -> None:
+    """Undo what an evaluation before training does to a model in several processes.
+
+    It marks the model as prepared, so that accelerate would not wrap it in DDP and every process
+    would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that the optimizer
+    would step on temporary copies.
+
+    Args:
+        model: The one to be trained.
+    """
+    vars(model).pop("_is_accelerate_prepared", None)
+    reshard(model)
+
+
+def problem_of_sharding(accelerator: Accelerator) -> str | None:
+    """Say why parameters are not where their names are, and what to do; None if they are.
+
+    Args:
+        accelerator: Of the trainer.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
+        return "FSDP1 flattens the parameters; use fsdp_version=2"
+    return None

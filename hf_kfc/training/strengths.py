@@ -17,7 +17,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 
-__all__ = ["NewLabels", "bayesian_strength", "count_labels", "strengths_for"]
+__all__ = [
+    "NewLabels",
+    "bayesian_strength",
+    "count_labels",
+    "random_numbers_kept",
+    "strengths_for",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +100,7 @@ def count_labels(
     size = min(total, _MOST_COUNTED)
     chosen = [index * total // size for index in range(size)]
     count = 0
-    with _random_numbers_kept(seed):
+    with random_numbers_kept(seed):
         for start in range(0, size, batch_size):
             rows = [dataset[index] for index in chosen[start : start + batch_size]]
             found = _labels(data_collator(rows), label_names, shifted)
@@ -167,8 +173,12 @@ def _labels(batch: Mapping[str, Any], names: Sequence[str], shifted: bool) -> li
 
 
 @contextmanager
-def _random_numbers_kept(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every process, and go on afterwards as if none were drawn."""
+def random_numbers_kept(seed: int) -> Iterator[None]:
+    """Draw the same random numbers in every process, and go on afterwards as if none were drawn.
+
+    Args:
+        seed: Of what is drawn meanwhile.
+    """
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):  # collators work on the CPU
         random.seed(seed)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
+from ..curvature.objective import Forward
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
+from ..probes import Probes, unlabelled_forward
+from ..probes.probes import Collator
 from .arguments import ConsolidationArguments
 from .buffers import BufferWatch
 from .config import PENALTY_DTYPES, ConsolidationConfig
-from .fitting import fit, refuse_idle
+from .drawing import draw_forgetting
+from .fitting import as_priors, fit, refuse_idle
 from .penalty import ConsolidationPenalty
+from .probing import Probing, probes_by_task
 from .resuming import PLAIN, ConsolidationState, identity_of, refuse_other
 from .scale import LossScale
+from .sharing import problem_of_sharding, undo_evaluation
+from .steps import ConsolidationSteps, numbered
 from .strengths import NewLabels, bayesian_strength, strengths_for
 
 __all__ = ["ConsolidationMixin", "ConsolidationTrainer"]
@@ -39,18 +43,24 @@ else:
 
 
 class ConsolidationMixin(_Base):
-    """Adds the consolidation penalty to the training loss of any Trainer subclass.
+    """Adds what holds earlier tasks to the training loss of any Trainer subclass.
 
     Put it before the Trainer: ``class MyTrainer(ConsolidationMixin, Seq2SeqTrainer)``. The total
     loss of an optimizer step is ``mean task loss + Σ_i λ_i Δᵀ F_i Δ`` (McInerney et al. 2021,
-    Eq. 4): the penalty enters once per optimizer step, whatever the gradient accumulation and
-    the number of processes, and never in evaluation. It is logged as ``penalty`` and
-    ``penalty_<task>``, the task's own part of ``loss`` as ``task_loss``. Without priors it is the
-    plain Trainer.
+    Eq. 4) ``+ μ Σ_i KL(p_i ‖ p)``, p_i being what the model of the i-th earlier task said of
+    probes and p what this one says: both enter once per optimizer step, whatever the gradient
+    accumulation and the number of processes, and never in evaluation. They are logged as
+    ``penalty``, ``penalty_<task>`` and ``probe_loss``, the task's own part of ``loss`` as
+    ``task_loss``. Without priors and probes it is the plain Trainer.
 
     The penalty is added to what ``compute_loss`` returns, so a subclass overrides that as in any
     Trainer. The model may have LoRA adapters of PEFT on the weights that a prior of the plain
     model knows. Running statistics, as BatchNorm's, stay at the model's present ones.
+
+    Probes have forward passes of their own, without dropout: the earlier models said what they
+    said without it, so nothing is lost at the start and the training's random numbers are
+    untouched. Those that are held out measure what is forgotten: ``forgetting``, their KL in nats,
+    and ``changed_decisions``, the share of other likeliest classes, are logged beside.
 
     DDP refuses a gradient of a parameter that the forward pass does not use: if a prior covers
     one, set ``ddp_find_unused_parameters=False``.
@@ -59,21 +69,29 @@ class ConsolidationMixin(_Base):
         args: Positional arguments of the Trainer.
         priors: One for each earlier task, or where it is: a folder, or ``"org/name"`` on the Hub.
             None gives plain fine-tuning.
+        probes: Probes of an earlier task, or several, beside those that the priors carry.
+        probe_collator: Makes batches of probes; the data collator if it needs no labels.
+        probe_forward: The ``forward`` that the probes were made with, if one was given.
         consolidation: Beside any other ``args`` than ConsolidationArguments, which have their own.
         kwargs: Keyword arguments of the Trainer.
 
     Raises:
         PriorError: A prior does not fit the model.
+        ProbeError: Probes do not fit it.
         ConsolidationError: Strengths that do not match the priors, or a set-up under which the
             penalty would be wrong (DeepSpeed, FSDP1).
     """
 
     plain_identity = PLAIN
+    probe_forward: Forward = staticmethod(unlabelled_forward)
 
     def __init__(
         self,
         *args: Any,
         priors: Sequence[ConsolidationPrior | str | Path] | ConsolidationPrior | str | Path = (),
+        probes: Probes | Sequence[Probes] = (),
+        probe_collator: Collator | None = None,
+        probe_forward: Forward | None = None,
         consolidation: ConsolidationConfig | None = None,
         **kwargs: Any,
     ) -> None:
@@ -84,18 +102,24 @@ class ConsolidationMixin(_Base):
                 "ConsolidationArguments have settings of their own; give TrainingArguments beside "
                 "`consolidation`"
             )
-        self.priors = _as_priors(priors)
+        self.priors = as_priors(priors)
+        self.probes = probes_by_task(self.priors, probes)
+        self._probe_collator = probe_collator
+        if probe_forward is not None:
+            self.probe_forward = probe_forward
         self._new_labels = NewLabels(self)
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
         self._settings = self.consolidation
         self._buffers: BufferWatch | None = None
+        self._probing: Probing | None = None
         self._refuse_unsupported()
-        if self.priors:
+        if self.priors or self.probes:
             self._check_priors()
-            self.add_callback(_ConsolidationSteps(self))
-        if self.priors or self._identity() != self.plain_identity:
+            steps = ConsolidationSteps(self._begin, self._look_at_first_step, self._measure)
+            self.add_callback(steps)
+        if self.priors or self.probes or self._identity() != self.plain_identity:
             # Labels are not counted before the training: _begin says what the strengths are.
             is_known = not self.priors or self.consolidation.strengths is not None
             self.add_callback(ConsolidationState(self._identity() if is_known else {}))
@@ -140,7 +164,7 @@ class ConsolidationMixin(_Base):
         if checkpoint:
             self._refuse_other_priors(Path(checkpoint) / TRAINER_STATE_NAME)
         if self.accelerator.num_processes > 1:
-            self._undo_evaluation()
+            undo_evaluation(cast(nn.Module, self.model))
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -150,34 +174,49 @@ class ConsolidationMixin(_Base):
             args: As in the Trainer.
             kwargs: As in the Trainer.
         """
-        if not self.priors:
+        if not self._holds:
             return super().training_step(*args, **kwargs)
         if self._buffers is None:
             self._begin()  # a step by itself, without train()
         self._completes = self.accelerator.sync_gradients
+        remembered = self._remember() if self._completes else None
         # Around compute_loss, whoever overrides it; not in its place: it is evaluated too.
         own, compute_loss = vars(self).get("compute_loss"), self.compute_loss
         vars(self)["compute_loss"] = partial(self._consolidated_loss, compute_loss)
         try:
-            return super().training_step(*args, **kwargs)
+            loss = super().training_step(*args, **kwargs)
+            return loss if remembered is None else loss + remembered.to(loss)
         finally:
             vars(self).pop("compute_loss")
             vars(self).update({} if own is None else {"compute_loss": own})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the penalty's values to the training log.
+        """Add the parts of the loss to the training log.
 
         Args:
             logs: Values to log.
             start_time: Start of training.
         """
         if "loss" in logs and self._penalty_steps:
-            means = self._mean_penalties()
-            logs["penalty"] = sum(means)
-            logs["task_loss"] = logs["loss"] - logs["penalty"]
-            logs |= {f"penalty_{task}": v for task, v in zip(self._names(), means, strict=True)}
+            means, names = self._mean_penalties(), numbered([prior.task for prior in self.priors])
+            parts = {"penalty": sum(means)} if self.priors else {}
+            if self._probing is not None:
+                parts["probe_loss"] = self._probing.mean_loss()
+            logs |= parts | {"task_loss": logs["loss"] - sum(parts.values())}
+            logs |= {f"penalty_{task}": v for task, v in zip(names, means, strict=True)}
             self._penalty_sum, self._penalty_steps = None, 0
         super().log(logs, start_time)
+
+    def plot_forgetting(self, path: str | Path) -> None:
+        """Draw what was forgotten while training, as far as probes measured it.
+
+        Args:
+            path: Of the picture, as ``forgetting.svg``.
+
+        Raises:
+            ConsolidationError: Nothing was measured, or matplotlib is not installed.
+        """
+        draw_forgetting(self.state.log_history, path)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Take what a search suggests for the settings too, where they stand beside the args."""
@@ -197,13 +236,41 @@ class ConsolidationMixin(_Base):
         self._penalty = None  # wrapping may give the model new parameters
         self._penalty_sum, self._penalty_steps, self._completes = None, 0, False
         self._scale = LossScale(self)
+        if self.probes:
+            collator = self._probe_collator or self.data_collator
+            self._probing = Probing(self, self.probes, self._settings, collator, self.probe_forward)
         self._buffers = BufferWatch(self._plain_model(), self._settings.ignore)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ConsolidationState):
                 callback.identity = self._identity()
 
+    @property
+    def _holds(self) -> bool:
+        """Whether a step has a penalty or probes; without, it is the plain Trainer's."""
+        return bool(self.priors or (self.probes and self._settings.probe_weight))
+
+    def _remember(self) -> Tensor | None:
+        """Add the gradient of the probes to that of the task."""
+        if self.priors:
+            self._make_penalty()  # FSDP2 has unsharded copies after a forward pass
+        return None if self._probing is None else self._probing.backward()
+
+    def _measure(self, at_an_end: bool) -> None:
+        """Log what is forgotten, if it is time."""
+        probing = self._probing
+        if probing is None or not probing.is_due(at_an_end=at_an_end):
+            return
+        found = probing.measure()
+        if not self.state.global_step:
+            probing.check(found)
+        is_due = self.control.should_log
+        self.log(found)
+        self.control.should_log = is_due  # the Trainer's own log comes yet
+
     def _look_at_first_step(self) -> None:
         """Refuse a training that goes past the penalty, or moves what no penalty holds."""
+        if not self._holds:
+            return
         if not self._penalty_steps:
             owner = next(c.__name__ for c in type(self).__mro__ if "training_step" in vars(c))
             raise ConsolidationError(
@@ -227,7 +294,8 @@ class ConsolidationMixin(_Base):
         scale, items = self._scale, kwargs.get("num_items_in_batch")
         is_scaled, parts = scale.is_scaled(items), self.current_gradient_accumulation_steps
         if items is not None and scale.is_in_doubt(items):
-            self._make_penalty()
+            if self.priors:
+                self._make_penalty()
 
             def loss_of(items: Tensor | int) -> Any:
                 return compute_loss(
@@ -242,7 +310,7 @@ class ConsolidationMixin(_Base):
         completes, self._completes = self._completes, False
         self._penalty_steps += completes
         every = self._settings.penalty_every
-        due = completes and (self.state.global_step + 1) % every == 0
+        due = completes and bool(self.priors) and (self.state.global_step + 1) % every == 0
         penalty = self._make_penalty() if due else None
         embeddings = penalty.of_embeddings() if penalty is not None else None
         result = compute_loss(model, inputs, *args, **kwargs)
@@ -260,7 +328,7 @@ class ConsolidationMixin(_Base):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.priors:
+        if self.priors or self.probes:
             self._settings.save_pretrained(output_dir or cast(str, self.args.output_dir))
 
     def _check_priors(self) -> None:
@@ -288,19 +356,6 @@ class ConsolidationMixin(_Base):
     def _plain_model(self) -> nn.Module:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return cast(nn.Module, model)
-
-    def _undo_evaluation(self) -> None:
-        """Undo what an evaluation before training does to the model in several processes.
-
-        It marks the model as prepared, so that accelerate would not wrap it in DDP and every
-        process would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that
-        the optimizer would step on temporary copies.
-        """
-        assert isinstance(self.model, nn.Module)
-        vars(self.model).pop("_is_accelerate_prepared", None)
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
 
     def _make_penalty(self) -> ConsolidationPenalty:
         """Return the penalty, made before a first forward: FSDP2 has unsharded copies after it."""
@@ -337,68 +392,19 @@ class ConsolidationMixin(_Base):
             means = self.accelerator.reduce(means, "mean")
         return cast(list[float], means.tolist())
 
-    def _names(self) -> list[str]:
-        """Task names, numbered where two priors have the same."""
-        count = Counter(prior.task for prior in self.priors)
-        return [
-            prior.task if count[prior.task] == 1 else f"{prior.task}_{i}"
-            for i, prior in enumerate(self.priors)
-        ]
-
     def _refuse_unsupported(self) -> None:
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if not self.priors:
-            return
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            problem = "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
-        elif plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
-            problem = "FSDP1 flattens the parameters; use fsdp_version=2"
-        else:
-            return
-        raise ConsolidationError(f"the penalty would be wrong: {problem}")
+        problem = problem_of_sharding(self.accelerator)
+        if problem is not None and (self.priors or self.probes):
+            raise ConsolidationError(f"the penalty would be wrong: {problem}")
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued, and whence the priors came."""
-        if not self.priors:
+        if not self.priors and not self.probes:
             return dict(PLAIN)
-        return identity_of(self.priors, self.strengths, self.consolidation)
+        return identity_of(self.priors, self.strengths, self.consolidation, self.probes)
 
     def _refuse_other_priors(self, state_file: Path) -> None:
         refuse_other(self._identity(), self.plain_identity, state_file)
-
-
-def _as_priors(given: Any) -> list[ConsolidationPrior]:
-    """Take one prior for a list, and read those that are given by their place."""
-    is_one = isinstance(given, ConsolidationPrior | str | Path)
-    priors = []
-    for prior in [given] if is_one else given:
-        if isinstance(prior, str | Path):
-            priors.append(ConsolidationPrior.from_pretrained(prior))
-        elif isinstance(prior, ConsolidationPrior):
-            priors.append(prior)
-        else:
-            raise ConsolidationError(
-                f"`priors` holds a {type(prior).__name__}; give ConsolidationPrior objects, or the "
-                "folders or repositories that they are in"
-            )
-    return priors
-
-
-class _ConsolidationSteps(TrainerCallback):
-    """Tells the trainer when a training begins, and looks whether its steps have the penalty."""
-
-    def __init__(self, trainer: ConsolidationMixin) -> None:
-        self._trainer = trainer
-        self._has_looked = False
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._has_looked = False
-        self._trainer._begin()
-
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        if not self._has_looked:
-            self._trainer._look_at_first_step()
-            self._has_looked = True
 
 
 class ConsolidationTrainer(ConsolidationMixin, Trainer):

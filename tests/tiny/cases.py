@@ -22,7 +22,8 @@ from hf_kfc.training import ConsolidationArguments
 from .data import FOR_EVALUATION, Collator, make_examples
 from .models import RANKERS
 from .priors import make_prior
-from .reference import DensePenalty, Step, reference_step
+from .probes import PROBED, moved, pad_candidates, probes_of
+from .reference import DensePenalty, Step, reference_divergence, reference_step
 from .trainings import LEARNING_RATE, Recorder, arguments, assert_near, full
 
 TRAINS_SHARDED = hasattr(PreTrainedModel, "is_distributed_loading_by_transformers")
@@ -33,6 +34,7 @@ CHECKPOINTING = (
     else "gradient_checkpointing"
 )
 """The name that the training argument has in this version of transformers."""
+PROBE_WEIGHT = 0.8
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Case:
         epochs: Epochs.
         masked: Whether batches say which candidates are padding; without, there must be none.
         evaluated: Whether the trainer evaluates before it trains.
+        probes: Whether there are probes of another model beside, all of them in a step.
         frozen: Parameters whose name starts so are frozen, though the priors know them.
         arguments: Other training arguments.
         trainer: Class of the trainer.
@@ -62,6 +65,7 @@ class Case:
     epochs: int = 1
     masked: bool = True
     evaluated: bool = False
+    probes: bool = False
     frozen: str = ""
     arguments: tuple[tuple[str, Any], ...] = ()
     trainer: type[RankingConsolidationTrainer] = RankingConsolidationTrainer
@@ -73,6 +77,7 @@ class Case:
         flags = [
             *["unmasked"] * (not self.masked),
             *["evaluated"] * self.evaluated,
+            *["probes"] * self.probes,
             *["frozen"] * bool(self.frozen),
         ]
         changes = (f"{name}={value}" for name, value in self.arguments)
@@ -108,6 +113,11 @@ class Case:
             make_prior(model, "kronecker", task="second", seed=2, ignore=["classifier.*"]),
         ]
 
+    @property
+    def probes_every(self) -> int:
+        """Probes are in every k-th optimizer step."""
+        return int(dict(self.arguments).get("probe_every", 1))
+
     def penalty(self) -> DensePenalty:
         """The reference's penalty, made once for all cases that have the same."""
         return _dense_penalty(self.model)
@@ -128,6 +138,9 @@ def make_trainer(
         case.settings,
         strengths=case.strengths,
         damping=case.damping,
+        probe_weight=PROBE_WEIGHT,
+        probe_batch_size=len(PROBED),
+        probe_held_out=0.0,
         gradient_accumulation_steps=case.accumulation,
         per_device_train_batch_size=case.batch_size,
         num_train_epochs=case.epochs,
@@ -155,6 +168,8 @@ def make_trainer(
         model,
         args,
         priors=case.priors(),
+        probes=[probes_of(moved(case.model))] if case.probes else [],
+        probe_collator=pad_candidates,
         train_dataset=data,
         eval_dataset=[example | {"index": FOR_EVALUATION} for example in data[:3]],
         data_collator=collator,
@@ -197,6 +212,7 @@ def windows(case: Case, ranks: Sequence[dict[str, Any]]) -> Iterator[list[list[i
 def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
     """Every process had the reference's gradient, step and log at every optimizer step."""
     model, data, penalty = RANKERS[case.model](), make_examples(case.examples), case.penalty()
+    anchor = moved(case.model).double() if case.probes else None
     expected = list(windows(case, ranks))
     assert expected
     for rank in ranks:
@@ -205,8 +221,15 @@ def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
         parameters = ranks[0]["steps"][index][0]
         batches = [[data[i] for i in batch] for batch in window]
         factor = case.every * ((index + 1) % case.every == 0)
+        weight = PROBE_WEIGHT * case.probes_every * ((index + 1) % case.probes_every == 0)
         reference = reference_step(
-            model, parameters, batches, lambda p, k=factor: [k * value for value in penalty(p)]
+            model,
+            parameters,
+            batches,
+            lambda p, k=factor: [k * value for value in penalty(p)],
+            None
+            if anchor is None
+            else lambda m, k=weight: k * reference_divergence(m, anchor, PROBED),
         )
         trained = {n: g for n, g in reference.gradients.items() if not case.freezes(n)}
         norm = torch.stack([gradient.norm() for gradient in trained.values()]).norm()
@@ -220,17 +243,18 @@ def check_run(case: Case, ranks: Sequence[dict[str, Any]]) -> None:
                 assert_near(gradient, clipping * trained[name], name)
                 stepped = parameters[name] - LEARNING_RATE * gradient
                 assert_near(following[index][name], stepped, f"{name} after the step")
-            _check_log(rank["logs"][index], reference)
+            _check_log(rank["logs"][index], reference, case)
 
 
-def _check_log(log: dict[str, float], reference: Step) -> None:
+def _check_log(log: dict[str, float], reference: Step, case: Case) -> None:
     first, second = reference.penalties
     expected = {
         "penalty_first": first,
         "penalty_second": second,
         "penalty": first + second,
         "task_loss": reference.task_loss,
-        "loss": reference.task_loss + first + second,
+        "loss": reference.task_loss + first + second + reference.probe_loss,
+        **({"probe_loss": reference.probe_loss} if case.probes else {}),
     }
     for name, value in expected.items():
         assert_near(torch.tensor(log[name]), torch.tensor(value), name)

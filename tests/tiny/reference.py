@@ -77,14 +77,29 @@ class DensePenalty:
 
 def reference_task_loss(model: nn.Module, examples: Sequence[dict[str, Any]]) -> Tensor:
     """Mean cross entropy, each example alone and each candidate alone: nothing is padded."""
-    losses = []
-    for example in examples:
-        scores = []
-        for ids, types in zip(example["input_ids"], example["token_type_ids"], strict=True):
-            row = {"input_ids": torch.tensor([[ids]]), "token_type_ids": torch.tensor([[types]])}
-            scores.append(model(attention_mask=torch.ones(1, 1, len(ids)), **row).logits[0, 0])
-        losses.append(-torch.stack(scores).log_softmax(0)[example["labels"]])
+    losses = [-log_probabilities(model, e)[e["labels"]] for e in examples]
     return torch.stack(losses).mean()
+
+
+def reference_divergence(
+    model: nn.Module, anchor: nn.Module, examples: Sequence[dict[str, Any]]
+) -> Tensor:
+    """Mean of KL(anchor ‖ model), each example alone and each candidate alone."""
+    values = []
+    for example in examples:
+        with torch.no_grad():
+            p = log_probabilities(anchor, example)
+        values.append((p.exp() * (p - log_probabilities(model, example))).sum())
+    return torch.stack(values).mean()
+
+
+def log_probabilities(model: nn.Module, example: dict[str, Any]) -> Tensor:
+    """Of an example's candidates, each alone."""
+    scores = []
+    for ids, types in zip(example["input_ids"], example["token_type_ids"], strict=True):
+        row = {"input_ids": torch.tensor([[ids]]), "token_type_ids": torch.tensor([[types]])}
+        scores.append(model(attention_mask=torch.ones(1, 1, len(ids)), **row).logits[0, 0])
+    return torch.stack(scores).log_softmax(0)
 
 
 @dataclass
@@ -94,6 +109,7 @@ class Step:
     gradients: dict[str, Tensor]
     task_loss: float
     penalties: list[float]
+    probe_loss: float = 0.0
 
 
 def reference_step(
@@ -101,13 +117,15 @@ def reference_step(
     parameters: dict[str, Tensor],
     batches: Sequence[Sequence[dict[str, Any]]],
     penalty: Callable[[dict[str, Tensor]], list[Tensor]],
+    divergence: Callable[[nn.Module], Tensor] | None = None,
 ) -> Step:
-    """Gradient of mean over all micro-batches of all processes + the penalty once, in float64."""
+    """Gradient of mean over all micro-batches of all processes + what counts once, in float64."""
     model.double().eval()  # there is no dropout
     model.load_state_dict(parameters, strict=False)
     model.zero_grad()
     task = torch.stack([reference_task_loss(model, batch) for batch in batches]).mean()
     penalties = torch.stack(penalty(dict(model.named_parameters())))
-    (task + penalties.sum()).backward()
+    probes = task.new_zeros(()) if divergence is None else divergence(model)
+    (task + penalties.sum() + probes).backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return Step(gradients, task.item(), penalties.tolist())
+    return Step(gradients, task.item(), penalties.tolist(), probes.item())

@@ -85,10 +85,13 @@ def make_trainer(
     settings: type[ConsolidationArguments] = ConsolidationArguments,
     train_dataset: Any = DATA,
     compute_loss_func: Any = None,
+    probes: Any = (),
+    probe_collator: Any = None,
     **changes: Any,
 ) -> Any:
     """A trainer on the tiny data; ``trainer.recorder`` keeps the gradients."""
     recorder = Recorder()
+    held = {"priors": priors, "probes": probes, "probe_collator": probe_collator}
     trainer = kind(
         ranking_cnn() if model is None else model,
         arguments(folder, settings, **changes),
@@ -97,7 +100,7 @@ def make_trainer(
         data_collator=data_collator or Collator(),
         compute_loss_func=compute_loss_func,
         callbacks=[recorder],
-        **({"priors": priors} if issubclass(kind, ConsolidationMixin) else {}),
+        **(held if issubclass(kind, ConsolidationMixin) else {}),
     )
     trainer.recorder = recorder
     return trainer

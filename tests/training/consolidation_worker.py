@@ -31,6 +31,11 @@ CASES = [
             {"arguments": (("eval_strategy", "steps"), ("eval_steps", 1)), "epochs": 2},
             {"arguments": (("distribute_penalty", False),)},
             {"arguments": (("penalty_every", 2),)},
+            {"probes": True},
+            {"probes": True, "accumulation": 1, "batch_size": 2},
+            {"probes": True, "arguments": (("probe_every", 2),)},
+            {"probes": True, "evaluated": True, "arguments": ((CHECKPOINTING, True),)},
+            {"probes": True, "model": "cnn", "batch_size": 2},
             {"arguments": (("max_grad_norm", 0.1),), "accumulation": 1},
         )
     ),

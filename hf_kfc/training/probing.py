@@ -1,0 +1,332 @@
+"""Probes in training: how far the model is from what earlier ones said, as a loss and as a measure.
+
+Both compare it without dropout, as the earlier models were when they said it: then nothing is lost
+at the start, and no random number is drawn that the training would miss.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from accelerate.utils import is_compiled_module
+from torch import Tensor, nn
+from transformers import Trainer
+
+from ..curvature.objective import Forward
+from ..errors import ConsolidationError
+from ..priors import ConsolidationPrior
+from ..probes import Divergences, Probes
+from ..probes.probes import Collator, digest_of
+from .adapters import plain_name
+from .config import PenaltySettings
+from .sharing import reshard, whole
+from .steps import numbered
+from .strengths import random_numbers_kept
+
+__all__ = ["ProbeOrder", "ProbedTask", "Probing", "probes_by_task"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_MEASURED = 256
+"""Probes of an earlier task of which is measured what is forgotten."""
+_SAME = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Nats up to which a model's outputs are those that were kept, by the dtype it computes in."""
+_SAME_IN_FEW_BITS = 0.05
+
+
+class ProbeOrder:
+    """Which probes are in which step, by nothing but the seed: all, shuffled, again and again.
+
+    Args:
+        count: How many there are.
+        seed: Of the shuffling.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._shuffled: tuple[int, list[int]] = -1, []
+
+    def __call__(self, step: int, size: int) -> list[int]:
+        """Return the probes of a step.
+
+        Args:
+            step: Its number, of steps that have probes.
+            size: How many it has.
+        """
+        places = range(step * size, (step + 1) * size)
+        return [self._round(place // self._count)[place % self._count] for place in places]
+
+    def _round(self, number: int) -> list[int]:
+        if self._shuffled[0] != number:
+            draw = np.random.default_rng([self._seed, number])
+            self._shuffled = number, draw.permutation(self._count).tolist()
+        return self._shuffled[1]
+
+
+class ProbedTask(NamedTuple):
+    """An earlier task's probes.
+
+    Args:
+        name: Of the task.
+        probes: Those that are trained on.
+        order: Of these.
+        held_out: Those that measure; none if nothing is held out.
+    """
+
+    name: str
+    probes: Probes
+    order: ProbeOrder
+    held_out: Probes | None
+
+
+class Probing:
+    """What a Trainer does with probes.
+
+    Each optimizer step has a forward and a backward pass of its own for them, before the task's
+    last ones, in parts no larger than a micro-batch: so the memory needed is that of the larger
+    of both, and not their sum. The model that DDP wraps is called without it, which reduces the
+    sum of all gradients when the task's are there; FSDP2 reduces the probes' by themselves.
+
+    Args:
+        trainer: At the beginning of a training.
+        given: Probes by the names of their tasks.
+        settings: Of the training.
+        collator: Makes a batch of the probes' rows, without labels.
+        forward: The one that the probes were made with.
+
+    Attributes:
+        tasks: The earlier tasks.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        given: Mapping[str, Probes],
+        settings: PenaltySettings,
+        collator: Collator,
+        forward: Forward,
+    ) -> None:
+        self._trainer, self._settings = trainer, settings
+        self._collator, self._forward = collator, forward
+        args = trainer.args
+        self._seed: int = args.seed if args.data_seed is None else args.data_seed
+        self.tasks = [self._split(name, probes) for name, probes in given.items()]
+        self._sum: Tensor | None = None
+        self._steps = 0
+        # Where a training goes on, what was measured stands in its log.
+        self._measured_at: int | None = trainer.state.global_step or None
+
+    @property
+    def share(self) -> int:
+        """How many probes of each earlier task a process has in a step."""
+        parts = len(self.tasks) * self._trainer.accelerator.num_processes
+        share: int = math.ceil(self._settings.probe_batch_size / parts)
+        return share
+
+    def backward(self) -> Tensor | None:
+        """Add the gradient of one optimizer step to the parameters'; None if it has no probes.
+
+        Returns:
+            μ Σ_i KL_i without gradient, such that its mean over the processes is the whole.
+        """
+        settings, step = self._settings, self._trainer.state.global_step
+        self._steps += 1
+        if not settings.probe_weight or (step + 1) % settings.probe_every:
+            return None
+        factor = settings.probe_every * settings.probe_weight
+        accelerator = self._trainer.accelerator
+        processes, values = accelerator.num_processes, list[Tensor]()
+        with self._as_in_evaluation(step):
+            for task in self.tasks:
+                everyone = task.order(step // settings.probe_every, processes * self.share)
+                total = int(task.probes.decisions[everyone].sum())
+                value = torch.zeros((), device=self._trainer.args.device)
+                for part in self._parts(everyone[accelerator.process_index :: processes]):
+                    found = self._divergences(task.probes, part)
+                    loss = found.loss * (factor * processes * len(found.each) / total)
+                    accelerator.backward(loss)
+                    value += loss.detach().to(value)
+                values.append(value)
+        total_value = torch.stack(values).sum()
+        self._sum = total_value if self._sum is None else self._sum + total_value
+        return total_value
+
+    def mean_loss(self) -> float:
+        """Return the mean of their part of the loss over the steps since it was last asked for."""
+        total, steps = self._sum, self._steps
+        self._sum, self._steps = None, 0
+        if total is None:  # in all processes
+            return 0.0
+        if self._trainer.accelerator.num_processes > 1:
+            total = cast(Tensor, self._trainer.accelerator.reduce(total, "mean"))
+        return total.item() / steps
+
+    def measure(self) -> dict[str, float]:
+        """Return what is forgotten by now, of the probes that are held out.
+
+        Returns:
+            ``forgetting``, the mean of KL(p_i ‖ p) in nats over decisions, and
+            ``changed_decisions``, the share of those that another class is the likeliest in; means
+            over the earlier tasks, and those of each if there are several.
+        """
+        found = {}
+        for task in self.tasks:
+            if task.held_out is not None:
+                found[task.name] = self._measure(task.held_out)
+        means = np.mean(list(found.values()), axis=0).tolist()
+        self._measured_at = self._trainer.state.global_step
+        names = ("forgetting", "changed_decisions")
+        logs: dict[str, float] = dict(zip(names, means, strict=True))
+        if len(found) > 1:
+            for task_name, values in found.items():
+                logs |= {f"{n}_{task_name}": v for n, v in zip(names, values, strict=True)}
+        return logs
+
+    def is_due(self, *, at_an_end: bool = False) -> bool:
+        """Return whether to measure now.
+
+        Args:
+            at_an_end: Whether the training begins or has ended.
+        """
+        if not any(task.held_out for task in self.tasks):
+            return False
+        step, every = self._trainer.state.global_step, self._settings.forgetting_every
+        return self._measured_at != step if at_an_end else bool(every) and step % every == 0
+
+    def check(self, start: Mapping[str, float]) -> None:
+        """Look before the first step whether the probes are of the model that is trained.
+
+        Args:
+            start: What is measured.
+
+        Raises:
+            ConsolidationError: They are of another kind of model, or are computed in another way.
+        """
+        module = self._plain
+        values = {plain_name(n): whole(p) for n, p in module.named_parameters()}
+        for task in self.tasks:
+            forgotten = start.get(f"forgetting_{task.name}", start["forgetting"])
+            known = task.probes.anchor_digests
+            shared = known.keys() & values.keys()
+            if len(shared) < len(known) / 2:
+                lost = next(name for name in known if name not in shared)
+                raise ConsolidationError(
+                    f"the probes of '{task.name}' are of a model with other parameters, as {lost}; "
+                    f"give those that were made of {type(module).__name__}"
+                )
+            few_bits = self._trainer.accelerator.mixed_precision in ("fp16", "bf16", "fp8")
+            dtype = next(iter(values.values())).dtype
+            most = _SAME_IN_FEW_BITS if few_bits else _SAME.get(dtype, _SAME_IN_FEW_BITS)
+            if forgotten <= most:
+                continue
+            moved = sum(digest_of(values[name]) != known[name] for name in shared)
+            if known and not moved:
+                raise ConsolidationError(
+                    f"{type(module).__name__} is the model that the probes of '{task.name}' were "
+                    f"made of, and says something else of them ({forgotten:.3g} nats); give the "
+                    "`probe_forward` and `probe_collator` that they were made with"
+                )
+            logger.warning(
+                "The training starts %.3g nats from what the model of '%s' said of the probes, "
+                "with %d of %d parameters moved: right if other tasks were learnt since; if not, "
+                "give probes of this model.",
+                forgotten,
+                task.name,
+                moved,
+                len(known),
+            )
+
+    @property
+    def _plain(self) -> nn.Module:
+        trainer = self._trainer
+        return cast(
+            nn.Module, trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        )
+
+    @property
+    def _module(self) -> nn.Module:
+        """The model to train, compiled if it is so, without DDP."""
+        wrapped = self._trainer.model_wrapped
+        is_alone = self._trainer.accelerator.num_processes == 1
+        return wrapped if is_alone and is_compiled_module(wrapped) else self._plain
+
+    def _split(self, name: str, probes: Probes) -> ProbedTask:
+        held_out: Probes | None = None
+        if count := round(self._settings.probe_held_out * len(probes)):
+            probes, held_out = probes.split(count, self._seed)
+            if len(held_out) > _MOST_MEASURED:
+                held_out, _ = held_out.split(len(held_out) - _MOST_MEASURED, self._seed)
+        return ProbedTask(name, probes, ProbeOrder(len(probes), self._seed), held_out)
+
+    @torch.no_grad()
+    def _measure(self, probes: Probes) -> tuple[float, float]:
+        accelerator = self._trainer.accelerator
+        processes, indices = accelerator.num_processes, list(range(len(probes)))
+        is_shared = processes > 1 and len(indices) >= processes
+        if is_shared:  # all have equally many: FSDP2 gathers parameters in each of their passes
+            indices = indices[: len(indices) // processes * processes]
+            indices = indices[accelerator.process_index :: processes]
+        sums = torch.zeros(3, dtype=torch.float64)
+        with self._as_in_evaluation(0):
+            for part in self._parts(indices):
+                found = self._divergences(probes, part)
+                here = found.each.sum(), found.changed.sum(), torch.tensor(len(found.each))
+                sums += torch.stack([x.cpu().double() for x in here])
+        reshard(self._plain)
+        if is_shared:
+            sums = cast(Tensor, accelerator.reduce(sums.to(self._trainer.args.device))).cpu()
+        nats, changed, count = sums.tolist()
+        return nats / max(1, count), changed / max(1, count)
+
+    def _parts(self, indices: Sequence[int]) -> Iterator[list[int]]:
+        size: int = self._trainer._train_batch_size
+        for start in range(0, len(indices), size):
+            yield list(indices[start : start + size])
+
+    def _divergences(self, probes: Probes, indices: Sequence[int]) -> Divergences:
+        module = self._module if torch.is_grad_enabled() else self._plain
+        with self._trainer.compute_loss_context_manager():
+            return probes.loss(module, indices, self._collator, forward=self._forward)
+
+    @contextmanager
+    def _as_in_evaluation(self, step: int) -> Iterator[None]:
+        """Switch dropout off, and keep random numbers, as of a collator, from the training's."""
+        were_training = [module for module in self._plain.modules() if module.training]
+        self._plain.eval()
+        try:
+            with random_numbers_kept(self._seed + step):
+                yield
+        finally:
+            for module in were_training:
+                module.training = True
+
+
+def probes_by_task(
+    priors: Sequence[ConsolidationPrior], given: Probes | Sequence[Probes]
+) -> dict[str, Probes]:
+    """Return the probes of each earlier task: those that its prior carries, and others.
+
+    Args:
+        priors: Of earlier tasks.
+        given: Other probes; the same ones as a prior's are not taken twice.
+
+    Raises:
+        ConsolidationError: Something else than probes.
+    """
+    carried = [(prior.task, getattr(prior, "probes", None)) for prior in priors]
+    own = [(task, probes) for task, probes in carried if probes is not None]
+    more = [given] if isinstance(given, Probes) else list(given)
+    for probes in more:
+        if not isinstance(probes, Probes):
+            raise ConsolidationError(
+                f"`probes` holds a {type(probes).__name__}; give Probes, as of Probes.from_dataset"
+            )
+    known = {probes.fingerprint for _, probes in own}
+    own += [("probes", probes) for probes in more if probes.fingerprint not in known]
+    return dict(zip(numbered([name for name, _ in own]), [p for _, p in own], strict=True))
