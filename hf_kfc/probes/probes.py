@@ -286,6 +286,11 @@ class Probes:
         return self._cache.family
 
     @property
+    def decisions(self) -> Tensor:
+        """How many decisions each example has, shape [N]."""
+        return self._cache.decisions
+
+    @property
     def num_decisions(self) -> int:
         """Decisions of all examples together."""
         return int(self._cache.decisions.sum())

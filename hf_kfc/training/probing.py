@@ -21,8 +21,8 @@ from transformers import Trainer
 from ..curvature.objective import Forward
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
-from ..probes import Divergences, Probes
-from ..probes.probes import Collator, digest_of
+from ..probes import Divergences, Probes, digest_of
+from ..probes.probes import Collator
 from .adapters import plain_name
 from .config import PenaltySettings
 from .sharing import reshard, whole
