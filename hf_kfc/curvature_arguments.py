@@ -29,8 +29,13 @@ class Sharing(StrEnum):
     """How the positions at which one example uses a weight are treated."""
 
     EXPAND = "expand"
+    """As independent (Eschenhagen et al. 2023)."""
     REDUCE = "reduce"
+    """By the mean of their inputs and the sum of their gradients (Eschenhagen et al. 2023)."""
     AVERAGE = "average"
+    """As independent, and counted as one (McInerney et al. 2021)."""
+    CENTRED = "centred"
+    """By what differs between them and by what they have in common, a product for each."""
 
 
 class Products(StrEnum):
@@ -68,7 +73,8 @@ class CurvatureArguments:
         default="expand",
         metadata={
             "help": "How positions that share a weight are treated: 'expand', 'reduce' "
-            "(Eschenhagen et al. 2023) or 'average' (McInerney et al. 2021).",
+            "(Eschenhagen et al. 2023), 'average' (McInerney et al. 2021) or 'centred' (what "
+            "differs between them, and what they have in common: for rankers).",
             "choices": tuple(Sharing),
         },
     )

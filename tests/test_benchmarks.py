@@ -19,6 +19,17 @@ LEARNING = LearningArguments(epochs=1, learning_rate=0.01)
 DATA = DataArguments(train_examples=64, validation_examples=64, test_examples=64)
 
 
+def test_sharing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    benchmark = load("approximations/sharing.py", monkeypatch, TASK="articles", EXAMPLES=4)
+    for name, value in {"HERE": tmp_path, "RANKER": RANKER, "LEARNING": LEARNING}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(sys, "argv", ["sharing.py", "--data_dir", str(tmp_path)])
+    benchmark.main()
+    page = (tmp_path / "sharing.md").read_text()
+    assert page.count("| centred | ") == 2
+    assert "| embeddings | convolution | dense | classifier |" in page
+
+
 @pytest.mark.parametrize(
     ("script", "words", "shown"),
     [

@@ -1,25 +1,22 @@
-"""What is summed over examples for each layer, and the operator it becomes."""
+"""What is summed over examples for each layer, and the operator it becomes: diagonals."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from typing_extensions import override
 
-from ..curvature_arguments import Products, Sharing
 from ..errors import CurvatureError
 from ..precision import wide
 from .capture import Use
 from .discovery import Layer
 from .layers import EmbeddingRule, TiedEmbeddingRule
-from .moments import add_second_moment, mirrored, nearest_definite, nonzero_rows
-from .operators import Diagonal, Kronecker, KroneckerEigen, Operator
+from .operators import Diagonal, KroneckerEigen, Operator
 from .positions import PositionsError
 
 __all__ = [
@@ -27,8 +24,6 @@ __all__ = [
     "LayerBatch",
     "LayerChangedError",
     "SquaredGradients",
-    "make_accumulators",
-    "rotate_accumulators",
     "squared_gradients",
     "valid_positions",
 ]
@@ -147,6 +142,10 @@ class Accumulator(ABC):
         """Return the tensors to be summed over processes."""
         return [] if self.input_examples is None else [self.input_examples]
 
+    def factors(self, num_examples: int) -> tuple[Tensor, Tensor] | None:
+        """Return A and G whose eigenvectors EKFAC takes; None of what has no factors."""
+        return None
+
     @abstractmethod
     def operator(self, num_examples: int) -> Operator:
         """Return the curvature, the mean over ``num_examples`` examples."""
@@ -192,89 +191,6 @@ class TiedSquaredGradients(SquaredGradients):
         rule.add_squared_sums(self.total, looked_up.a, wide(looked_up.g), scored.a, wide(scored.g))
 
 
-class InputMoment:
-    """A of one layer, or of several that read the same inputs (query, key and value)."""
-
-    def __init__(self, leader: Layer, sharing: Sharing, products: Products) -> None:
-        self.leader = leader
-        self.products = products
-        self.per_example = sharing is Sharing.REDUCE and not leader.rule.diagonal_inputs
-        p = leader.shape[1]
-        self.total = leader.zeros(p) if leader.rule.diagonal_inputs else leader.zeros(p, p)
-        self.positions = torch.zeros((), dtype=torch.float64, device=self.total.device)
-        self._read: list[int] = []
-        self._factor: Tensor | None = None
-
-    def add(self, batch: LayerBatch) -> None:
-        """Add a batch of the leader; make sure that another layer reads the same tensors."""
-        read = [id(use.x) for use in batch.uses]
-        if batch.layer is self.leader:
-            self.leader.rule.add_input_moment(
-                self.total, batch.features, batch.valid, self.per_example, self.products
-            )
-            self.positions += batch.valid.sum()
-            self._read = read
-        elif read != self._read:
-            raise LayerChangedError(
-                batch.layer,
-                f"it read the same inputs as '{self.leader.name}' for the first examples but not "
-                "for a later batch: the model's computation depends on its input",
-            )
-
-    @property
-    def count(self) -> float:
-        """Number of positions that were summed."""
-        return max(float(self.positions), 1.0)
-
-    def factor(self, num_examples: int) -> Tensor:
-        """Return A; the same tensor for every layer that shares it."""
-        if self._factor is None:
-            total = self.total if self.leader.rule.diagonal_inputs else self.whole(self.total)
-            self._factor = total / (num_examples if self.per_example else self.count)
-        return self._factor
-
-    def whole(self, total: Tensor) -> Tensor:
-        """Return the whole matrix of a total; the rounding of its products is no curvature."""
-        matrix = mirrored(total)
-        return nearest_definite(matrix) if self.products is Products.BFLOAT16 else matrix
-
-
-class Factors(Accumulator):
-    """Σ a aᵀ and Σ g gᵀ of one layer."""
-
-    def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
-        super().__init__(layer)
-        self.moment = moment
-        self.sharing = sharing
-        q, _ = layer.shape
-        self.total = layer.zeros(q, q)
-
-    @override
-    def add_inputs(self, batch: LayerBatch) -> None:
-        super().add_inputs(batch)
-        self.moment.add(batch)
-
-    @override
-    def add_gradients(self, batch: LayerBatch) -> None:
-        g = wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
-        products = self.moment.products
-        rows = g if products is Products.FULL else nonzero_rows(g)[0]
-        add_second_moment(self.total, rows, products)
-
-    @override
-    def totals(self) -> list[Tensor]:
-        own = [self.total, *super().totals()]
-        if self.moment.leader is not self.layer:
-            return own
-        return [*own, self.moment.total, self.moment.positions]
-
-    @override
-    def operator(self, num_examples: int) -> Kronecker:
-        average = self.sharing is Sharing.AVERAGE
-        G = self.moment.whole(self.total) / (self.moment.count if average else num_examples)
-        return Kronecker(self.moment.factor(num_examples), G)
-
-
 def valid_positions(layer: Layer, use: Use) -> Tensor:
     """Find which positions of one call of a layer count, shape [N, R].
 
@@ -301,77 +217,6 @@ def squared_gradients(layer: Layer) -> SquaredGradients:
     """
     tied = isinstance(layer.rule, TiedEmbeddingRule)
     return TiedSquaredGradients(layer) if tied else SquaredGradients(layer)
-
-
-def make_accumulators(
-    layers: Sequence[Layer],
-    uses: Mapping[str, Sequence[Use]],
-    kind: str,
-    sharing: str,
-    products: str,
-    diagonal: Collection[str] = (),
-) -> dict[str, Accumulator]:
-    """Choose what to sum for every layer.
-
-    Args:
-        layers: The layers.
-        uses: Of one forward pass; layers that read the same tensors will share one A.
-        kind: ``diagonal``, or a Kronecker kind, which starts from the factors.
-        sharing: How positions are treated.
-        products: How factors are multiplied.
-        diagonal: Names of layers whose curvature is diagonal in any case.
-
-    Returns:
-        One accumulator per layer name.
-    """
-    moments: dict[tuple[object, ...], InputMoment] = {}
-    accumulators: dict[str, Accumulator] = {}
-    for layer in layers:
-        if kind == "diagonal" or not layer.rule.has_factors or layer.name in diagonal:
-            accumulators[layer.name] = squared_gradients(layer)
-            continue
-        calls = uses[layer.name]
-        read = tuple((id(use.x), layer.rule.reading(use.module)) for use in calls)
-        key = (layer.rule, layer.shape[1], read)
-        moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing), Products(products)))
-        accumulators[layer.name] = Factors(layer, moment, Sharing(sharing))
-    return accumulators
-
-
-def rotate_accumulators(
-    accumulators: Mapping[str, Accumulator], num_examples: int
-) -> dict[str, Accumulator]:
-    """Make the accumulators of EKFAC's second pass from the factors of the first.
-
-    Args:
-        accumulators: After the first pass; those without factors are left out.
-        num_examples: That were summed.
-
-    Returns:
-        Squared gradients in the eigenbasis of each layer's factors.
-    """
-    rotated: dict[str, Accumulator] = {}
-    of_inputs: dict[InputMoment, Tensor] = {}
-    for name, accumulator in accumulators.items():
-        if isinstance(accumulator, Factors):
-            operator, moment = accumulator.operator(num_examples), accumulator.moment
-            if moment not in of_inputs:
-                of_inputs[moment] = _eigenvectors(operator.A)
-            basis = of_inputs[moment], _eigenvectors(operator.G)
-            rotated[name] = SquaredGradients(accumulator.layer, basis)
-    return rotated
-
-
-def _eigenvectors(factor: Tensor) -> Tensor:
-    if factor.ndim == 1:
-        return factor.new_empty(0)
-    try:
-        basis: Tensor = torch.linalg.eigh(factor).eigenvectors.contiguous()
-    except RuntimeError:  # LAPACK gives up on some matrices in float32
-        basis = torch.linalg.eigh(factor.double()).eigenvectors.contiguous().to(factor.dtype)
-    if dist.is_initialized():  # processes on unlike machines may differ in signs and order
-        dist.broadcast(basis, src=0)
-    return basis
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CurvatureError
 from ..precision import wide, wide_dtype
-from .operators import LowRankKronecker, Operator, relative_difference
+from .operators import LowRankKronecker, LowRankKroneckerSum, Operator, relative_difference
 from .operators.checks import bad_factor
 
 __all__ = ["Compressed", "Compressor"]
@@ -31,7 +31,7 @@ class Compressed:
 class Compressor:
     """Compresses the curvatures of one prior, so that layers that share tensors still do.
 
-    With a rank k, a factor of a Kronecker product becomes U Uᵀ + diag(d): U holds its k largest
+    With a rank k, a factor of each Kronecker product becomes U Uᵀ + diag(d): U holds its k largest
     eigenpairs, d the diagonal of what they leave, so the factor's own diagonal is kept, and with
     it the trace that damping depends on. Both terms are positive semi-definite. A product that
     would not get smaller is kept as it is.
@@ -74,8 +74,8 @@ class Compressor:
             shape: (q, p) of the block.
 
         Raises:
-            CurvatureError: A rank is given, and the operator is not a single Kronecker product
-                although it has factors.
+            CurvatureError: A rank is given, and the operator holds other tensors of its inputs
+                than the factors of Kronecker products.
         """
         compressed = operator
         if self.rank is not None and operator.input_names:
@@ -88,22 +88,30 @@ class Compressor:
 
     def _of_low_rank(self, operator: Operator) -> Operator:
         terms = operator.kronecker_terms()
-        if len(terms) != 1 or not operator.holds_factors:
+        if not terms or not operator.holds_factors:
             raise CurvatureError(
-                f"a {operator.kind} curvature is no single Kronecker product whose factors could "
-                "be of low rank; compress before merging, or give a dtype alone"
+                f"a {operator.kind} curvature holds no Kronecker factors that could be of low "
+                "rank; compress what was estimated with curvature='kronecker', or give a dtype "
+                "alone"
             )
         assert self.rank is not None
-        A, G = terms[0].A, terms[0].G
-        if sum(_numbers(factor, self.rank) for factor in (A, G)) >= A.numel() + G.numel():
+        factors = [(factor, self.rank) for factor in (terms[0].A, terms[0].G)]
+        if sum(_numbers(*own) for own in factors) >= sum(f.numel() for f, _ in factors):
             return operator
-        return LowRankKronecker(*self._low_rank(A), *self._low_rank(G))
+        state = operator.state()
+        parts = (
+            self._low_rank(state[name], diagonal=factor.ndim == 1)
+            for name, (factor, _) in zip(("A", "G"), factors, strict=True)
+        )
+        small = LowRankKronecker if len(terms) == 1 else LowRankKroneckerSum
+        return small(*(tensor for pair in parts for tensor in pair))
 
-    def _low_rank(self, factor: Tensor) -> tuple[Tensor, Tensor]:
+    def _low_rank(self, factor: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
         assert self.rank is not None
         if id(factor) not in self._parts:
             dtype = self.dtype or wide_dtype(factor.dtype)
-            self._parts[id(factor)] = _low_rank_plus_diagonal(factor.double(), self.rank, dtype)
+            own = factor.double()
+            self._parts[id(factor)] = _low_rank_plus_diagonal(own, self.rank, dtype, diagonal)
         return self._parts[id(factor)]
 
     def _in_dtype(self, operator: Operator) -> Operator:
@@ -131,13 +139,23 @@ def _numbers(factor: Tensor, rank: int) -> int:
     return len(factor) if factor.ndim == 1 else len(factor) * (min(rank, len(factor)) + 1)
 
 
-def _low_rank_plus_diagonal(factor: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return U in a dtype, and the d that keeps the factor's diagonal whatever U was rounded to."""
-    if factor.ndim == 1:
-        return factor.new_empty(len(factor), 0, dtype=dtype), factor.to(dtype)
+def _low_rank_plus_diagonal(
+    factor: Tensor, rank: int, dtype: torch.dtype, diagonal: bool
+) -> tuple[Tensor, Tensor]:
+    """Return U in a dtype, and the d that keeps the factor's diagonal whatever U was rounded to.
+
+    Args:
+        factor: A matrix [p, p] or its diagonal [p], or those of several products stacked.
+        rank: Columns of U.
+        dtype: Of both.
+        diagonal: Whether it holds diagonals.
+    """
+    if diagonal:
+        return factor.new_empty(*factor.shape, 0, dtype=dtype), factor.to(dtype)
     values, vectors = torch.linalg.eigh(factor)
-    U = (vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()).to(dtype)
-    left = factor.diagonal() - U.double().square().sum(1)
+    roots = values[..., None, -rank:].clamp(min=0).sqrt()
+    U = (vectors[..., -rank:] * roots).to(dtype)
+    left = factor.diagonal(dim1=-2, dim2=-1) - U.double().square().sum(-1)
     return U, left.clamp(min=0).to(dtype)
 
 

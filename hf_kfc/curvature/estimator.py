@@ -58,7 +58,10 @@ def estimate_curvature(
 
     * ``expand``: A = mean over positions of a aᵀ, G = mean over examples of Σ_r g_r g_rᵀ;
     * ``reduce``: A = mean of ā āᵀ with ā the mean over positions, G = mean of (Σ_r g)(Σ_r g)ᵀ;
-    * ``average``: as ``expand``, but G is a mean over positions too (McInerney et al. 2021).
+    * ``average``: as ``expand``, but G is a mean over positions too (McInerney et al. 2021);
+    * ``centred``: two products, of what the positions of an example differ by and of what they have
+      in common, each with the partial traces of that part of F: for rankers, whose candidates share
+      a softmax.
 
     Layer normalisation always has a diagonal curvature, and so has every layer whose rule does not
     tell which positions count. A parameter that no rule covers, or that the model reads in another

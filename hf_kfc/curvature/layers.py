@@ -244,14 +244,26 @@ class EmbeddingRule(LayerRule):
             a: Token ids [N, R], -1 for tokens without gradient.
             g: Output gradients [N, R, q].
         """
+        tokens, rows = self.token_gradients(a, g)
+        total.index_add_(1, tokens, rows.square().T)
+
+    def token_gradients(self, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum the gradients of each token in each example: seen twice, they add up.
+
+        Args:
+            a: Token ids [N, R], -1 for tokens without gradient.
+            g: Output gradients [N, R, q].
+
+        Returns:
+            The tokens [M], once for each example that has them, and their gradients [M, q].
+        """
         counted = a >= 0
         example = torch.arange(len(a), device=a.device)[:, None].expand_as(a)
-        # One gradient row per (example, token): a token seen twice adds up before it is squared.
         pairs, row = torch.unique(
             torch.stack([example[counted], a[counted]]), dim=1, return_inverse=True
         )
         rows = g.new_zeros(pairs.shape[1], g.shape[-1]).index_add_(0, row, g[counted])
-        total.index_add_(1, pairs[1], rows.square().T)
+        return pairs[1], rows
 
 
 class LayerNormRule(LayerRule):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..curvature_arguments import Products
 
-__all__ = ["add_second_moment", "mirrored", "nearest_definite", "nonzero_rows"]
+__all__ = ["add_second_moment", "mirrored", "nearest_definite", "nonzero_rows", "whole"]
 
 _BLOCK = 96
 """Columns below which halving a product further costs more than it saves."""
@@ -44,6 +44,17 @@ def mirrored(total: Tensor) -> Tensor:
         total: Shape [n, n], of :func:`add_second_moment`.
     """
     return total.triu() + total.triu(1).T
+
+
+def whole(total: Tensor, products: Products) -> Tensor:
+    """Return the whole matrix of a total; the rounding of its products is no curvature.
+
+    Args:
+        total: Shape [n, n], of :func:`add_second_moment`.
+        products: How they were multiplied.
+    """
+    matrix = mirrored(total)
+    return nearest_definite(matrix) if products is Products.BFLOAT16 else matrix
 
 
 def nearest_definite(matrix: Tensor) -> Tensor:

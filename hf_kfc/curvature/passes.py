@@ -21,8 +21,6 @@ from .accumulators import (
     Accumulator,
     LayerBatch,
     LayerChangedError,
-    make_accumulators,
-    rotate_accumulators,
     valid_positions,
 )
 from .batches import Collate, to_device
@@ -30,6 +28,7 @@ from .blocks import Curvature
 from .capture import Use, capture, learning
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, refuse
+from .factors import make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
 from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers

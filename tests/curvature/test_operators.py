@@ -20,6 +20,7 @@ from hf_kfc.curvature import (
     KroneckerEigen,
     KroneckerSum,
     LowRankKronecker,
+    LowRankKroneckerSum,
     Operator,
 )
 from hf_kfc.errors import CurvatureError
@@ -36,6 +37,12 @@ def basis(size: int) -> Tensor:
 
 def low_rank(p: int, k: int, q: int, m: int) -> LowRankKronecker:
     return LowRankKronecker(torch.randn(p, k), torch.rand(p), torch.randn(q, m), torch.rand(q))
+
+
+def low_rank_sum(p: int, k: int, q: int, m: int) -> LowRankKroneckerSum:
+    return LowRankKroneckerSum(
+        torch.randn(2, p, k), torch.rand(2, p), torch.randn(2, q, m), torch.rand(2, q)
+    )
 
 
 def stack(make: Callable[[], Tensor]) -> Tensor:
@@ -57,8 +64,13 @@ MAKE: dict[str, Callable[[int, int], Operator]] = {
     "kronecker_sum_vector_G": lambda q, p: KroneckerSum(stack(lambda: psd(p)), torch.rand(3, q)),
     "low_rank_kronecker": lambda q, p: low_rank(p, 1, q, 1),
     "low_rank_kronecker_vector_A": lambda q, p: low_rank(p, 0, q, 1),
+    "low_rank_kronecker_sum": lambda q, p: low_rank_sum(p, 1, q, 1),
+    "low_rank_kronecker_sum_vector_A": lambda q, p: low_rank_sum(p, 0, q, 1),
     "low_rank_kronecker_of_full_rank": lambda q, p: low_rank(p, p, q, q),
 }
+
+
+PRODUCTS = Kronecker | KroneckerSum | LowRankKronecker | LowRankKroneckerSum
 
 
 def full(factor: Tensor) -> Tensor:
@@ -70,6 +82,10 @@ def products(operator: Operator) -> list[tuple[Tensor, Tensor]]:
     if isinstance(operator, LowRankKronecker):
         A = operator.A_U @ operator.A_U.T + operator.A_d.diag()
         return [(A, operator.G_U @ operator.G_U.T + operator.G_d.diag())]
+    if isinstance(operator, LowRankKroneckerSum):
+        A = operator.A_U @ operator.A_U.mT + torch.diag_embed(operator.A_d)
+        G = operator.G_U @ operator.G_U.mT + torch.diag_embed(operator.G_d)
+        return list(zip(A, G, strict=True))
     assert isinstance(operator, Kronecker | KroneckerSum)
     if isinstance(operator, Kronecker):
         return [(full(operator.A), full(operator.G))]
@@ -82,7 +98,7 @@ def explicit(operator: Operator, q: int, p: int) -> Tensor:
         return operator.scale * torch.eye(q * p)
     if isinstance(operator, Diagonal):
         return operator.diagonal.reshape(-1).diag()
-    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker):
+    if isinstance(operator, PRODUCTS):
         return torch.stack([torch.kron(G, A) for A, G in products(operator)]).sum(0)
     assert isinstance(operator, KroneckerEigen)
     U_A = torch.eye(p) if operator.U_A.ndim == 1 else operator.U_A
@@ -113,7 +129,7 @@ def test_damping(name: str) -> None:
     operator = MAKE[name](q, p)
     before = {k: v.clone() for k, v in operator.state().items()}
     matrix = explicit(operator, q, p)
-    if isinstance(operator, Kronecker | KroneckerSum | LowRankKronecker):
+    if isinstance(operator, PRODUCTS):
         expected = torch.zeros_like(matrix)
         for A, G in products(operator):
             damped_A = A + epsilon * A.trace() / p * torch.eye(p)
@@ -301,6 +317,18 @@ WRONG: dict[str, tuple[Callable[[], Operator], str]] = {
     "G_U_shape": (
         lambda: LowRankKronecker(torch.randn(4, 1), torch.rand(4), torch.randn(3), torch.rand(3)),
         "G_U has shape",
+    ),
+    "low_rank_sum_of_unlike_terms": (
+        lambda: LowRankKroneckerSum(
+            torch.randn(2, 4, 1), torch.rand(2, 4), torch.randn(2, 3, 1), torch.rand(3, 3)
+        ),
+        r"A_U, A_d, G_U and G_d have no common number of terms \(A_U \[2, 4, 1\]",
+    ),
+    "low_rank_sum_negative": (
+        lambda: LowRankKroneckerSum(
+            torch.randn(1, 4, 1), -torch.rand(1, 4), torch.randn(1, 3, 1), torch.rand(1, 3)
+        ),
+        "A_d has a negative entry .* in term 0",
     ),
     "U_G_shape": (
         lambda: KroneckerEigen(torch.empty(0), basis(4), torch.rand(3, 4)),

@@ -20,7 +20,7 @@ from hf_kfc.curvature import (
 )
 
 LABELS = ("empirical", "sampled", "exact")
-SHARINGS = ("expand", "reduce", "average")
+SHARINGS = ("expand", "reduce", "average", "centred")
 KINDS = ("diagonal", "kronecker", "kronecker_eigen")
 
 

@@ -16,6 +16,7 @@ from hf_kfc.curvature import (
     KroneckerSum,
     Layout,
     LowRankKronecker,
+    LowRankKroneckerSum,
     Operator,
     find_layers,
 )
@@ -51,6 +52,7 @@ class Model(nn.Module):
         self.scale = nn.Parameter(torch.randn(()))
         self.old = nn.Linear(4, 3)
         self.small = nn.Linear(4, 3)
+        self.smalls = nn.Linear(4, 3)
         self.head = nn.Linear(3, 2)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
@@ -74,6 +76,11 @@ def _low_rank(p: int, q: int) -> LowRankKronecker:
     return LowRankKronecker(torch.randn(p, 2), torch.rand(p), torch.randn(q, 1), torch.rand(q))
 
 
+def _low_rank_sum(p: int, q: int) -> LowRankKroneckerSum:
+    U, V = torch.randn(2, p, 2), torch.randn(2, q, 1)
+    return LowRankKroneckerSum(U, torch.rand(2, p), V, torch.rand(2, q))
+
+
 def _basis(size: int) -> Tensor:
     return torch.linalg.qr(torch.randn(size, size)).Q
 
@@ -92,6 +99,7 @@ def operators() -> dict[str, tuple[Layout, Operator]]:
         "scale": (Layout.ELEMENTWISE, Identity(torch.tensor(0.7))),
         "old": (Layout.OUT_IN, KroneckerSum(_moments(5), _moments(3))),
         "small": (Layout.OUT_IN, _low_rank(5, 3).to(dtype=torch.bfloat16)),
+        "smalls": (Layout.OUT_IN, _low_rank_sum(5, 3)),
     }
 
 

@@ -15,7 +15,7 @@ from .eigen import KroneckerEigen
 from .elementwise import Diagonal, Identity
 from .factors import spread_columns, trace
 from .kronecker import Kronecker, KroneckerSum
-from .low_rank import LowRankKronecker
+from .low_rank import LowRankKronecker, LowRankKroneckerSum
 from .solving import Solution
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "KroneckerSum",
     "KroneckerTerm",
     "LowRankKronecker",
+    "LowRankKroneckerSum",
     "Operator",
     "Solution",
     "register_operator",
@@ -38,7 +39,15 @@ __all__ = [
 
 OPERATORS: dict[str, type[Operator]] = {
     cls.kind: cls
-    for cls in (Identity, Diagonal, Kronecker, KroneckerEigen, KroneckerSum, LowRankKronecker)
+    for cls in (
+        Identity,
+        Diagonal,
+        Kronecker,
+        KroneckerEigen,
+        KroneckerSum,
+        LowRankKronecker,
+        LowRankKroneckerSum,
+    )
 }
 """Operator classes by the ``kind`` under which they are stored."""
 

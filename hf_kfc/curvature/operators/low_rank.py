@@ -1,10 +1,11 @@
-"""A Kronecker product whose factors are of low rank, plus a diagonal."""
+"""Kronecker products whose factors are of low rank, plus a diagonal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -14,7 +15,7 @@ from .base import Operator
 from .checks import negative, wrong_shape
 from .kronecker import Kronecker, Products
 
-__all__ = ["LowRankKronecker", "dense_factor"]
+__all__ = ["LowRankKronecker", "LowRankKroneckerSum", "dense_factor"]
 
 _ALWAYS_FORMED, _ROWS_PER_RANK = 8192, 512
 
@@ -104,6 +105,88 @@ class LowRankKronecker(Products):
     def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
         return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
+
+
+class LowRankKroneckerSum(Products):
+    """F = Σ_s G_s ⊗ A_s, each as in :class:`LowRankKronecker`.
+
+    Args:
+        A_U: U_A of the terms, shape [r, p, k]; k = 0 if A is diagonal (embeddings).
+        A_d: d_A ≥ 0, shape [r, p].
+        G_U: U_G, shape [r, q, l].
+        G_d: d_G ≥ 0, shape [r, q].
+    """
+
+    kind = "low_rank_kronecker_sum"
+    tensor_names = LowRankKronecker.tensor_names
+    input_names = LowRankKronecker.input_names
+    column_names = LowRankKronecker.column_names
+
+    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
+        self.A_U = A_U
+        self.A_d = A_d
+        self.G_U = G_U
+        self.G_d = G_d
+
+    @property
+    def terms(self) -> list[LowRankKronecker]:
+        """The products one by one."""
+        tensors = (self.A_U, self.A_d, self.G_U, self.G_d)
+        return [LowRankKronecker(*parts) for parts in zip(*tensors, strict=True)]
+
+    def _of(self, terms: Sequence[LowRankKronecker]) -> Self:
+        states = [term.state() for term in terms]
+        return self.from_state({n: torch.stack([s[n] for s in states]) for n in self.tensor_names})
+
+    @override
+    def apply(self, delta: Tensor) -> Tensor:
+        return torch.stack([term.apply(delta) for term in self.terms]).sum(0)
+
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return not self.A_U.shape[2]
+
+    @override
+    def kronecker_terms(self) -> Sequence[Kronecker]:
+        return [product for term in self.terms for product in term.kronecker_terms()]
+
+    @override
+    def trace(self, shape: tuple[int, int]) -> Tensor:
+        return torch.stack([term.trace(shape) for term in self.terms]).sum()
+
+    @override
+    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
+        if any(_is_out_of_proportion(U) for U in (self.A_U[0], self.G_U[0])):
+            return None
+        return super().spectrum(shape)
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return self._of([term.scaled(weight) for term in self.terms])
+
+    @override
+    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
+        part = super()._with_columns(change)
+        part.A_U = self.A_U.new_empty(*part.A_d.shape, 0)
+        return part
+
+    @override
+    def damped(self, epsilon: float) -> Self:
+        """Return the sum of the damped products, as :class:`KroneckerSum` does."""
+        return self._of([term.damped(epsilon) for term in self.terms])
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
+        stacks = {len(t) if t.ndim else 0 for t in self.state().values()}
+        if len(stacks) > 1 or stacks == {0}:
+            found = ", ".join(f"{name} {list(t.shape)}" for name, t in self.state().items())
+            return [f"A_U, A_d, G_U and G_d have no common number of terms ({found})"]
+        return [
+            f"{phrase} in term {number}"
+            for number, term in enumerate(self.terms)
+            for phrase in term.problems(shape)
+        ]
 
 
 def dense_factor(U: Tensor, d: Tensor) -> Tensor:
