@@ -8,6 +8,7 @@ Commands, each with its own --help:
     grid            methods, damping, strengths and seeds on one pair of tasks
     permutations    tiers 1 to 3 over all permutations of tasks
     stream          a model that is updated every period with that period's data alone
+    lm              a pretrained language model learns a domain and keeps its general ability
     report          tables, verdict and pictures of permutations and of a stream
     toys            three computations that show what the curvatures are
 """
@@ -23,7 +24,7 @@ from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import HfKfcError
 from hf_kfc.ranking import ScriptParser
 
-from . import grid, permutations, stream, toys
+from . import grid, lm, permutations, stream, toys
 from .arguments import DataArguments, LearningArguments, RankerArguments
 from .engine import Experiment, run
 from .methods import methods_help
@@ -33,6 +34,7 @@ from .toys import ToyArguments, run_toys
 __all__ = ["COMMANDS", "main"]
 
 _METHODS = f"\nMethods, with a number after a colon:\n\n{methods_help()}"
+_LM_METHODS = methods_help(lm.LM_METHODS)
 _SETUP = (RankerArguments, DataArguments, LearningArguments, CurvatureArguments)
 
 
@@ -51,6 +53,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[Any, ...], str]] = {
         _runs(stream.Stream),
         (stream.StreamArguments, *_SETUP),
         f"{stream.__doc__}{_METHODS}",
+    ),
+    "lm": (
+        lm.run_lm,
+        (lm.LmArguments,),
+        f"{lm.stage.__doc__}\nMethods, with a number after a colon:\n\n{_LM_METHODS}",
     ),
     "report": (run_report, (ReportArguments,), str(page.__doc__)),
     "toys": (run_toys, (ToyArguments,), str(toys.__doc__)),

@@ -8,7 +8,16 @@ from typing import Any
 
 from hf_kfc.errors import ConsolidationError
 
-__all__ = ["METHODS", "NAMES", "PLAIN", "Method", "check_methods", "methods_help"]
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "PLAIN",
+    "Method",
+    "Part",
+    "changes_of",
+    "check_methods",
+    "methods_help",
+]
 
 _PAPER_STRENGTHS = (1e1, 1e3, 1e5, 1e7, 1e9)
 
@@ -51,33 +60,12 @@ class Method:
 
     @classmethod
     def parse(cls, name: str) -> Method:
-        """Read a method off its name.
+        """Read a method off its name, see :func:`changes_of`.
 
         Args:
-            name: A key of :data:`METHODS`, or several joined by ``+``; a number after a colon
-                takes the place of the part's own.
-
-        Raises:
-            ConsolidationError: A part is unknown, its number is out of range, or two parts say
-                different things of the same.
+            name: A key of :data:`METHODS`, or several joined by ``+``.
         """
-        method, said = cls(name), set[str]()
-        for text in name.split("+"):
-            part, colon, number = text.partition(":")
-            if part not in METHODS:
-                where = "" if part == name else f" in '{name}'"
-                raise ConsolidationError(
-                    f"unknown method '{part}'{where}; choose from {', '.join(METHODS)}"
-                )
-            changes = METHODS[part].changes(text, number if colon else None)
-            if twice := said & changes.keys():
-                raise ConsolidationError(
-                    f"method '{name}' says two things of its {' and '.join(sorted(twice))}; take "
-                    f"'{text}' out"
-                )
-            said |= changes.keys()
-            method = replace(method, **changes)
-        return method
+        return replace(cls(name), **changes_of(name, METHODS))
 
 
 PLAIN = Method("none")
@@ -234,9 +222,43 @@ METHODS: Mapping[str, Part] = {
 """What methods are made of, by name."""
 
 
-def methods_help() -> str:
-    """Return a line for each of :data:`METHODS`, for the help of a recipe."""
-    return "\n".join(f"    {name:18} {part.text}" for name, part in METHODS.items())
+def methods_help(parts: Mapping[str, Part] = METHODS) -> str:
+    """Return a line for each part, for the help of a command.
+
+    Args:
+        parts: What methods are made of, by name.
+    """
+    return "\n".join(f"    {name:18} {part.text}" for name, part in parts.items())
+
+
+def changes_of(name: str, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Return the fields of a method that its name sets.
+
+    Args:
+        name: Of a part, or of several joined by ``+``; a number after a colon takes the place of
+            the part's own.
+        parts: What methods are made of, by name.
+
+    Raises:
+        ConsolidationError: A part is unknown, its number is out of range, or two parts say
+            different things of the same.
+    """
+    found = dict[str, Any]()
+    for text in name.split("+"):
+        part, colon, number = text.partition(":")
+        if part not in parts:
+            where = "" if part == name else f" in '{name}'"
+            raise ConsolidationError(
+                f"unknown method '{part}'{where}; choose from {', '.join(parts)}"
+            )
+        changes = parts[part].changes(text, number if colon else None)
+        if twice := found.keys() & changes.keys():
+            raise ConsolidationError(
+                f"method '{name}' says two things of its {' and '.join(sorted(twice))}; take "
+                f"'{text}' out"
+            )
+        found |= changes
+    return found
 
 
 def check_methods(methods: Sequence[str], search: Sequence[str] = ()) -> dict[str, Method]:

@@ -1,0 +1,322 @@
+"""A language model learns a domain by one method after the other; what each forgets is measured.
+
+    accelerate launch -m laboratory lm --data_dir data --results runs/spanish.jsonl \\
+        --methods none average:0.5 lwf:1 kfc:0.01 probes:1 kfc:0.01+probes:1 lora:8
+
+What the anchor knew is not needed: probes and curvature are of texts that it samples of itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, DataCollatorForTokenClassification, PreTrainedModel
+
+from hf_kfc import Probes
+from hf_kfc.curvature import CurvatureArguments
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.training import ConsolidationArguments, ConsolidationTrainer
+
+from ..arguments import settings_of
+from ..averaging import average_parameters
+from ..ledger import Ledger
+from ..points import Point
+from .arguments import LmArguments
+from .data import Domain, read_domain
+from .evaluation import Evaluation
+from .methods import LmMethod
+from .models import load_model
+
+__all__ = ["Stage", "run_lm"]
+
+OLD = "general"
+"""What the model can before: the name of the first task of every point."""
+
+_NOT_SETTINGS = ("results", "seeds", "methods", "data_dir", "device", "work_dir", "keep_models")
+
+
+def run_lm(args: LmArguments) -> None:
+    """Run what is missing of a stage.
+
+    Args:
+        args: Model, domain, methods, sizes; the results file is gone on from.
+
+    Raises:
+        HfKfcError: Something in the input is missing or wrong.
+    """
+    own = settings_of(args)["LmArguments"]
+    settings = {name: value for name, value in own.items() if name not in _NOT_SETTINGS}
+    ledger, stage = Ledger(Path(args.results), settings), None
+    for point in tqdm(list(_points(args)), desc="runs", unit="run"):
+        if point not in ledger.records:
+            if stage is None or stage.seed != point.seed:
+                stage = Stage(args, point.seed)
+            ledger.add(point, stage.run(point))
+
+
+def _points(args: LmArguments) -> Iterator[Point]:
+    for seed in args.seeds:
+        yield Point(seed, (OLD,), "individual")
+        for method in args.methods:
+            yield Point(seed, (OLD, args.domain), method)
+
+
+class Stage:
+    """What the runs of one seed share.
+
+    Args:
+        args: Of the command line.
+        seed: Of the order of texts, and of what is sampled.
+    """
+
+    def __init__(self, args: LmArguments, seed: int) -> None:
+        self.args, self.seed = args, seed
+        own = Path(args.results).with_suffix("") if args.work_dir is None else Path(args.work_dir)
+        self.folder = own / f"seed-{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.anchor, self.tokenizer = load_model(args.model)
+        cast(nn.Module, self.anchor).to(self._arguments(LmMethod("none")).device)
+        self.collator = DataCollatorForTokenClassification(self.tokenizer)
+
+    def run(self, point: Point) -> dict[str, Any]:
+        """Learn what a point says, and measure it.
+
+        Args:
+            point: The point.
+        """
+        if len(point.tasks) == 1:
+            return self.measure(self.anchor)
+        method = LmMethod.parse(point.method)
+        folder, training = self.folder / method.trained, dict[str, Any]()
+        if folder.exists():
+            kept: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            model = kept.to(self.anchor.device)
+        else:
+            model, training = self._learn(method)
+            if self.args.keep_models or method.trained == "none":
+                model.save_pretrained(folder)
+        if method.average < 1:
+            shares = [1 - method.average, method.average]
+            model.load_state_dict(average_parameters([self.anchor, model], shares))
+        return self.measure(model) | {"training": training}
+
+    @torch.no_grad()
+    def measure(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Measure general ability, the domain, and how far the model is from the anchor.
+
+        Args:
+            model: The model.
+        """
+        started, evaluation, probes = time.perf_counter(), self.evaluation, self.probes[1]
+        model.train(False)
+        with self._precision():
+            new = {"cross_entropy": evaluation.cross_entropy(model, self.domain.test)}
+            if questions := self.domain.questions[: self.args.answers]:
+                new["answers"] = evaluation.answers(model, questions, self.args.length)
+            general = evaluation(model)
+            parts = [range(i, min(i + 8, len(probes))) for i in range(0, len(probes), 8)]
+            found = [probes.loss(model, part, self.collator) for part in parts]
+        nats, changed = (torch.cat([getattr(f, n) for f in found]) for n in ("each", "changed"))
+        return {
+            "general": general,
+            "new": new,
+            "meter": {"kl": float(nats.mean()), "changed": float(changed.float().mean())},
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+    @cached_property
+    def domain(self) -> Domain:
+        """What is learnt."""
+        args = self.args
+        return read_domain(
+            args.domain,
+            Path(args.data_dir),
+            self.tokenizer,
+            length=args.length,
+            test_rows=args.test_rows,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """What general ability is measured with."""
+        args = self.args
+        folder = Path(args.data_dir) / "lm"
+        return Evaluation(folder, self.tokenizer, args.lambada, args.choices, args.wikipedia)
+
+    @cached_property
+    def probes(self) -> tuple[Probes, Probes]:
+        """Probes to learn with, and a quarter for the meter: texts that the anchor samples."""
+        with self._precision():
+            probes = Probes.from_dataset(
+                self.anchor,
+                self._sampled(),
+                self.collator,
+                top_k=self.args.top_k,
+                batch_size=8,
+                source="generated",
+            )
+        return probes.split(0.25, self.seed)
+
+    def _sampled(self) -> list[dict[str, list[int]]]:
+        """Sample texts of the anchor from its first token on."""
+        torch.manual_seed(self.seed)
+        rows, model = list[dict[str, list[int]]](), cast(Any, self.anchor.train(False))
+        eos = self.tokenizer.eos_token_id
+        start = torch.full((32, 1), self.tokenizer.bos_token_id, device=model.device)
+        while len(rows) < self.args.sampled_texts:
+            texts = model.generate(
+                input_ids=start,
+                attention_mask=torch.ones_like(start),
+                do_sample=True,
+                top_k=0,
+                max_length=self.args.length,
+                pad_token_id=eos,
+            )
+            ends = [text.index(eos) + 1 if eos in text else None for text in texts.tolist()]
+            rows += [{"input_ids": t[:e]} for t, e in zip(texts.tolist(), ends, strict=True)]
+        return rows[: self.args.sampled_texts]
+
+    def prior(self, curvature: str) -> ConsolidationPrior:
+        """Return the prior of the sampled texts that are not the meter's.
+
+        Args:
+            curvature: Its kind.
+        """
+        if curvature == "identity":
+            return ConsolidationPrior.l2(self.anchor, task=OLD)
+        folder = self.folder / f"prior-{curvature}"
+        if not folder.exists():
+            products = "bfloat16" if self.args.dtype == "bfloat16" else "symmetric"
+            args = CurvatureArguments(
+                curvature=curvature, curvature_batch_size=8, products=products
+            )
+            ids = [row["input_ids"] for row in self.probes[0].rows][: self.args.curvature_texts]
+            texts = [{"input_ids": text, "labels": text} for text in ids]
+            prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)
+            prior.save_pretrained(folder)
+        return ConsolidationPrior.from_pretrained(folder)
+
+    def trainer(self, method: LmMethod, model: nn.Module) -> Distilling:
+        """Return what trains a model.
+
+        Args:
+            method: How.
+            model: At the anchor, maybe with an adapter.
+        """
+        return Distilling(
+            model,
+            self._arguments(method),
+            priors=[] if method.curvature is None else [self.prior(method.curvature)],
+            probes=[] if method.probes is None else self.probes[0],
+            train_dataset=self.domain.train[: self.args.steps * self.args.batch_size],
+            data_collator=self.collator,
+            teacher=self.anchor if method.distilled else None,
+            weight=method.distilled or 0.0,
+        )
+
+    def _learn(self, method: LmMethod) -> tuple[PreTrainedModel, dict[str, Any]]:
+        args, model = self.args, copy.deepcopy(self.anchor)
+        learning: Any = _with_adapter(model, method) if method.adapter else model
+        trainer = self.trainer(method, learning)
+        started, cpu = time.perf_counter(), time.process_time()
+        trainer.train()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        if method.adapter:
+            model = learning.merge_and_unload()
+        names = ("step", "loss", "task_loss", "penalty", "probe_loss")
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return model.requires_grad_(True), {
+            "seconds_per_step": round(seconds / args.steps, 3),
+            "cpu_seconds_per_step": round(cpu / args.steps, 3),
+            "log": [{name: entry[name] for name in names if name in entry} for entry in log],
+        }
+
+    def _arguments(self, method: LmMethod) -> ConsolidationArguments:
+        args = self.args
+        return ConsolidationArguments(
+            str(self.folder / "trainer"),
+            max_steps=args.steps,
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate * method.rate,
+            warmup_steps=args.steps // 10,
+            weight_decay=0.0,
+            bf16=args.dtype == "bfloat16",
+            use_cpu=args.device == "cpu" or not torch.accelerator.is_available(),
+            seed=self.seed,
+            logging_steps=max(1, args.steps // 10),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            strengths=[method.strength] if method.curvature else None,
+            damping=args.damping,
+            penalty_every=args.penalty_every,
+            penalty_dtype=args.dtype,
+            probe_weight=method.probes or 0.0,
+            probe_batch_size=args.probe_batch_size,
+            probe_every=args.probe_every,
+            probe_held_out=0.0,
+        )
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        is_mixed = self.args.dtype == "bfloat16"
+        return torch.autocast(self.anchor.device.type, torch.bfloat16, enabled=is_mixed)
+
+
+class Distilling(ConsolidationTrainer):
+    """Learning without forgetting: KL to a teacher on the new texts themselves, beside the loss.
+
+    Args:
+        args: Of the trainer.
+        teacher: The model before; None for no such term.
+        weight: Of the KL, a mean over the positions that are read.
+        kwargs: Of the trainer.
+    """
+
+    def __init__(
+        self, *args: Any, teacher: nn.Module | None = None, weight: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher, self.weight = teacher, weight
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the loss and the KL together.
+
+        Args:
+            model: The model.
+            inputs: A batch.
+            args: As in the Trainer.
+            kwargs: As in the Trainer.
+        """
+        if self.teacher is None or not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        kwargs["return_outputs"] = True
+        mask, read = inputs["attention_mask"].bool(), dict(inputs)
+        loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
+        read.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            old = log_softmax(self.teacher.train(False)(**read).logits[mask].float(), -1)
+        new = log_softmax(outputs.logits[mask].float(), -1)
+        return loss + self.weight * kl_div(new, old, reduction="batchmean", log_target=True)
+
+
+def _with_adapter(model: PreTrainedModel, method: LmMethod) -> nn.Module:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra of the recipes
+
+    rank = method.rank
+    return get_peft_model(
+        model,
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )

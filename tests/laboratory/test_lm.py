@@ -1,0 +1,212 @@
+"""The stage of a language model: rows, measures against plain sums, and runs that go on."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy, kl_div
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_kfc.errors import ConsolidationError
+from laboratory.ledger import read_ledger
+from laboratory.lm import LmArguments, LmMethod, run_lm
+from laboratory.lm.data import read_domain
+from laboratory.lm.evaluation import Evaluation
+from laboratory.lm.models import load_model
+from laboratory.lm.stage import Stage
+
+METHODS = ["none", "average:0", "average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2"]
+SENTENCES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of corpora as the real one is laid out."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "lm").mkdir()
+    (folder / "codiesp").mkdir()
+    sets = {
+        "lambada_openai": [
+            {"context": f"It is {n}, they say", "continuation": "so"} for n in (1, 22)
+        ],
+        "piqa": [{"query": "Question: how?\n", "choices": ["well", "not"], "gold": 1}],
+        "arc_easy": [{"query": "Question: who?", "choices": ["a", "bc", "def"], "gold": 0}],
+        "gsm8k": [
+            {"context": f"{n} and 1?", "chain_of_thought": f"{n} + 1", "answer": f"{n + 1}"}
+            for n in range(30)
+        ],
+    }
+    for name, lines in sets.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "lm" / f"{name}.jsonl").write_text(text, "utf-8")
+    with tarfile.open(folder / "codiesp" / "text_files_es_en.tar.gz", "w:gz") as archive:
+        for number, text in enumerate(SENTENCES):
+            member = tarfile.TarInfo(f"train/text_files/{number}.txt")
+            content = text.encode()
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama whose tokens are bytes, with a tied head as SmolLM2's."""
+    folder = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate(["<s>", "</s>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def arguments(data: Path, model: str, results: Path, **changes: object) -> LmArguments:
+    values: dict[str, object] = {
+        "data_dir": str(data),
+        "results": str(results),
+        "model": model,
+        "methods": METHODS,
+        "steps": 10,
+        "batch_size": 4,
+        "length": 32,
+        "learning_rate": 0.03,
+        "dtype": "float32",
+        "device": "cpu",
+        "sampled_texts": 24,
+        "curvature_texts": 8,
+        "probe_batch_size": 2,
+        "test_rows": 6,
+    }
+    return LmArguments(**values | changes)  # type: ignore[arg-type]
+
+
+def test_a_stage_runs_measures_and_goes_on(data, model, tmp_path):
+    args = arguments(data, model, tmp_path / "results.jsonl")
+    run_lm(args)
+    written = Path(args.results).read_bytes()
+    _, runs = read_ledger(Path(args.results))
+    by_method = {point.method: record for point, record in runs.items()}
+    assert list(by_method) == ["individual", *METHODS]
+    anchor, plain = by_method["individual"], by_method["none"]
+    assert anchor["meter"] == {"kl": pytest.approx(0, abs=1e-5), "changed": 0}
+    assert plain["new"]["cross_entropy"] < anchor["new"]["cross_entropy"] - 0.5
+    for name in ("general", "new"):  # nothing of what was learnt is all of the anchor
+        assert by_method["average:0"][name] == pytest.approx(anchor[name], abs=1e-4)
+    for name in ("average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2"):
+        assert 0 < by_method[name]["meter"]["kl"] < plain["meter"]["kl"], name
+    run_lm(args)  # nothing is missing
+    assert Path(args.results).read_bytes() == written
+    with pytest.raises(ConsolidationError, match="other steps"):
+        run_lm(arguments(data, model, tmp_path / "results.jsonl", steps=11))
+
+
+def test_questions_are_learnt_after_their_prompts_and_answered(data, model, tmp_path):
+    args = arguments(data, model, tmp_path / "r.jsonl", domain="gsm8k", length=96, answers=2)
+    stage = Stage(args, 0)
+    row = stage.domain.train[0]
+    text = stage.tokenizer.decode([label for label in row["labels"] if label >= 0])
+    assert text.startswith(" ")
+    assert text.endswith(f"The answer is: {int(text.split()[0]) + 1}</s>")
+    assert stage.tokenizer.decode(row["input_ids"]).startswith("Question: ")
+    assert len(stage.domain.test) == args.test_rows
+    assert stage.measure(stage.anchor)["new"]["answers"] == 0  # of random weights
+
+
+def test_a_test_part_has_other_texts_and_every_seed_has_it(data, model):
+    _, tokenizer = load_model(model)
+
+    def parts(seed):
+        found = read_domain("spanish", data, tokenizer, length=32, test_rows=8, seed=seed)
+        return found.train, found.test
+
+    (train, test), (other_train, other_test) = parts(0), parts(1)
+    assert test == other_test
+    assert train != other_train
+    assert sorted(map(str, train)) == sorted(map(str, other_train))
+    assert all(len(row["input_ids"]) == 32 for row in train + test)
+    numbers = [
+        {tokenizer.decode(r["input_ids"]).split(":")[0] for r in rows if "Nota" in str(r)}
+        for rows in parts(0)
+    ]
+    assert not numbers[0] & numbers[1]
+
+
+def test_measures_are_plain_sums(data, model):
+    """Padding and the order of a batch change nothing."""
+    network, tokenizer = load_model(model)
+    network.train(False)
+    evaluation = Evaluation(data / "lm", tokenizer, None, None, 0)
+    found = evaluation(network)
+
+    def losses(text):
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
+        logits = network(input_ids=ids[None]).logits[0, :-1]
+        return cross_entropy(logits, ids[1:], reduction="none").detach()
+
+    texts = torch.cat([losses(f"It is {n}, they say so") for n in (1, 22)])
+    assert found["cross_entropy"] == pytest.approx(float(texts.mean()), rel=1e-4)
+    answers = [losses(f"Question: who?\nAnswer: {c}")[-len(c) - 1 :] for c in ("a", "bc", "def")]
+    sums = torch.stack([-values.sum() for values in answers])
+    assert found["arc_easy_loss"] == pytest.approx(-float(sums.log_softmax(0)[0]), rel=1e-4)
+    assert found["arc_easy"] == float((sums / torch.tensor([1, 2, 3])).argmax() == 0)
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}]
+    rows.append({"input_ids": [9, 3, 4], "labels": [9, 3, 4]})
+    batch = [
+        float(
+            network(
+                input_ids=torch.tensor([r["input_ids"]]), labels=torch.tensor([r["labels"]])
+            ).loss
+        )
+        for r in rows
+    ]
+    assert evaluation.cross_entropy(network, rows) == pytest.approx(sum(batch) / 2, rel=1e-4)
+
+
+def test_distillation_is_the_mean_divergence_of_what_is_read(data, model, tmp_path):
+    stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
+    other, _ = load_model(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    trainer = stage.trainer(LmMethod.parse("lwf:3"), other)
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}]
+    rows.append({"input_ids": [9, 3, 4], "labels": [9, 3, 4]})
+    batch = dict(stage.collator(rows))
+    other.train()
+    plain = other(**batch).loss
+    mask = batch["attention_mask"].bool()
+    read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    old, new = (net(**read).logits[mask].log_softmax(-1) for net in (stage.anchor, other))
+    due = plain + 3 * kl_div(new, old, reduction="batchmean", log_target=True)
+    assert float(trainer.compute_loss(other, batch)) == pytest.approx(float(due), rel=1e-5)
+
+
+def test_what_is_wrong_is_told(data, model, tmp_path):
+    with pytest.raises(ConsolidationError, match="unknown method 'ekfac'; choose from none, kfc"):
+        arguments(data, model, tmp_path / "r.jsonl", methods=["ekfac"])
+    with pytest.raises(ConsolidationError, match="steps is 0"):
+        arguments(data, model, tmp_path / "r.jsonl", steps=0)
+    assert LmMethod.parse("average:0.3+probes:2").trained == "probes:2"
