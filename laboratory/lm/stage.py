@@ -157,35 +157,21 @@ class Stage:
     @cached_property
     def probes(self) -> tuple[Probes, Probes]:
         """Probes to learn with, and a quarter for the meter: texts that the anchor samples."""
-        with self._precision():
-            probes = Probes.from_dataset(
-                self.anchor,
-                self._sampled(),
-                self.collator,
-                top_k=self.args.top_k,
-                batch_size=8,
-                source="generated",
-            )
-        return probes.split(0.25, self.seed)
-
-    def _sampled(self) -> list[dict[str, list[int]]]:
-        """Sample texts of the anchor from its first token on."""
-        torch.manual_seed(self.seed)
-        rows, model = list[dict[str, list[int]]](), cast(Any, self.anchor.train(False))
-        eos = self.tokenizer.eos_token_id
-        start = torch.full((32, 1), self.tokenizer.bos_token_id, device=model.device)
-        while len(rows) < self.args.sampled_texts:
-            texts = model.generate(
-                input_ids=start,
-                attention_mask=torch.ones_like(start),
-                do_sample=True,
-                top_k=0,
-                max_length=self.args.length,
-                pad_token_id=eos,
-            )
-            ends = [text.index(eos) + 1 if eos in text else None for text in texts.tolist()]
-            rows += [{"input_ids": t[:e]} for t, e in zip(texts.tolist(), ends, strict=True)]
-        return rows[: self.args.sampled_texts]
+        args, file = self.args, self.folder / "probes.pt"
+        if not file.exists():
+            with self._precision():
+                probes = Probes.generate(
+                    self.anchor,
+                    self.tokenizer,
+                    count=args.sampled_texts,
+                    max_length=args.length,
+                    seed=self.seed,
+                    top_k=args.top_k,
+                    batch_size=32,
+                )
+            torch.save(probes, file)
+        kept: Probes = torch.load(file, weights_only=False)  # of our own
+        return kept.split(0.25, self.seed)
 
     def prior(self, curvature: str) -> ConsolidationPrior:
         """Return the prior of the sampled texts that are not the meter's.

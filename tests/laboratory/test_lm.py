@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
 
 METHODS = ["none", "average:0", "average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2"]
-SENTENCES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
+NOTES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "lm" / f"{name}.jsonl").write_text(text, "utf-8")
     with tarfile.open(folder / "codiesp" / "text_files_es_en.tar.gz", "w:gz") as archive:
-        for number, text in enumerate(SENTENCES):
+        for number, text in enumerate(NOTES):
             member = tarfile.TarInfo(f"train/text_files/{number}.txt")
             content = text.encode()
             member.size = len(content)
@@ -147,11 +148,13 @@ def test_a_test_part_has_other_texts_and_every_seed_has_it(data, model):
     assert train != other_train
     assert sorted(map(str, train)) == sorted(map(str, other_train))
     assert all(len(row["input_ids"]) == 32 for row in train + test)
-    numbers = [
-        {tokenizer.decode(r["input_ids"]).split(":")[0] for r in rows if "Nota" in str(r)}
-        for rows in parts(0)
-    ]
-    assert not numbers[0] & numbers[1]
+    learnt, held_out = (
+        {n for row in rows for n in re.findall(r"Nota (\d+):", tokenizer.decode(row["input_ids"]))}
+        for rows in (train, test)
+    )
+    assert len(learnt) > 20
+    assert held_out
+    assert not learnt & held_out
 
 
 def test_measures_are_plain_sums(data, model):
