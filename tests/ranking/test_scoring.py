@@ -124,7 +124,7 @@ def test_files_that_do_not_belong_together_are_refused():
         answers_of_documents([other], [one])
     with pytest.raises(DataError, match="no mention in common"):
         answers_of_documents([replace(one, id="m")], [one])
-    with pytest.raises(DataError, match="no examples"):
+    with pytest.raises(DataError, match="no mention of the gold has one concept"):
         score_answers(answers([span("cold", "D1")], [span("cold", "-1")]))
 
 

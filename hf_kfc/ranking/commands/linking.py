@@ -6,17 +6,18 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from ...commands.report import Report, Table
 from ..concepts import is_nil
-from ..formats.documents import Candidate, Document
+from ..formats.documents import Candidate, Document, Span
 from ..formats.files import read_documents, write_documents
-from ..linker import EntityLinker
+from ..linker import EntityLinker, LinkedMention
 
 __all__ = ["link", "linked_documents", "load_linker"]
 
-_TOGETHER = 20_000  # mentions; what they are is held in memory
+_TOGETHER = 2_000  # documents; they and all candidates are held in memory
 _NAMED = 5
 
 
@@ -101,30 +102,19 @@ def linked_documents(
     Yields:
         The documents, each mention with its concept, if any, and all candidates.
     """
-    waiting: list[Document] = []
-    size = 0
-    for document in documents:
-        waiting.append(document)
-        size += len(document.spans)
-        if size >= _TOGETHER:
-            yield from _linked(linker, waiting, options)
-            waiting, size = [], 0
-    yield from _linked(linker, waiting, options)
+    remaining = iter(documents)
+    while some := list(islice(remaining, _TOGETHER)):
+        found = linker(some, batch_size=options.batch_size, num_proc=options.num_proc)
+        for document, mentions in zip(some, found, strict=True):
+            pairs = zip(document.spans, mentions, strict=True)
+            yield replace(document, spans=[_linked(span, said) for span, said in pairs])
 
 
-def _linked(
-    linker: EntityLinker, documents: list[Document], options: argparse.Namespace
-) -> Iterator[Document]:
-    found = linker(documents, batch_size=options.batch_size, num_proc=options.num_proc)
-    for document, mentions in zip(documents, found, strict=True):
-        spans = [
-            replace(
-                span,
-                concepts=() if said.concept is None else (said.concept,),
-                names=() if said.name is None else (said.name,),
-                probability=said.probability,
-                candidates=tuple(Candidate(*candidate) for candidate in said.candidates),
-            )
-            for span, said in zip(document.spans, mentions, strict=True)
-        ]
-        yield replace(document, spans=spans)
+def _linked(span: Span, said: LinkedMention) -> Span:
+    return replace(
+        span,
+        concepts=() if said.concept is None else (said.concept,),
+        names=() if said.name is None else (said.name,),
+        probability=said.probability,
+        candidates=tuple(Candidate(*candidate) for candidate in said.candidates),
+    )

@@ -37,7 +37,9 @@ def format_of(path: Path) -> str:
         return "brat"
     if suffix.lower() not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
-        raise DataError(f"{path}: the suffix is none of {known}; say which of {FORMATS} it is")
+        raise DataError(
+            f"{path}: the suffix is none of {known}; give --format {', '.join(FORMATS)}"
+        )
     return _SUFFIXES[suffix.lower()]
 
 
@@ -63,9 +65,10 @@ def read_documents(
         kind = "folder" if form == "brat" else "file"
         raise DataError(f"{path}: no such {kind}; the format {form} is a {kind}")
     if form == "brat":
-        return brat_documents(
-            [file for file in sorted(path.iterdir()) if file.suffix in (".ann", ".txt")], problems
-        )
+        files = [file for file in path.iterdir() if file.suffix in (".ann", ".txt")]
+        if not files:
+            raise DataError(f"{path}: a folder without .ann and .txt files; give one of brat's")
+        return brat_documents(files, problems)
     if form == "jsonl":
         return read_json_notes([path], problems, coded=False)
     return read_pubtator(path, problems)

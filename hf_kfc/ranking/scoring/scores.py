@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...commands.report import Report, Table
+from ...errors import DataError
 from ..metrics import ranking_accuracy
 from .answers import Answer, Answers
 from .bootstrap import Bootstrap, Estimate
@@ -124,7 +125,9 @@ def score_answers(
     """
     rows = answers.rows
     asked = [row for row in rows if row.gold]
-    # The trainer's own measure, which also refuses to tell of nothing.
+    if not asked:
+        raise DataError("no mention of the gold has one concept; give the right answers as GOLD")
+    # The trainer's own measure.
     accuracy = ranking_accuracy([row.predicted or "" for row in asked], [row.gold for row in asked])
     draw = Bootstrap([row.document for row in rows], resamples, seed)
     linked, right, none = np.array(

@@ -195,9 +195,11 @@ def test_formats_are_told_by_names(tmp_path):
     names = ["a.jsonl", "a.JSON", "a.jsonl.gz", "a.PubTator", "a.PubTator.txt.gz", "a", "."]
     found = [format_of(tmp_path / name) for name in names]
     assert found == ["jsonl"] * 3 + ["pubtator"] * 2 + ["brat"] * 2
-    with pytest.raises(DataError, match="say which"):
+    with pytest.raises(DataError, match="give --format jsonl"):
         format_of(tmp_path / "a.tsv")
     with pytest.raises(DataError, match="no such file"):
         read_documents(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="no such folder"):
         read_documents(tmp_path / "a")
+    with pytest.raises(DataError, match=r"a folder without \.ann and \.txt files"):
+        read_documents(tmp_path)
