@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -63,19 +65,18 @@ class CandidateCollator:
         if self.pad_to_multiple_of is not None:
             positions += -positions % self.pad_to_multiple_of
         shape = (len(examples), max(counts), positions)
-        batch = {
-            "input_ids": torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-        }
+        lengths = torch.zeros(shape[:2], dtype=torch.long)
+        for row, example in enumerate(examples):
+            lengths[row, : counts[row]] = torch.tensor(list(map(len, example["input_ids"])))
+        attended = torch.arange(positions) < lengths.unsqueeze(-1)
+        batch = {"input_ids": torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)}
+        batch["attention_mask"] = attended.long()
         if "token_type_ids" in examples[0]:
             batch["token_type_ids"] = torch.zeros(shape, dtype=torch.long)
-        for row, example in enumerate(examples):
-            for column, ids in enumerate(example["input_ids"]):
-                batch["input_ids"][row, column, : len(ids)] = torch.as_tensor(ids)
-                batch["attention_mask"][row, column, : len(ids)] = 1
-                if "token_type_ids" in batch:
-                    types = example["token_type_ids"][column]
-                    batch["token_type_ids"][row, column, : len(ids)] = torch.as_tensor(types)
+        for name in batch.keys() - {"attention_mask"}:  # all tokens of the batch at once
+            lists = chain.from_iterable(example[name] for example in examples)
+            flat = np.fromiter(chain.from_iterable(lists), np.int64)
+            batch[name][attended] = torch.from_numpy(flat)
         batch["candidate_mask"] = torch.arange(shape[1]) < torch.tensor(counts).unsqueeze(1)
         batch["attention_mask"][..., 0] = 1
         if all("labels" in example for example in examples):

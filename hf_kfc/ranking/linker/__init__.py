@@ -1,7 +1,7 @@
 """From text and an ontology to linked mentions: retriever, ranker and thresholds in one object."""
 
 from .calibration import Calibration, calibration_error
-from .inputs import as_document
+from .inputs import as_document, with_answers
 from .linked import Candidate, LinkedMention
 from .linker import EntityLinker
 from .settings import LinkerSettings
@@ -14,4 +14,5 @@ __all__ = [
     "LinkerSettings",
     "as_document",
     "calibration_error",
+    "with_answers",
 ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...errors import DataError
 
-__all__ = ["Calibration", "calibration_error"]
+__all__ = ["Calibration", "Floats", "calibrated", "calibration_error"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,10 +28,14 @@ class Calibration:
     Args:
         num_mentions: How many there were.
         num_nil: How many of them have no concept in the ontology.
-        accuracy: Share of the others whose best candidate is right, whatever its probability.
+        retrieval_weight: How much retrieval's score counts from now on.
         temperature: What scores are divided by from now on.
-        error_before: Calibration error (:func:`calibration_error`) without it, and after it.
-        error_after: The same with it.
+        accuracy_before: Share of the mentions with a concept whose best candidate is right by the
+            ranker's scores alone.
+        accuracy: The same from now on, whatever the probability.
+        error_before: Calibration error (:func:`calibration_error`) of a plain softmax over the
+            ranker's scores.
+        error_after: The same from now on.
         nil_threshold: The least probability with which a concept is given from now on.
         precision: Share of the concepts given that are right.
         recall: Share of the mentions with a concept that are given the right one.
@@ -42,8 +46,10 @@ class Calibration:
 
     num_mentions: int
     num_nil: int
-    accuracy: float
+    retrieval_weight: float
     temperature: float
+    accuracy_before: float
+    accuracy: float
     error_before: float
     error_after: float
     nil_threshold: float
@@ -74,6 +80,100 @@ def calibration_error(probabilities: npt.ArrayLike, right: npt.ArrayLike) -> flo
     bins = np.minimum((p * _BINS).astype(int), _BINS - 1)
     gaps = np.bincount(bins, p - hits, minlength=_BINS)  # sum of p minus number of right ones
     return float(np.abs(gaps).sum() / p.size)
+
+
+def calibrated(
+    logits: Floats, similarity: Floats, right: Bools, linkable: Bools, least_precision: float | None
+) -> Calibration:
+    """Choose weight, temperature and threshold, and measure.
+
+    Args:
+        logits: The ranker's scores [N, K]; -inf where a mention has fewer candidates.
+        similarity: Retrieval's scores [N, K], above 0 where it found the candidate.
+        right: Which candidate is the right one [N, K].
+        linkable: Whether the mention has a concept in the ontology [N].
+        least_precision: See :func:`best_threshold`.
+
+    Raises:
+        DataError: Retrieval found no right one, or no threshold reaches the precision.
+    """
+    found = similarity > 0
+    right = right & found
+    has_gold = right.any(axis=1)
+    if not has_gold.any():
+        raise DataError(
+            f"retrieval found the concept of none of {len(right)} development mentions; check the "
+            "ontology's names"
+        )
+    gold = right[has_gold].argmax(axis=1)
+    weight = best_weight(logits[has_gold], similarity[has_gold], gold)
+    asked = found.any(axis=1)  # of the others nothing is said
+    measured = []
+    for scores in (logits, logits + weight * similarity):
+        best = np.where(found, scores, -np.inf).argmax(axis=1)
+        measured.append((scores[asked], best[asked], right[np.arange(len(best)), best]))
+    before, after = measured
+    temperature = best_temperature(*after[:2], after[2][asked])
+    p_before = best_probabilities(*before[:2], 1.0)
+    p_after = best_probabilities(*after[:2], temperature)
+    probabilities, hits = np.zeros(len(right)), after[2]
+    probabilities[asked] = p_after
+    threshold = best_threshold(probabilities, hits, linkable, least_precision)
+    given = probabilities >= threshold
+    precision, recall = _share(hits & given, given), _share(hits & given, linkable)
+    return Calibration(
+        num_mentions=len(right),
+        num_nil=int((~linkable).sum()),
+        retrieval_weight=weight,
+        temperature=temperature,
+        accuracy_before=_share(before[2], linkable),
+        accuracy=_share(hits, linkable),
+        error_before=calibration_error(p_before, before[2][asked]),
+        error_after=calibration_error(p_after, hits[asked]),
+        nil_threshold=threshold,
+        precision=precision,
+        recall=recall,
+        f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        nil_precision=_share(~given & ~linkable, ~given),
+        nil_recall=_share(~given & ~linkable, ~linkable),
+    )
+
+
+def _share(chosen: Bools, of: Bools) -> float:
+    return float(chosen.sum() / of.sum()) if of.any() else 0.0
+
+
+def best_weight(logits: Floats, similarity: Floats, gold: npt.NDArray[np.intp]) -> float:
+    """Find how much retrieval's score should count beside the ranker's.
+
+    Minimises the cross entropy of the gold candidates under a softmax of a · logits + b ·
+    similarity, which is convex, over positive a and b.
+
+    Args:
+        logits: The ranker's scores [N, K]; -inf where a mention has fewer candidates.
+        similarity: Retrieval's scores [N, K].
+        gold: Index of the gold candidate [N].
+
+    Returns:
+        b / a.
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415 - slow, and few calibrate
+
+    rows = np.arange(len(gold))
+    absent = np.isneginf(logits)
+    parts = np.stack([np.where(absent, 0.0, logits), np.where(absent, 0.0, similarity)])
+    parts -= parts[:, rows, gold][..., None]  # [2, N, K]: the gold's own are 0
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        scores = np.where(absent, -np.inf, np.tensordot(weights, parts, 1))
+        highest = scores.max(axis=1, keepdims=True)
+        shares = np.exp(scores - highest)
+        sums = shares.sum(axis=1, keepdims=True)
+        gradient = (parts * (shares / sums)).sum(axis=2).mean(axis=1)
+        return float((np.log(sums) + highest).mean()), gradient
+
+    found = minimize(loss, [1.0, 0.0], jac=True, bounds=[(1e-4, None), (0.0, None)])
+    return float(found.x[1] / found.x[0])
 
 
 def best_temperature(logits: Floats, best: npt.NDArray[np.intp], right: Bools) -> float:

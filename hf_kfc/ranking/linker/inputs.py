@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
 from ...errors import DataError
+from ..candidates import span_mention
+from ..concepts import is_nil
 from ..formats.documents import Document, Span, span_text
 from ..problems import Problems, refuse_text
+from ..schema import Mention
 
-__all__ = ["as_document"]
+__all__ = ["as_document", "documents_of", "is_one", "with_answers"]
 
 
 def as_document(source: Any, mentions: Iterable[Any] | None = None) -> Document:
@@ -102,3 +105,24 @@ def documents_of(sources: Any) -> Sequence[Document]:
         DataError: See :func:`as_document`; it is a list of texts, whose mentions nobody knows.
     """
     return [as_document(source) for source in refuse_text("documents", sources)]
+
+
+def with_answers(sources: Iterable[Any]) -> Iterator[Mention]:
+    """Yield the mentions whose answer is known: one concept, or none.
+
+    Args:
+        sources: Documents as :func:`as_document` reads them, whose spans carry their concepts;
+            spans with several are left out. Mentions are yielded as they are.
+
+    Yields:
+        The mentions; of those without a concept, ``concept`` is empty.
+    """
+    for source in sources:
+        if isinstance(source, Mention):
+            yield source
+            continue
+        document = as_document(source)
+        for span in document.spans:
+            concepts = {"" if is_nil(id_) else id_ for id_ in span.concepts} or {""}
+            if len(concepts) == 1:
+                yield span_mention(document, span, concepts.pop())

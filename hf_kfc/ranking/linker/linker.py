@@ -21,7 +21,6 @@ from ..candidates import cut_context, shown_name, span_mention
 from ..collator import CandidateCollator
 from ..concepts import is_nil
 from ..encoding import CandidateEncoder
-from ..formats.documents import Document
 from ..loss import masked_logits
 from ..ontologies import Ontology
 from ..ontologies.ontology import widened
@@ -29,15 +28,8 @@ from ..problems import refuse_text
 from ..retrieval import get_retriever
 from ..schema import Concept, Mention
 from . import files
-from .calibration import (
-    Calibration,
-    Floats,
-    best_probabilities,
-    best_temperature,
-    best_threshold,
-    calibration_error,
-)
-from .inputs import as_document, documents_of, is_one
+from .calibration import Calibration, Floats, calibrated
+from .inputs import as_document, documents_of, is_one, with_answers
 from .linked import Candidate, LinkedMention
 from .settings import LinkerSettings
 
@@ -46,21 +38,17 @@ __all__ = ["EntityLinker"]
 logger = logging.getLogger(__name__)
 
 _SEARCHED = 65_536  # mentions that are searched for together
-_ENCODED = 2_048  # and of these, encoded and ordered by length
+_ENCODED = 512  # and of these, encoded and ordered by length
 
 
 class _Ranked(NamedTuple):
     """A mention's candidates and their scores, those that retrieval found first."""
 
     mention: Mention
-    concepts: list[int]  # positions in the ontology
-    num_found: int  # the others fill up
-    scores: Floats  # [candidates]
-
-    @property
-    def best(self) -> int | None:
-        """Index of the best candidate that retrieval found."""
-        return int(self.scores[: self.num_found].argmax()) if self.num_found else None
+    positions: list[int]  # of the candidates in the ontology
+    concepts: list[Concept]
+    similarity: Floats  # retrieval's scores [candidates]; 0 of those that only fill up
+    logits: Floats  # the ranker's scores [candidates]
 
 
 class EntityLinker:
@@ -82,6 +70,7 @@ class EntityLinker:
     Attributes:
         settings: The settings.
         ontology: The concepts.
+        retriever: What finds candidates.
         calibration: What :meth:`calibrate` measured last; None if nothing.
 
     Raises:
@@ -115,7 +104,7 @@ class EntityLinker:
             tokenizer, self.settings.max_length, self.settings.max_name_length
         )
         self._collator = CandidateCollator(tokenizer)
-        self._retriever = get_retriever(self.settings.retrieval, self.ontology, cache_dir)
+        self.retriever = get_retriever(self.settings.retrieval, self.ontology, cache_dir)
 
     @classmethod
     def from_pretrained(
@@ -239,7 +228,7 @@ class EntityLinker:
         batch_size: int = 32,
         num_proc: int | None = None,
     ) -> Calibration:
-        """Set temperature and threshold by mentions whose concepts are known.
+        """Set retrieval's weight, temperature and threshold by mentions whose concepts are known.
 
         Args:
             development: Documents as in a call, whose spans carry their concepts (those with
@@ -254,10 +243,10 @@ class EntityLinker:
             What was measured; also kept as ``calibration``.
 
         Raises:
-            DataError: There are no mentions, none has a concept of the ontology, or no threshold
-                reaches the precision.
+            DataError: There are no mentions, none has a concept of the ontology or none that
+                retrieval finds, or no threshold reaches the precision.
         """
-        mentions = list(_with_answers(refuse_text("development", development)))
+        mentions = list(with_answers(refuse_text("development", development)))
         golds = [None if is_nil(m.concept) else self.ontology.position(m.concept) for m in mentions]
         if not any(gold is not None for gold in golds):
             raise DataError(
@@ -265,45 +254,23 @@ class EntityLinker:
                 "give some with the identifiers that it has"
             )
         ranked = list(self._rank(mentions, batch_size, num_proc))
-        widest = max(len(own.scores) for own in ranked)
-        scores = np.full((len(ranked), widest), -np.inf)
-        for row, own in zip(scores, ranked, strict=True):
-            row[: len(own.scores)] = own.scores
-        best = np.array([-1 if own.best is None else own.best for own in ranked])
-        right = np.array(
-            [
-                own.best is not None and own.concepts[own.best] == gold
-                for own, gold in zip(ranked, golds, strict=True)
-            ]
+        shape = len(ranked), max(len(own.positions) for own in ranked)
+        logits, similarity = np.full(shape, -np.inf), np.zeros(shape)
+        right = np.zeros(shape, bool)
+        for row, (own, gold) in enumerate(zip(ranked, golds, strict=True)):
+            columns = slice(len(own.positions))
+            logits[row, columns], similarity[row, columns] = own.logits, own.similarity
+            right[row, columns] = [position == gold for position in own.positions]
+        linkable = np.array([gold is not None for gold in golds])
+        found = calibrated(logits, similarity, right, linkable, least_precision)
+        self.calibration = found
+        self.settings = replace(
+            self.settings,
+            retrieval_weight=found.retrieval_weight,
+            temperature=found.temperature,
+            nil_threshold=found.nil_threshold,
         )
-        found, linkable = best >= 0, np.array([gold is not None for gold in golds])
-        if not found.any():
-            raise DataError("retrieval found no candidate of any development mention; check it")
-        answers = scores[found], best[found], right[found]
-        temperature = best_temperature(*answers)
-        before, after = (best_probabilities(*answers[:2], t) for t in (1.0, temperature))
-        probabilities = np.zeros(len(ranked))
-        probabilities[found] = after
-        threshold = best_threshold(probabilities, right, linkable, least_precision)
-        given = probabilities >= threshold
-        precision = _share(right & given, given)
-        recall = _share(right & given, linkable)
-        self.calibration = Calibration(
-            num_mentions=len(ranked),
-            num_nil=int((~linkable).sum()),
-            accuracy=_share(right, linkable),
-            temperature=temperature,
-            error_before=calibration_error(before, answers[2]),
-            error_after=calibration_error(after, answers[2]),
-            nil_threshold=threshold,
-            precision=precision,
-            recall=recall,
-            f1=2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-            nil_precision=_share(~given & ~linkable, ~given),
-            nil_recall=_share(~given & ~linkable, ~linkable),
-        )
-        self.settings = replace(self.settings, temperature=temperature, nil_threshold=threshold)
-        return self.calibration
+        return found
 
     def add_concepts(self, names: Mapping[str, Sequence[str]]) -> None:
         """Add concepts, or names of concepts, from now on; nothing is trained.
@@ -325,7 +292,7 @@ class EntityLinker:
         positions = map(self.ontology.position, names)
         known = {position for position in positions if position is not None}
         ontology = Ontology(widened(self.ontology, names))
-        self._retriever = self._retriever.extended(ontology, known)
+        self.retriever = self.retriever.extended(ontology, known)
         self.ontology = ontology
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -392,9 +359,9 @@ class EntityLinker:
                     part = slice(at, at + _ENCODED)
                     yield from self._scored(cut[part], found[part], batch_size, bar)
 
-    def _search(self, texts: list[str], num_proc: int | None) -> list[tuple[list[int], int]]:
-        """Find the candidates of each text, and how many do not only fill up."""
-        search = _Search(self._retriever, self.settings.num_candidates)
+    def _search(self, texts: list[str], num_proc: int | None) -> list[tuple[list[int], Floats]]:
+        """Find the candidates of each text, and retrieval's scores of them."""
+        search = _Search(self.retriever, self.settings.num_candidates)
         batch: Mapping[str, list[Any]]
         if num_proc is None or num_proc < 2:
             batch = search({"text": texts})
@@ -407,20 +374,21 @@ class EntityLinker:
                 new_fingerprint="search",  # nothing is cached, and no index is hashed
                 desc="searching",
             )[:]
-        return list(zip(batch["concepts"], batch["found"], strict=True))
+        scores = map(np.array, batch["scores"])
+        return list(zip(batch["concepts"], scores, strict=True))
 
     def _scored(
         self,
         mentions: Sequence[Mention],
-        candidates: Sequence[tuple[list[int], int]],
+        candidates: Sequence[tuple[list[int], Floats]],
         batch_size: int,
         bar: Any,
     ) -> Iterator[_Ranked]:
         """Score candidates; mentions of about the same length together, as padding costs time."""
-        names = {
-            position: shown_name(self.ontology[position], self.settings.show_types)
-            for position in {p for positions, _ in candidates for p in positions}
-        }
+        distinct = list({p for positions, _ in candidates for p in positions})
+        concepts = dict(zip(distinct, self.ontology.take(distinct), strict=True))
+        with_types = self.settings.show_types
+        names = {p: shown_name(concept, with_types) for p, concept in concepts.items()}
         encoded = self._encoder(
             {
                 "id": [f"{mention.document}:{mention.key}" for mention in mentions],
@@ -438,17 +406,18 @@ class EntityLinker:
         ]
         lengths = [max(map(len, row["input_ids"])) for row in rows]
         order = sorted(range(len(rows)), key=lengths.__getitem__)
-        scores: dict[int, Floats] = {}
+        found: dict[int, Floats] = {}
         for start in range(0, len(rows), batch_size):
             chosen = order[start : start + batch_size]
             logits = self._logits([rows[i] for i in chosen])
             for i, row_logits in zip(chosen, logits, strict=True):
-                scores[i] = row_logits[: len(candidates[i][0])]
+                found[i] = row_logits[: len(candidates[i][0])]
             bar.update(len(chosen))
-        for i, (mention, (positions, num_found)) in enumerate(
+        for i, (mention, (positions, similarity)) in enumerate(
             zip(mentions, candidates, strict=True)
         ):
-            yield _Ranked(mention, positions, num_found, scores[i])
+            own = [concepts[position] for position in positions]
+            yield _Ranked(mention, positions, own, similarity, found[i])
 
     @torch.inference_mode()
     def _logits(self, rows: Sequence[Mapping[str, Any]]) -> Floats:
@@ -464,22 +433,23 @@ class EntityLinker:
 
     def _linked(self, ranked: _Ranked, start: int, end: int, text: str) -> LinkedMention:
         """Turn scores into probabilities, and the best of them into an answer."""
-        scaled = ranked.scores / self.settings.temperature
-        weights = np.exp(scaled - scaled.max())
+        settings = self.settings
+        scores = ranked.logits + settings.retrieval_weight * ranked.similarity
+        scores /= settings.temperature
+        weights = np.exp(scores - scores.max())
         shares = (weights / weights.sum()).tolist()
         found = [
             Candidate(concept.id, concept.name, share)
-            for concept, share in zip(
-                (self.ontology[p] for p in ranked.concepts[: ranked.num_found]),
-                shares,
-                strict=False,
+            for concept, is_found, share in zip(
+                ranked.concepts, (ranked.similarity > 0).tolist(), shares, strict=True
             )
+            if is_found
         ]
         found.sort(key=lambda candidate: -candidate.probability)
         if not found:
             return LinkedMention(start, end, text, None, None, 0.0, ())
         best = found[0]
-        is_given = best.probability >= (self.settings.nil_threshold or 0.0)
+        is_given = best.probability >= (settings.nil_threshold or 0.0)
         return LinkedMention(
             start,
             end,
@@ -501,22 +471,5 @@ class _Search:
         hits = self.retriever.search(batch["text"], self.num_candidates)
         return {
             "concepts": [[hit.position for hit in own] for own in hits],
-            "found": [sum(hit.score > 0 for hit in own) for own in hits],
+            "scores": [[hit.score for hit in own] for own in hits],
         }
-
-
-def _with_answers(sources: Iterable[Any]) -> Iterator[Mention]:
-    """Yield the mentions with one right answer at most, whatever they come in."""
-    for source in sources:
-        if isinstance(source, Mention):
-            yield source
-            continue
-        document: Document = as_document(source)
-        for span in document.spans:
-            concepts = {"" if is_nil(id_) else id_ for id_ in span.concepts} or {""}
-            if len(concepts) == 1:
-                yield span_mention(document, span, concepts.pop())
-
-
-def _share(chosen: Any, of: Any) -> float:
-    return float(chosen.sum() / of.sum()) if of.sum() else 0.0

@@ -20,7 +20,7 @@ _MOST = 100_000
 class LinkerSettings:
     """How a linker finds, shows and judges candidates.
 
-    All but the last two are as the ranker's examples were made
+    All but the last three are as the ranker's examples were made
     (:class:`~hf_kfc.ranking.corpora.config.RankingConfig`): a ranker knows nothing else.
 
     Args:
@@ -30,7 +30,9 @@ class LinkerSettings:
         show_types: Whether the name of a candidate carries its semantic types.
         max_length: The most tokens of text and candidate name together.
         max_name_length: The most tokens of a candidate name.
-        temperature: What scores are divided by before the softmax.
+        retrieval_weight: How much retrieval's score counts beside the ranker's, which has not seen
+            how alike mention and names are spelled; 0: not at all.
+        temperature: What the sum of both is divided by before the softmax.
         nil_threshold: The least probability with which a concept is given; none: any.
 
     Raises:
@@ -43,6 +45,7 @@ class LinkerSettings:
     show_types: bool = False
     max_length: int = 96
     max_name_length: int = 32
+    retrieval_weight: float = 0.0
     temperature: float = 1.0
     nil_threshold: float | None = None
 
@@ -57,6 +60,10 @@ class LinkerSettings:
             raise DataError(f"show_types is {self.show_types!r}; give True or False")
         if not (_is_number(self.temperature) and 0 < self.temperature < math.inf):
             raise DataError(f"temperature is {self.temperature!r}; give a number above 0")
+        if not (_is_number(self.retrieval_weight) and 0 <= self.retrieval_weight < math.inf):
+            raise DataError(
+                f"retrieval_weight is {self.retrieval_weight!r}; give a number of at least 0"
+            )
         threshold = self.nil_threshold
         if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
             raise DataError(f"nil_threshold is {threshold!r}; give a number from 0 to 1, or None")

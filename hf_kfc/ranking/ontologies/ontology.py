@@ -89,6 +89,18 @@ class Ontology(Sequence[Concept]):
         types, alternatives = (tuple(column[index].as_py()) for column in self._more)
         return Concept(self._ids[index].as_py(), preferred, tuple(synonyms), types, alternatives)
 
+    def take(self, positions: Sequence[int]) -> list[Concept]:
+        """Return the concepts at some positions, many at once in less time than one by one.
+
+        Args:
+            positions: Their indices.
+        """
+        taken = self._table.take(pa.array(positions, pa.int64()))
+        return [
+            Concept(id_, own[0], tuple(own[1:]), *map(tuple, more))
+            for id_, own, *more in zip(*(c.to_pylist() for c in taken.columns), strict=True)
+        ]
+
     def __iter__(self) -> Iterator[Concept]:
         for start in range(0, len(self), _BATCH):
             columns = [column.chunk(0)[start : start + _BATCH] for column in self._table.columns]

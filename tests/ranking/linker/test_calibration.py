@@ -9,6 +9,8 @@ from hf_kfc.ranking.linker.calibration import (
     best_probabilities,
     best_temperature,
     best_threshold,
+    best_weight,
+    calibrated,
 )
 from hf_kfc.ranking.schema import Mention
 
@@ -36,6 +38,28 @@ def test_the_temperature_that_made_the_answers_is_found(true):
     assert calibration_error(p, right) < 0.02
     if true != 1.0:
         assert calibration_error(best_probabilities(logits, best, 1.0), right) > 0.05
+
+
+@pytest.mark.parametrize("true", [0.0, 0.5, 3.0])
+def test_the_weight_that_made_the_answers_is_found(true):
+    rng = np.random.default_rng(1)
+    logits, similarity = rng.normal(0, 2, (2, 20_000, 6))
+    logits[::3, 4:], similarity[::3, 4:] = -np.inf, 0.0
+    noise = rng.gumbel(size=logits.shape)
+    gold = (logits + true * similarity + noise).argmax(axis=1)
+    assert best_weight(logits, similarity, gold) == pytest.approx(true, abs=0.05)
+
+
+def test_where_retrieval_knows_better_it_is_listened_to():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 1, (500, 4))
+    similarity = np.tile([0.9, 0.5, 0.4, 0.0], (500, 1))
+    right = np.zeros((500, 4), bool)
+    right[:450, 0] = right[450:, 1] = True
+    measured = calibrated(logits, similarity, right, np.ones(500, bool), None)
+    assert measured.accuracy > 0.85
+    assert measured.accuracy_before < 0.5
+    assert measured.error_after < 0.05 < measured.error_before
 
 
 def scores_at(threshold, p, right, linkable):
@@ -117,7 +141,7 @@ def test_nothing_to_measure_is_said(linker):
         linker.calibrate([])
     with pytest.raises(DataError, match="none of the 1 development mentions"):
         linker.calibrate([Mention("d", "knee", "", "", "NIL")])
-    with pytest.raises(DataError, match="retrieval found no candidate"):
+    with pytest.raises(DataError, match="retrieval found the concept of none of 1"):
         linker.calibrate([Mention("d", "zzz", "", "", "K20")])
     with pytest.raises(DataError, match="development is the text"):
         linker.calibrate("knee pain")

@@ -141,7 +141,7 @@ def test_probabilities_are_the_softmax_of_the_rankers_scores(linker, model, toke
     )
     mention = Mention("d", "hip wound", "The doctor found", "in March", "")
     (found,) = linker.link_mentions([mention])
-    hits = linker._retriever.search(["hip wound"], 6)[0]
+    hits = linker.retriever.search(["hip wound"], 6)[0]
     row = {
         "id": "x",
         "document": "d",
@@ -215,6 +215,7 @@ def test_wrong_input_is_one_sentence(linker, inputs, mentions, message):
         ({"temperature": 0}, "temperature is 0"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"nil_threshold": 1.5}, "nil_threshold is 1.5"),
+        ({"retrieval_weight": -1}, "retrieval_weight is -1"),
         ({"retrieval": "dense"}, "retrieval is 'dense'"),
         ({"show_types": 1}, "show_types is 1"),
         ({"treshold": 1}, "a linker has no setting 'treshold'"),
