@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from ..errors import ConsolidationError
+from .budget import RULES
 
 __all__ = ["CONFIG_NAME", "PENALTY_DTYPES", "ConsolidationConfig", "PenaltySettings"]
 
@@ -114,6 +115,17 @@ class PenaltySettings:
             "before and after the training only."
         },
     )
+    forgetting_budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "Nats of each earlier task's KL that may be forgotten: strengths and "
+            "probe_weight then only say where a rule starts that sets them while training."
+        },
+    )
+    budget_rule: str = field(
+        default="exponential",
+        metadata={"help": "How the rule of forgetting_budget goes.", "choices": list(RULES)},
+    )
 
     def __post_init__(self) -> None:
         if self.strengths is not None:
@@ -129,6 +141,13 @@ class PenaltySettings:
                 "a share ≥ 0 and below 1",
             ),
             ("forgetting_every", _is_count(self.forgetting_every, 0), "a whole number ≥ 0"),
+            (
+                "forgetting_budget",
+                self.forgetting_budget is None
+                or (_is_size(self.forgetting_budget) and self.forgetting_budget > 0),
+                "a number above 0, or None",
+            ),
+            ("budget_rule", self.budget_rule in RULES, "one of " + ", ".join(RULES)),
             (
                 "penalty_dtype",
                 self.penalty_dtype in PENALTY_DTYPES,
@@ -188,6 +207,10 @@ class ConsolidationConfig(PenaltySettings):
             measure ``forgetting`` and ``changed_decisions``.
         forgetting_every: Optimizer steps between two of these measurements; there is one before
             and one after the training in any case.
+        forgetting_budget: How many nats of each earlier task may be forgotten, on the probes held
+            out: a rule multiplies λ and μ of each task by a factor that starts at 1 and is set
+            while training (see :class:`~hf_kfc.training.budget.Budget`). None leaves them alone.
+        budget_rule: Which rule.
         ignore: What the penalty does not hold, though a prior may know it, as a head of new
             labels: glob patterns of parameter names, module paths, or class names of modules. It
             also lets buffers move: a module's running statistics.

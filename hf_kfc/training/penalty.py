@@ -48,6 +48,8 @@ class ConsolidationPenalty:
     Attributes:
         num_blocks: Blocks of all priors.
         num_own: Those that this process multiplies.
+        factors: Of the strength of each prior, from the next evaluation on; the same in all
+            processes.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class ConsolidationPenalty:
     ) -> None:
         self._parameters = dict(model.named_parameters())
         self._strengths = list(strengths)
+        self.factors = [1.0] * len(priors)
         terms, placement = list[BlockTerm](), Placement(dtype)
         for number, prior in enumerate(priors):
             for fitted in fit(prior, model, ignore, added_rows):
@@ -142,7 +145,7 @@ class ConsolidationPenalty:
         with torch.autocast(self._device.type, enabled=False):
             for term in layer:
                 if term.is_own and term.needed:
-                    strength = self._strengths[term.prior]
+                    strength = self._strengths[term.prior] * self.factors[term.prior]
                     value, changes = term(values)
                     per_prior[term.prior] += self._processes * strength * value.to(per_prior)
                     for name in parts.keys() & changes.keys():

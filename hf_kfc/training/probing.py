@@ -24,7 +24,9 @@ from ..priors import ConsolidationPrior
 from ..probes import Divergences, Probes, digest_of
 from ..probes.probes import Collator
 from .adapters import plain_name
+from .budget import Budget
 from .config import PenaltySettings
+from .resuming import ConsolidationState
 from .sharing import reshard, whole
 from .steps import numbered
 from .strengths import random_numbers_kept
@@ -102,6 +104,7 @@ class Probing:
 
     Attributes:
         tasks: The earlier tasks.
+        budget: What may be forgotten of them, if there is a limit.
     """
 
     def __init__(
@@ -117,6 +120,11 @@ class Probing:
         args = trainer.args
         self._seed: int = args.seed if args.data_seed is None else args.data_seed
         self.tasks = [self._split(name, probes) for name, probes in given.items()]
+        self._given, limit = dict(given), settings.forgetting_budget
+        self.budget: Budget | None = None
+        if limit is not None:
+            self.budget = Budget(limit, trainer.state.max_steps, settings.budget_rule)
+            ConsolidationState.go_on(trainer.state, self.budget)
         self._sum: Tensor | None = None
         self._steps = 0
         # Where a training goes on, what was measured stands in its log.
@@ -139,23 +147,48 @@ class Probing:
         self._steps += 1
         if not settings.probe_weight or (step + 1) % settings.probe_every:
             return None
-        factor = settings.probe_every * settings.probe_weight
         accelerator = self._trainer.accelerator
-        processes, values = accelerator.num_processes, list[Tensor]()
+        processes, values, weights = accelerator.num_processes, list[Tensor](), list[float]()
         with self._as_in_evaluation(step):
             for task in self.tasks:
                 everyone = task.order(step // settings.probe_every, processes * self.share)
                 total = int(task.probes.decisions[everyone].sum())
+                weight = settings.probe_every * settings.probe_weight * self.factor(task.name)
                 value = torch.zeros((), device=self._trainer.args.device)
                 for part in self._parts(everyone[accelerator.process_index :: processes]):
                     found = self._divergences(task.probes, part)
-                    loss = found.loss * (factor * processes * len(found.each) / total)
-                    accelerator.backward(loss)
+                    loss = found.loss * (processes * len(found.each) / total)
+                    accelerator.backward(weight * loss)
                     value += loss.detach().to(value)
                 values.append(value)
-        total_value = torch.stack(values).sum()
-        self._sum = total_value if self._sum is None else self._sum + total_value
-        return total_value
+                weights.append(weight)
+        divergences = torch.stack(values)
+        value = (divergences * divergences.new_tensor(weights)).sum()
+        self._sum = value if self._sum is None else self._sum + value
+        if self.budget is not None:
+            means = accelerator.reduce(divergences, "mean") if processes > 1 else divergences
+            for task, divergence in zip(self.tasks, means.tolist(), strict=True):
+                self.budget.learn(task.name, divergence, settings.probe_every)
+        return value
+
+    def factor(self, task: str) -> float:
+        """Return by what the budget multiplies an earlier task's weight.
+
+        Args:
+            task: Its name.
+        """
+        return 1.0 if self.budget is None else self.budget.factor(task)
+
+    def factors_of(self, priors: Sequence[ConsolidationPrior]) -> list[float]:
+        """Return by what the budget multiplies strengths: of a prior without probes, the largest.
+
+        Args:
+            priors: Of earlier tasks.
+        """
+        names = {id(probes): name for name, probes in self._given.items()}
+        own = [names.get(id(getattr(prior, "probes", None))) for prior in priors]
+        most = 1.0 if self.budget is None else self.budget.largest
+        return [most if name is None else self.factor(name) for name in own]
 
     def mean_loss(self) -> float:
         """Return the mean of their part of the loss over the steps since it was last asked for."""
@@ -166,6 +199,15 @@ class Probing:
         if self._trainer.accelerator.num_processes > 1:
             total = cast(Tensor, self._trainer.accelerator.reduce(total, "mean"))
         return total.item() / steps
+
+    def weights(self) -> dict[str, float]:
+        """Return each earlier task's weight by now, to be logged, where a budget sets it."""
+        if self.budget is None:
+            return {}
+        own = [self._settings.probe_weight * self.factor(task.name) for task in self.tasks]
+        names = [f"probe_weight_{task.name}" for task in self.tasks]
+        several = dict(zip(names, own, strict=True)) if len(own) > 1 else {}
+        return {"probe_weight": sum(own) / len(own)} | several
 
     def measure(self) -> dict[str, float]:
         """Return what is forgotten by now, of the probes that are held out.
@@ -179,6 +221,9 @@ class Probing:
         for task in self.tasks:
             if task.held_out is not None:
                 found[task.name] = self._measure(task.held_out)
+                if self.budget is not None and self._trainer.state.global_step:
+                    every = self._settings.forgetting_every
+                    self.budget.measure(task.name, found[task.name][0], every)
         means = np.mean(list(found.values()), axis=0).tolist()
         self._measured_at = self._trainer.state.global_step
         names = ("forgetting", "changed_decisions")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..probes import Probes
+from .budget import Budget
 from .config import ConsolidationConfig
 
 __all__ = ["PLAIN", "ConsolidationState", "identity_of", "refuse_other"]
@@ -30,18 +31,34 @@ PLAIN: dict[str, Any] = {
 
 
 class ConsolidationState(TrainerCallback, ExportableState):
-    """Keeps in every checkpoint which penalty it was trained with.
+    """Keeps in every checkpoint which penalty it was trained with, and how far a budget's rule is.
 
     Args:
         identity: See :func:`identity_of`.
+        budget: Of the training.
     """
 
-    def __init__(self, identity: dict[str, Any]) -> None:
-        self.identity = identity
+    def __init__(self, identity: dict[str, Any], budget: Budget | None = None) -> None:
+        self.identity, self.budget = identity, budget
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"args": {"identity": self.identity}, "attributes": {"identity": self.identity}}
+        progress = {} if self.budget is None else {"progress": self.budget.state()}
+        kept = {"identity": self.identity}
+        return {"args": kept, "attributes": kept | progress}
+
+    @classmethod
+    def go_on(cls, state: TrainerState, budget: Budget) -> None:
+        """Continue a budget's rule where a checkpoint was written.
+
+        Args:
+            state: Of a Trainer; one that begins anew has nothing to continue.
+            budget: Of the training.
+        """
+        if state.global_step:
+            callbacks: Any = state.stateful_callbacks
+            kept = callbacks.get(cls.__name__, {})
+            budget.load(kept.get("attributes", {}).get("progress", {}))
 
 
 def identity_of(
@@ -58,7 +75,10 @@ def identity_of(
         config: The other settings.
         probes: By the names of their tasks.
     """
-    of_probes = ("probe_weight", "probe_batch_size", "probe_every", "probe_held_out")
+    of_probes = (
+        *("probe_weight", "probe_batch_size", "probe_every", "probe_held_out"),
+        *("forgetting_budget", "budget_rule"),
+    )
     return {
         "priors": [
             {

@@ -202,6 +202,7 @@ class ConsolidationMixin(_Base):
             parts = {"penalty": sum(means)} if self.priors else {}
             if self._probing is not None:
                 parts["probe_loss"] = self._probing.mean_loss()
+                logs |= self._probing.weights()
             logs |= parts | {"task_loss": logs["loss"] - sum(parts.values())}
             logs |= {f"penalty_{task}": v for task, v in zip(names, means, strict=True)}
             self._penalty_sum, self._penalty_steps = None, 0
@@ -216,7 +217,7 @@ class ConsolidationMixin(_Base):
         Raises:
             ConsolidationError: Nothing was measured, or matplotlib is not installed.
         """
-        draw_forgetting(self.state.log_history, path)
+        draw_forgetting(self.state.log_history, path, self._settings.forgetting_budget)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Take what a search suggests for the settings too, where they stand beside the args."""
@@ -243,6 +244,7 @@ class ConsolidationMixin(_Base):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ConsolidationState):
                 callback.identity = self._identity()
+                callback.budget = None if self._probing is None else self._probing.budget
 
     @property
     def _holds(self) -> bool:
@@ -312,6 +314,8 @@ class ConsolidationMixin(_Base):
         every = self._settings.penalty_every
         due = completes and bool(self.priors) and (self.state.global_step + 1) % every == 0
         penalty = self._make_penalty() if due else None
+        if penalty is not None and self._probing is not None:
+            penalty.factors = self._probing.factors_of(self.priors)
         embeddings = penalty.of_embeddings() if penalty is not None else None
         result = compute_loss(model, inputs, *args, **kwargs)
         loss, *outputs = result if isinstance(result, tuple) else (result,)

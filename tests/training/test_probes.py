@@ -378,3 +378,22 @@ def test_what_was_forgotten_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConsolidationError, match="pictures need matplotlib: pip install"):
         trainer.plot_forgetting(tmp_path / "late.svg")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("rule", ["exponential", "constrained"])
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_budget_goes_on_where_it_was(
+    step: int, rule: str, restored: bool, tmp_path: Path
+) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 1, "forgetting_budget": 0.1}
+    changes |= {"budget_rule": rule, "restore_callback_states_from_checkpoint": restored}
+    whole = make(tmp_path / "whole", **changes)
+    whole.train()
+    rest = make(tmp_path / "rest", **changes)
+    rest.train(str(tmp_path / "whole" / f"checkpoint-{step}"))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(rest.model.state_dict()[name], value), name
+    weights = [[e["probe_weight"] for e in logged(t, "probe_loss")] for t in (whole, rest)]
+    assert weights[0] == weights[1]
+    assert len(set(weights[0])) >= 3

@@ -1,0 +1,131 @@
+"""How strongly each earlier task is held, by what may be forgotten of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["RULES", "Budget"]
+
+_GAIN, _FASTEST = 20.0, 0.5
+"""The factor's logarithm grows by this in a training that forgets twice the budget throughout; and
+at most by that in a step."""
+_WINDOW = 0.01
+"""Share of a training over which the divergence of its batches is averaged."""
+_MOST = 3.0
+"""Budgets that are forgotten count as at most so many: a first shock is not to rule for long."""
+_RANGE = 1e-2, 1e3
+
+
+def _exponential(factor: float, excess: float, rate: float) -> float:
+    return factor * math.exp(rate * excess)
+
+
+def _constrained(factor: float, excess: float, rate: float) -> float:
+    return factor + rate * excess
+
+
+RULES: dict[str, Callable[[float, float, float], float]] = {
+    "exponential": _exponential,
+    "constrained": _constrained,
+}
+"""The next factor by the present one, what is forgotten over the budget minus 1, and the rate."""
+
+
+@dataclass
+class _Held:
+    """An earlier task.
+
+    Args:
+        factor: Of its strength and of its probes' weight.
+        mean: Moving mean of the divergence of its batches; None before the first.
+        ratio: Divergence of the probes held out over that mean, when they were measured last.
+    """
+
+    factor: float = 1.0
+    mean: float | None = None
+    ratio: float = 1.0
+
+
+class Budget:
+    """Sets a factor of each earlier task's λ and μ, so that what is forgotten comes to a budget.
+
+    With r = forgotten / budget, in every step with probes m ← m·exp(κ(min(r, 3) − 1)),
+    κ = 20 / steps of the training; ``constrained`` adds κ(min(r, 3) − 1) instead, the dual ascent
+    of a constrained optimisation. Forgotten is what is measured on the probes held out, carried on
+    between two measurements by the divergence of the batches. m starts at 1 and stays within 0.01
+    and 1,000.
+
+    Args:
+        limit: Nats of each earlier task's KL on the probes that are held out.
+        steps: Optimizer steps of the training.
+        rule: Key of ``RULES``.
+    """
+
+    def __init__(self, limit: float, steps: int, rule: str = "exponential") -> None:
+        self._limit, self._rule = limit, RULES[rule]
+        self._rate = min(_FASTEST, _GAIN / max(steps, 1))
+        self._blend = min(1.0, 1 / max(1.0, _WINDOW * steps))
+        self._held: dict[str, _Held] = {}
+
+    def factor(self, task: str) -> float:
+        """Return m.
+
+        Args:
+            task: Name of an earlier task.
+        """
+        return self._of(task).factor
+
+    @property
+    def largest(self) -> float:
+        """The largest m of all earlier tasks; 1 if there are none."""
+        return max((held.factor for held in self._held.values()), default=1.0)
+
+    def learn(self, task: str, divergence: float, every: int = 1) -> None:
+        """Take in the divergence of a step's batch, and set m.
+
+        Args:
+            task: Name of an earlier task.
+            divergence: In nats.
+            every: Steps between two of these.
+        """
+        held = self._of(task)
+        before = divergence if held.mean is None else held.mean
+        held.mean = before + min(1.0, every * self._blend) * (divergence - before)
+        self._set(held, held.ratio * held.mean, every)
+
+    def measure(self, task: str, divergence: float, every: int) -> None:
+        """Take in the divergence of the probes that are held out.
+
+        Args:
+            task: Name of an earlier task.
+            divergence: In nats.
+            every: Steps between two of these, by which m is set where no batch is learnt from.
+        """
+        held = self._of(task)
+        if held.mean is None:
+            self._set(held, divergence, every)
+        elif held.mean > 0:
+            held.ratio = min(10.0, max(0.1, divergence / held.mean))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as JSON values."""
+        return {task: asdict(held) for task, held in self._held.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint was written.
+
+        Args:
+            state: What :meth:`state` returned.
+        """
+        self._held = {task: _Held(**held) for task, held in state.items()}
+
+    def _of(self, task: str) -> _Held:
+        return self._held.setdefault(task, _Held())
+
+    def _set(self, held: _Held, forgotten: float, every: int) -> None:
+        excess = min(forgotten / self._limit, _MOST) - 1
+        low, high = _RANGE
+        held.factor = min(high, max(low, self._rule(held.factor, excess, every * self._rate)))
