@@ -34,6 +34,7 @@ def test_sharing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("script", "words", "shown"),
     [
         ("step", ("--penalty_every", 2), "10 merged to rank 4"),
+        ("probes", ("--ranker", "cnn"), "probes and 1 prior"),
         ("scaling", (), "penalty, power of tasks"),
         ("size", ("--ranker", "cnn"), "published, rank 4, bfloat16"),
     ],

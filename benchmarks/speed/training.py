@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -25,6 +25,7 @@ from hf_kfc import (
     ConsolidationPrior,
     ConsolidationTrainer,
     CurvatureArguments,
+    Probes,
 )
 
 RANKERS = ("encoder", "cnn")
@@ -75,14 +76,14 @@ def make_prior(
 class Clock(TrainerCallback):
     """Notes when each optimizer step ends."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.now = device, now
         self.ends: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Note the time."""
         synchronize(self.device)
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.now())
 
     def seconds_per_step(self) -> float:
         """Return the mean from the end of the last warm-up step to that of the last step."""
@@ -98,7 +99,9 @@ def train(
     steps: int,
     device: str,
     priors: Sequence[ConsolidationPrior] | None = None,
+    probes: Probes | None = None,
     bf16: bool = False,
+    now: Callable[[], float] = time.perf_counter,
     **penalty: Any,
 ) -> tuple[float, Trainer]:
     """Train a copy of a model for some steps, after two that are not counted.
@@ -110,13 +113,15 @@ def train(
         steps: Counted optimizer steps.
         device: Where to train.
         priors: None trains with the plain Trainer.
+        probes: Of an earlier task, beside the priors.
         bf16: Train under autocast.
+        now: The clock.
         penalty: Fields of ConsolidationArguments.
 
     Returns:
         Seconds of a step, and the trainer.
     """
-    clock = Clock(device)
+    clock = Clock(device, now)
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {
             "output_dir": folder,
@@ -136,7 +141,8 @@ def train(
             trainer = Trainer(args=TrainingArguments(**options), **common)
         else:
             arguments = ConsolidationArguments(**options, strengths=[0.1], **penalty)
-            trainer = ConsolidationTrainer(args=arguments, priors=priors, **common)
+            held = {"priors": priors, "probes": probes or ()}
+            trainer = ConsolidationTrainer(args=arguments, **held, **common)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.seconds_per_step(), trainer
