@@ -101,3 +101,16 @@ def test_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = counts["tokens kept"]
     assert kept["as estimated"] > kept["rare rows dropped"] > 0
     assert abs(kept["rare tokens unseen"] - kept["rare rows dropped"]) <= 1  # the unknown one
+
+
+def test_the_page_of_language_models_is_that_of_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = load("lm/tables.py", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["tables.py", "--output", str(tmp_path)])
+    tables.main()
+    for made in tmp_path.iterdir():
+        committed = BENCHMARKS / "lm" / made.name
+        if made.suffix == ".md":
+            assert made.read_text("utf-8") == committed.read_text("utf-8")
+        assert committed.exists()

@@ -21,8 +21,7 @@ class LmMethod:
         strength: λ of the penalty.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         distilled: Weight of the KL on the new texts themselves; None for none.
-        adapter: PEFT's method that learns in the place of the parameters; None for all of these.
-        rank: Of the adapter.
+        rank: Of a LoRA update that learns in the place of the parameters; 0 for all of these.
         rate: Multiple of the learning rate.
         average: Share of the trained parameters in the mean with the anchor's.
     """
@@ -32,7 +31,6 @@ class LmMethod:
     strength: float = 0.0
     probes: float | None = None
     distilled: float | None = None
-    adapter: str | None = None
     rank: int = 0
     rate: float = 1.0
     average: float = 1.0
@@ -53,41 +51,40 @@ class LmMethod:
         return "+".join(parts) or "none"
 
 
-def _penalty(curvature: str, strength: float, text: str) -> Part:
-    def make(number: float) -> dict[str, Any]:
-        return {"curvature": curvature, "strength": number}
+def _part(text: str, number: float, name: str, **others: Any) -> Part:
+    """Make a part whose number is that field of a method."""
+    return Part(text, lambda value: {name: value, **others}, number, (0.0, float("inf")))
 
-    return Part(text, make, strength, (0.0, float("inf")))
-
-
-def _adapter(kind: str, rank: int, text: str) -> Part:
-    return Part(text, lambda r: {"adapter": kind, "rank": int(r)}, rank, (1, 4096))
-
-
-def _weight(name: str, number: float, text: str, bounds: tuple[float, float]) -> Part:
-    return Part(text, lambda value: {name: value}, number, bounds)
-
-
-_ANY = (0.0, float("inf"))
 
 LM_METHODS: Mapping[str, Part] = {
     "none": Part("plain fine-tuning", lambda _: {}),
-    "kfc": _penalty("kronecker", 0.005, "Kronecker-factored penalty of sampled texts; its λ"),
-    "ewc": _penalty("diagonal", 0.005, "diagonal penalty of sampled texts; its λ"),
-    "l2": _penalty("identity", 0.01, "L2 towards the anchor; its λ"),
-    "probes": _weight("probes", 1.0, "KL to the anchor on texts that it sampled; its weight", _ANY),
-    "lwf": _weight(
-        "distilled",
-        1.0,
-        "learning without forgetting (Li & Hoiem 2016): KL on the new texts themselves; its weight",
-        _ANY,
+    "kfc": _part(
+        "Kronecker-factored penalty of sampled texts; its λ",
+        0.01,
+        "strength",
+        curvature="kronecker",
     ),
-    "lora": _adapter("lora", 8, "a low-rank update alone (Hu et al. 2021), merged; its rank"),
-    "rate": _weight("rate", 1.0, "a multiple of the learning rate", (1e-6, 1e6)),
-    "average": _weight(
-        "average",
-        0.5,
+    "ewc": _part(
+        "diagonal penalty of sampled texts; its λ", 0.01, "strength", curvature="diagonal"
+    ),
+    "l2": _part("L2 towards the anchor; its λ", 0.01, "strength", curvature="identity"),
+    "probes": _part("KL to the anchor on texts that it sampled; its weight", 1.0, "probes"),
+    "lwf": _part(
+        "learning without forgetting (Li & Hoiem 2016): KL on the new texts; its weight",
+        1.0,
+        "distilled",
+    ),
+    "lora": Part(
+        "a low-rank update alone (Hu et al. 2021), merged; its rank",
+        lambda rank: {"rank": int(rank)},
+        8,
+        (1, 4096),
+    ),
+    "rate": _part("a multiple of the learning rate", 1.0, "rate"),
+    "average": Part(
         "WiSE-FT (Wortsman et al. 2022): a mean with the anchor's parameters; the new ones' share",
+        lambda share: {"average": share},
+        0.5,
         (0.0, 1.0),
     ),
 }

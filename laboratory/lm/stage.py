@@ -182,16 +182,14 @@ class Stage:
         if curvature == "identity":
             return ConsolidationPrior.l2(self.anchor, task=OLD)
         folder = self.folder / f"prior-{curvature}"
-        if not folder.exists():
-            products = "bfloat16" if self.args.dtype == "bfloat16" else "symmetric"
-            args = CurvatureArguments(
-                curvature=curvature, curvature_batch_size=8, products=products
-            )
-            ids = [row["input_ids"] for row in self.probes[0].rows][: self.args.curvature_texts]
-            texts = [{"input_ids": text, "labels": text} for text in ids]
-            prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)
-            prior.save_pretrained(folder)
-        return ConsolidationPrior.from_pretrained(folder)
+        if folder.exists():
+            return ConsolidationPrior.from_pretrained(folder)
+        args = CurvatureArguments(curvature=curvature, curvature_batch_size=8)
+        ids = [row["input_ids"] for row in self.probes[0].rows][: self.args.curvature_texts]
+        texts = [{"input_ids": text, "labels": text} for text in ids]
+        prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)
+        prior.save_pretrained(folder)
+        return prior
 
     def trainer(self, method: LmMethod, model: nn.Module) -> Distilling:
         """Return what trains a model.
@@ -213,12 +211,12 @@ class Stage:
 
     def _learn(self, method: LmMethod) -> tuple[PreTrainedModel, dict[str, Any]]:
         args, model = self.args, copy.deepcopy(self.anchor)
-        learning: Any = _with_adapter(model, method) if method.adapter else model
+        learning: Any = _with_lora(model, method.rank) if method.rank else model
         trainer = self.trainer(method, learning)
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        if method.adapter:
+        if method.rank:
             model = learning.merge_and_unload()
         names = ("step", "loss", "task_loss", "penalty", "probe_loss")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -298,11 +296,8 @@ class Distilling(ConsolidationTrainer):
         return loss + self.weight * kl_div(new, old, reduction="batchmean", log_target=True)
 
 
-def _with_adapter(model: PreTrainedModel, method: LmMethod) -> nn.Module:
+def _with_lora(model: PreTrainedModel, rank: int) -> nn.Module:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra of the recipes
 
-    rank = method.rank
-    return get_peft_model(
-        model,
-        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
+    linear = "all-linear"
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear))

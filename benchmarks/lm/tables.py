@@ -1,0 +1,212 @@
+"""Make results.md and the pictures of this folder from its results files alone.
+
+python benchmarks/lm/tables.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from scipy.stats import pearsonr, spearmanr
+
+from laboratory.ledger import read_ledger
+from laboratory.points import Point
+
+HERE = Path(__file__).parent
+Records = Mapping[Point, Mapping[str, Any]]
+COLUMNS = (
+    "method",
+    "seeds",
+    "general cross entropy",
+    "rise prevented",
+    "LAMBADA",
+    "new cross entropy",
+    "against none",
+    "meter",
+    "changed",
+    "time of a step",
+)
+
+ENOUGH = 6
+"""Runs, the anchor among them, that a correlation needs."""
+
+
+class Row:
+    """A method's means over its seeds.
+
+    Args:
+        method: Its name.
+        runs: Of each seed what the run, plain fine-tuning and the anchor came to.
+    """
+
+    def __init__(self, method: str, runs: Sequence[tuple[Any, Any, Any]]) -> None:
+        self.method, self.runs = method, runs
+
+    def mean(self, of: Callable[[Any], float]) -> float:
+        """Return the mean over seeds.
+
+        Args:
+            of: From a record to a number.
+        """
+        return fmean(of(run) for run, _, _ in self.runs)
+
+    @property
+    def general(self) -> float:
+        """Cross entropy of general texts, in nats."""
+        return self.mean(lambda run: run["general"]["cross_entropy"])
+
+    @property
+    def new(self) -> float:
+        """Cross entropy of the new task's test texts less that of plain fine-tuning, in nats."""
+        return fmean(
+            run["new"]["cross_entropy"] - none["new"]["cross_entropy"] for run, none, _ in self.runs
+        )
+
+    @property
+    def prevented(self) -> float:
+        """Share of plain fine-tuning's rise of the general cross entropy that there is not."""
+        rises = [
+            [own["general"]["cross_entropy"] - anchor["general"]["cross_entropy"] for own in pair]
+            for *pair, anchor in self.runs
+        ]
+        return 1 - fmean(own for own, _ in rises) / fmean(plain for _, plain in rises)
+
+    @property
+    def time(self) -> float | None:
+        """CPU seconds of a step over plain fine-tuning's; None of what is not trained."""
+        name = "cpu_seconds_per_step"
+        if not all(run.get("training") and none.get("training") for run, none, _ in self.runs):
+            return None
+        return fmean(run["training"][name] / none["training"][name] for run, none, _ in self.runs)
+
+    def cells(self) -> dict[str, str]:
+        """Return the cells of the table."""
+        is_none, time = self.method == "none", self.time
+        return {
+            "method": f"`{self.method}`",
+            "seeds": str(len(self.runs)),
+            "general cross entropy": f"{self.general:.3f}",
+            "rise prevented": "-" if is_none else f"{self.prevented:.0%}",
+            "LAMBADA": f"{self.mean(lambda run: run['general']['lambada']):.0%}",
+            "new cross entropy": f"{self.mean(lambda run: run['new']['cross_entropy']):.3f}",
+            "against none": "-" if is_none else f"{self.new:+.3f}",
+            "meter": f"{self.mean(lambda run: run['meter']['kl']):.3f}",
+            "changed": f"{self.mean(lambda run: run['meter']['changed']):.1%}",
+            "time of a step": "-" if time is None else f"{time:.2f} x",
+        }
+
+
+def rows_of(records: Records) -> list[Row]:
+    """Return a row for each method in the order run.
+
+    Args:
+        records: Of one results file.
+    """
+    anchors = {p.seed: r for p, r in records.items() if len(p.tasks) == 1}
+    plain = {p.seed: r for p, r in records.items() if p.method == "none"}
+    runs: dict[str, list[tuple[Any, Any, Any]]] = {}
+    for point, record in records.items():
+        if len(point.tasks) == 2 and point.seed in plain:
+            three = record, plain[point.seed], anchors[point.seed]
+            runs.setdefault(point.method, []).append(three)
+    return [Row(method, of) for method, of in runs.items()]
+
+
+def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
+    """Return the part of the page that tells one results file.
+
+    Args:
+        name: Of the domain.
+        settings: Of the file.
+        records: Its runs.
+    """
+    anchor = [record for point, record in records.items() if len(point.tasks) == 1]
+    before = {
+        part: fmean(record[part]["cross_entropy"] for record in anchor)
+        for part in ("general", "new")
+    }
+    rows = rows_of(records)
+    plain = next(row for row in rows if row.method == "none")
+    lines = [
+        f"## {name}",
+        "",
+        f"{settings['steps']} steps of {settings['batch_size']} rows of {settings['length']} "
+        f"tokens, learning rate {settings['learning_rate']:g}. The anchor: general cross entropy "
+        f"{before['general']:.3f}, LAMBADA {fmean(r['general']['lambada'] for r in anchor):.0%}, "
+        f"new texts {before['new']:.3f}. Plain fine-tuning raises the general cross entropy by "
+        f"{plain.general / before['general'] - 1:.0%}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---|" + "---:|" * (len(COLUMNS) - 1),
+    ]
+    for row in rows:
+        cells = row.cells()
+        lines.append(f"| {' | '.join(cells[column] for column in COLUMNS)} |")
+    if len(records) < ENOUGH:
+        return "\n".join(lines)
+    meter = [record["meter"]["kl"] for record in records.values()]
+    text = ["", f"How well the meter tells what was lost, over {len(meter)} runs and anchors:", ""]
+    for measure, label in (("cross_entropy", "general cross entropy"), ("lambada", "LAMBADA")):
+        lost = [record["general"][measure] for record in records.values()]
+        rank, linear = spearmanr(meter, lost).statistic, pearsonr(meter, lost).statistic
+        text.append(f"- {label}: rank correlation {rank:.2f}, linear {linear:.2f}")
+    return "\n".join(lines + text)
+
+
+def draw(records: Records, path: Path) -> None:
+    """Draw what was kept against what was learnt, and the meter against what was lost.
+
+    Args:
+        records: Of one results file.
+        path: Of the picture.
+    """
+    with rc_context({"svg.hashsalt": "hf_kfc"}):  # the same file of the same results
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for row in rows_of(records):
+            left.scatter(row.new, 100 * row.prevented, color=_color(row.method), s=25)
+            left.annotate(row.method, (row.new, 100 * row.prevented), fontsize=7, xytext=(4, 3),
+                          textcoords="offset points")  # fmt: skip
+        left.axvline(0.02, color="0.8", zorder=0)
+        left.axhline(95, color="0.8", zorder=0)
+        left.set_xlabel("cross entropy of new texts, less that of none (nats)")
+        left.set_ylabel("rise of the general cross entropy prevented (%)")
+        for point, record in records.items():
+            place = record["meter"]["kl"], record["general"]["cross_entropy"]
+            right.scatter(*place, color=_color(point.method), s=25)
+        right.set_xlabel("meter: KL(anchor ‖ model) on held-out sampled texts (nats)")
+        right.set_ylabel("general cross entropy (nats)")
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _color(method: str) -> str:
+    """What is ours, what is a rival with no old data, and what is neither."""
+    if "kfc" in method or "probes" in method:
+        return "C3" if "kfc" in method and "probes" in method else "C1"
+    return "0.2" if method in ("none", "individual") else "C0"
+
+
+def main() -> None:
+    """Write the page and the pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=HERE, help="folder of results files")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder of what is made")
+    arguments = parser.parse_args()
+    parts = ["# A language model learns a domain\n\nMade by `tables.py`; [README.md](README.md)."]
+    for path in sorted(arguments.results.glob("*.jsonl")):
+        header, records = read_ledger(path)
+        draw(records, arguments.output / f"{path.stem}.svg")
+        parts += [section(path.stem, header["settings"], records), f"![Frontier]({path.stem}.svg)"]
+    (arguments.output / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
