@@ -100,7 +100,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         shifts = _shifts(model, _loss_from(model, inputs, probe, start))
     elif probe is not None:
         inputs["labels"] = probe
-    output = model(**inputs)
+    output = _run(model, inputs, labels)
     logits = getattr(output, "logits", None)
     family = None if logits is None else _family(model, logits, labels)
     if logits is None or family is None:
@@ -127,6 +127,32 @@ def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Ou
     """
     if not _computes_loss(model, batch):
         return
+    _compare_losses(model, batch, outputs)
+    if (every := _with_every_class(batch, outputs)) is not None:
+        _compare_losses(model, every, default_forward(model, every))
+
+
+def _with_every_class(batch: Mapping[str, Tensor], outputs: Outputs) -> dict[str, Tensor] | None:
+    """Repeat the first example with one class after the other as its label.
+
+    Examples of one class do not show by which weight their loss is multiplied. None where labels
+    are no classes of examples.
+    """
+    labels = batch.get("labels")
+    if labels is None or labels.ndim != 1 or outputs.logits.ndim != 2:
+        return None
+    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+    if outputs.family is not Family.CATEGORICAL or any(
+        not t.ndim or len(t) != len(labels) for t in tensors
+    ):
+        return None
+    classes = torch.arange(min(outputs.logits.shape[1], _CLASSES), device=labels.device)
+    rows = torch.zeros_like(classes)
+    repeated = {n: v[rows] if isinstance(v, Tensor) else v for n, v in batch.items()}
+    return repeated | {"labels": classes.to(labels.dtype)}
+
+
+def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
     with torch.enable_grad():
         found = model(**batch)
     for scores, expected in _as_the_loss_reads(model, found, batch, outputs):
@@ -150,6 +176,7 @@ def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Ou
 
 
 _ENDS = ("start_positions", "end_positions")
+_CLASSES = 32  # of which weights are looked for
 
 
 def _has_answers(batch: Mapping[str, Tensor]) -> bool:
@@ -196,7 +223,32 @@ def _family(model: nn.Module, logits: Tensor, labels: Tensor) -> Family | None:
     return Family.CATEGORICAL if of_classes and labels.shape == logits.shape[:-1] else None
 
 
+def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
+    """Run a model; of labels that its loss cannot read, say what they should be."""
+    try:
+        return model(**inputs)
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        if "labels" not in inputs:
+            raise
+        without = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = getattr(model(**without), "logits", None)
+        if logits is None or not _are_whole_numbers_for_scores(logits.shape, labels):
+            raise
+        _refuse_shapes(model, logits.shape, labels)
+
+
+def _are_whole_numbers_for_scores(shape: Sequence[int], labels: Tensor) -> bool:
+    """Whether labels are yes or no at each score, in integers: classes have a dimension less."""
+    return tuple(shape) == tuple(labels.shape) and not labels.is_floating_point()
+
+
 def _refuse_shapes(model: nn.Module, shape: Sequence[int] | None, labels: Tensor) -> NoReturn:
+    if shape is not None and _are_whole_numbers_for_scores(shape, labels):
+        raise CurvatureError(
+            f"labels of shape {list(labels.shape)} are as many whole numbers as "
+            f"{type(model).__name__} gives scores; several labels of yes or no at once must be "
+            "floats, so let the collator return labels.float()"
+        )
     raise CurvatureError(
         f"{type(model).__name__} gave logits of shape {None if shape is None else list(shape)} for "
         f"labels of shape {list(labels.shape)}; curvature needs one score per class, or per number "
@@ -239,8 +291,9 @@ def _named(model: Any) -> set[str]:
 def _labels(batch: Mapping[str, Tensor]) -> Tensor:
     if batch.get("labels") is None:
         raise CurvatureError(
-            f"the batch has no 'labels' (it has {', '.join(sorted(batch))}); "
-            "let the collator add them"
+            f"the batch has no 'labels' (it has {', '.join(sorted(batch))}); let the collator add "
+            "them, or, where the loss compares the examples of a batch with each other, give "
+            "`forward=` a function that scores each example by itself"
         )
     return batch["labels"]
 

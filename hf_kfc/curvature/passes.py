@@ -126,9 +126,9 @@ class Estimate:
         """Leave a layer's rule, or its factors, and begin anew.
 
         Raises:
-            CurvatureError: It is not to be, or other processes could not know of it.
+            CurvatureError: It is not to be.
         """
-        if self.args.fallback == "refuse" or _rank_and_world()[1] > 1:
+        if self.args.fallback == "refuse":
             raise CurvatureError(
                 f"{change}; list its parameters in `ignore=[...]` to let them move freely"
             ) from change
@@ -255,9 +255,28 @@ class Estimate:
         rest: PerExampleSquares | None = None,
     ) -> None:
         """Pass over this process's share of the data once, then sum over processes."""
+        sums: dict[str, Sums] = dict(accumulators) | ({} if rest is None else {"": rest})
+        failure: Exception | None = None
+        try:
+            self._accumulate_share(accumulators, sums, what, checkpoint, rest)
+        except Exception as error:
+            failure = error
+        self._fail_together(failure)
+        for own in sums.values():
+            for total in own.totals():
+                if _rank_and_world()[1] > 1:
+                    dist.all_reduce(total)
+
+    def _accumulate_share(
+        self,
+        accumulators: Mapping[str, Accumulator],
+        sums: Mapping[str, Sums],
+        what: str,
+        checkpoint: CurvatureCheckpoint | None,
+        rest: PerExampleSquares | None,
+    ) -> None:
         rank, world = _rank_and_world()
         mine, everything = self.indices[rank::world], len(self.indices)
-        sums: dict[str, Sums] = dict(accumulators) | ({} if rest is None else {"": rest})
         done = checkpoint.restore(what, sums) if checkpoint else 0
         with tqdm(
             total=everything,
@@ -273,15 +292,32 @@ class Estimate:
                 if rest is not None:
                     self._accumulate_rest(rest, keys)
                 done += len(keys)
-                bar.update(
-                    min(done * world, everything) - bar.n
-                )  # of all processes: they keep pace
+                # Of all processes: they keep pace.
+                bar.update(min(done * world, everything) - bar.n)
                 if checkpoint:
                     checkpoint.keep(what, sums, done, last=done == len(mine))
-        for own in sums.values():
-            for total in own.totals():
-                if world > 1:
-                    dist.all_reduce(total)
+
+    def _fail_together(self, failure: Exception | None) -> None:
+        """Raise what went wrong in any process in all of them: none waits for another for ever.
+
+        Args:
+            failure: What went wrong in this one; None if nothing did.
+
+        Raises:
+            LayerChangedError: The same in all, after which they begin anew together.
+            CurvatureError: Another process cannot go on.
+            Exception: This one.
+        """
+        world, told = _rank_and_world()[1], [_told(failure)]
+        if world > 1:
+            told = told * world
+            dist.all_gather_object(told, _told(failure))
+        for rank, own in enumerate(told):
+            if own is not None and own[0] is None:
+                raise failure or CurvatureError(f"process {rank} could not go on: {own[1]}")
+        for name, reason, diagonal in filter(None, told):
+            layer = next(layer for layer in self.layers if layer.name == name)
+            raise LayerChangedError(layer, reason, diagonal=diagonal) from failure
 
     def _accumulate_batch(
         self,
@@ -421,6 +457,13 @@ def _shortened(reasons: Mapping[str, str]) -> str:
     if left := phrases[5:]:
         phrases[5:] = [f"and {len(left)} other reasons"]
     return "; ".join(phrases)
+
+
+def _told(failure: Exception | None) -> tuple[str | None, str, bool] | None:
+    """Say a failure in what processes can send: layer, reason, whether its diagonal is right."""
+    if isinstance(failure, LayerChangedError):
+        return failure.layer.name, failure.reason, failure.diagonal
+    return None if failure is None else (None, str(failure), False)
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -336,6 +336,27 @@ def test_another_loss_is_refused(name: str) -> None:
         estimate_curvature(Scores(scores, loss), rows, torch.utils.data.default_collate)
 
 
+def test_weights_of_classes_show_although_the_first_examples_are_of_one() -> None:
+    _, loss, _ = OTHER["weighed_classes"]
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 2, 1, 0)]
+    with pytest.raises(CurvatureError, match="the loss of Scores is not the cross-entropy of"):
+        estimate_curvature(Scores(3, loss), rows, torch.utils.data.default_collate)
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification"])
+def test_labels_of_yes_or_no_in_whole_numbers_are_refused(problem: str | None) -> None:
+    model = bert(BertForSequenceClassification, num_labels=3, problem_type=problem)
+    rows = [
+        {"input_ids": torch.randint(2, VOCABULARY, (5,)), "labels": torch.tensor([1, 0, 1])}
+    ] * 2
+    with pytest.raises(CurvatureError, match=r"return labels\.float\(\)"):
+        estimate_curvature(model, rows, torch.utils.data.default_collate)
+    own = Scores(3, lambda z, y: F.binary_cross_entropy_with_logits(z, y.to(z)))
+    rows = [{"x": torch.randn(4), "labels": row["labels"]} for row in rows]
+    with pytest.raises(CurvatureError, match=r"return labels\.float\(\)"):
+        estimate_curvature(own, rows, torch.utils.data.default_collate)
+
+
 @pytest.mark.parametrize(
     ("family", "label", "message"),
     [
