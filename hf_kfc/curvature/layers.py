@@ -64,6 +64,10 @@ class LayerRule(ABC):
         """Say which setting of this module has no rule although its class has; None if all have."""
         return None
 
+    def of(self, module: nn.Module) -> LayerRule:
+        """Return the rule of a module with its settings, where the class has several."""
+        return self
+
     def reading(self, module: nn.Module) -> tuple[object, ...]:
         """Return the settings that :meth:`inputs` depends on, to tell who shares an A."""
         return (self.has_bias(module),)
@@ -153,9 +157,9 @@ class ConvRule(LayerRule):
     layout = Layout.OUT_IN
 
     @override
-    def refusal(self, module: nn.Module) -> str | None:
+    def of(self, module: nn.Module) -> LayerRule:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        return f"groups={module.groups}" if module.groups != 1 else None
+        return self if module.groups == 1 else _GROUPED
 
     @override
     def reading(self, module: nn.Module) -> tuple[object, ...]:
@@ -182,6 +186,42 @@ class ConvRule(LayerRule):
     @override
     def leading(self, module: nn.Module, output: Tensor) -> tuple[int, ...]:
         return (output.shape[0], *output.shape[2:])
+
+
+class GroupedConvRule(ConvRule):
+    """A convolution in groups of channels, depthwise for one: each output sees its group's patch.
+
+    The outputs of different groups have different inputs, so that no Kronecker product describes
+    the weight, and the curvature is diagonal.
+    """
+
+    has_factors = False
+
+    @override
+    def of(self, module: nn.Module) -> LayerRule:
+        return self
+
+    @override
+    def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
+        """Return the patches by group [N, R, groups, p]."""
+        assert isinstance(module, nn.Conv1d | nn.Conv2d)
+        return super().features(module, x, examples).unflatten(-1, (module.groups, -1))
+
+    @override
+    def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
+        """Add the squared per-example gradient; see the base class.
+
+        Args:
+            total: Changed in place, [q, p].
+            a: Inputs by group [N, R, groups, p].
+            g: Output gradients [N, R, q], those of a group side by side.
+        """
+        g = g.unflatten(-1, (a.shape[2], -1))
+        for a_part, g_part in zip(
+            *(torch.split(x, max(1, _CHUNK // total.numel())) for x in (a, g)), strict=True
+        ):
+            gradient = torch.einsum("nrkm,nrkp->nkmp", g_part, a_part)
+            total += gradient.square().sum(0).flatten(0, 1)
 
 
 class EmbeddingRule(LayerRule):
@@ -401,6 +441,7 @@ RULES: dict[type[nn.Module], LayerRule] = {
 """Rules by class; a subclass has that of its parent, if a first batch's gradient fits it."""
 BIAS = BiasRule()
 _GAIN = GainRule()
+_GROUPED = GroupedConvRule()
 _TIED = TiedEmbeddingRule()
 
 
@@ -471,7 +512,7 @@ def rule_of(module: nn.Module) -> LayerRule | None:
         if parent in RULES:
             if overridden and RULES[parent].diagonal_inputs:
                 break
-            return RULES[parent]
+            return RULES[parent].of(module)
         overridden |= "forward" in vars(parent)
     owned = {name for name, _ in module.named_parameters()}
     return _GAIN if kind.__name__.endswith("Norm") and owned == {"weight"} else None

@@ -85,10 +85,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
         linear_with_a_scale,
         r"a\.weight, a\.bias, a\.scale \(Linear with parameters scale added",
     ),
-    "grouped": (
-        lambda: Holder(x=nn.Conv1d(2, 2, 1, groups=2)),
-        r"x\.weight, x\.bias \(Conv1d with groups=2",
-    ),
     "max_norm": (lambda: Holder(x=nn.Embedding(5, 2, max_norm=1.0)), r"x\.weight .*max_norm=1"),
     "by_frequency": (
         lambda: Holder(x=nn.Embedding(5, 2, scale_grad_by_freq=True)),
@@ -127,7 +123,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert "head" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["unknown", "subclass", "parameter", "grouped", "batch_norm"])
+@pytest.mark.parametrize("name", ["unknown", "subclass", "parameter", "batch_norm"])
 def test_ignoring_lifts_the_refusal(name: str) -> None:
     make, _ = REFUSED[name]
     layers, ignored = find_layers(make(), ["x*"])

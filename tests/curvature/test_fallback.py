@@ -104,9 +104,13 @@ CASES: dict[str, Any] = {
         lambda: vectors(5),
     ),
     "bare": (Bare, lambda: vectors(5, 3, 4)),
-    "grouped": (
-        lambda: Logits(convolved, layer=nn.Conv1d(4, 4, 2, groups=2), head=nn.Linear(8, 3)),
-        lambda: vectors(5, 4, 3),
+    "three_dimensions": (
+        lambda: Logits(
+            lambda m, x: m.head(m.layer(x[:, None]).flatten(1)),
+            layer=nn.Conv3d(1, 2, 2),
+            head=nn.Linear(4, 3),
+        ),
+        lambda: vectors(5, 3, 2, 2),
     ),
     "batch_norm": (
         lambda: Logits(convolved, layer=nn.BatchNorm1d(4), head=nn.Linear(12, 3)),

@@ -38,12 +38,17 @@ def _linear(build: Callable[[], nn.Module]) -> Kind:
     )
 
 
-def _conv(build: Callable[[], nn.Module], one: tuple[int, ...], many: tuple[int, ...]) -> Kind:
+def _conv(
+    build: Callable[[], nn.Module],
+    one: tuple[int, ...],
+    many: tuple[int, ...],
+    channels: int = 2,
+) -> Kind:
     return Kind(
         build,
-        one=lambda: torch.randn(2, *one),
-        same=lambda: torch.randn(2, *(1 for _ in many)).expand(2, *many).clone(),
-        many=lambda: torch.randn(2, *many),
+        one=lambda: torch.randn(channels, *one),
+        same=lambda: torch.randn(channels, *(1 for _ in many)).expand(channels, *many).clone(),
+        many=lambda: torch.randn(channels, *many),
     )
 
 
@@ -113,7 +118,17 @@ NORMALISED: dict[str, Kind] = {
         many=lambda: torch.randn(POSITIONS, 2, 3),
     ),
 }
-EVERY = FACTORED | NORMALISED
+GROUPED: dict[str, Kind] = {
+    "conv1d_grouped": _conv(lambda: nn.Conv1d(4, 6, 2, groups=2), (2,), (5,), channels=4),
+    "conv2d_depthwise": _conv(
+        lambda: nn.Conv2d(3, 3, 2, padding=1, stride=2, groups=3, bias=False),
+        (2, 1),
+        (3, 4),
+        channels=3,
+    ),
+}
+"""Convolutions by groups, whose curvature is diagonal."""
+EVERY = FACTORED | NORMALISED | GROUPED
 
 
 def _jittered(module: nn.Module) -> nn.Module:
