@@ -205,7 +205,8 @@ class GroupedConvRule(ConvRule):
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Return the patches by group [N, R, groups, p]."""
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        return super().features(module, x, examples).unflatten(-1, (module.groups, -1))
+        patches = super().features(module, x, examples)
+        return patches.reshape(*patches.shape[:-1], module.groups, -1)
 
     @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
@@ -216,7 +217,7 @@ class GroupedConvRule(ConvRule):
             a: Inputs by group [N, R, groups, p].
             g: Output gradients [N, R, q], those of a group side by side.
         """
-        g = g.unflatten(-1, (a.shape[2], -1))
+        g = g.reshape(*a.shape[:3], -1)
         for a_part, g_part in zip(
             *(torch.split(x, max(1, _CHUNK // total.numel())) for x in (a, g)), strict=True
         ):
