@@ -22,6 +22,7 @@ from ..curvature.objective import (
 from ..curvature.positions import Positions
 from ..errors import PriorError
 from ..priors import ConsolidationPrior
+from .probes import ReadProbes
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
 
@@ -35,7 +36,8 @@ class Separation:
     """How well one score tells members from non-members.
 
     Args:
-        score: ``loss`` (needs the model alone), ``tokens of <layer>`` or ``inputs of <layer>``.
+        score: ``loss`` (needs the model alone), ``tokens in probes``, ``pairs of tokens in
+            probes``, ``tokens of <layer>`` or ``inputs of <layer>``.
         auc: Probability that a member scores above a non-member; 0.5 tells nothing.
         low: Lower end of its 95 % confidence interval.
         high: Upper end.
@@ -60,12 +62,13 @@ def membership_auc(
 ) -> list[Separation]:
     """Attack a prior: tell the examples it was estimated on from others.
 
-    Two scores of an example need the prior: of an embedding, the share of the example's tokens
-    that the prior has seen; of any other layer, minus the leverage aᵀ M⁻¹ a of its inputs, mean
-    over positions, where M is the second moment of inputs that the prior holds. Members shaped M,
-    so theirs is lower, and a direction that no member used costs most. The model's loss, which
-    needs no prior, is what to hold them against. If non-members come from another distribution,
-    that is told too.
+    Of a prior with probes, the shares of an example's tokens and of its pairs of neighbours that
+    stand in them are scores: who has the prior can read the probes. Two more scores need the prior:
+    of an embedding, the share of the example's tokens that it has seen; of any other layer, minus
+    the leverage aᵀ M⁻¹ a of its inputs, mean over positions, where M is the second moment of inputs
+    that the prior holds. Members shaped M, so theirs is lower, and a direction that no member used
+    costs most. The model's loss, which needs no prior, is what to hold them against. If non-members
+    come from another distribution, that is told too.
 
     Args:
         prior: The prior, as it is or is to be published.
@@ -78,7 +81,8 @@ def membership_auc(
         batch_size: Examples per forward pass; does not change the result.
 
     Returns:
-        One result for the loss, and one for each layer whose inputs the prior knows.
+        One result for the loss, two for probes, and one for each layer whose inputs the prior
+        knows.
 
     Raises:
         PriorError: The prior does not fit the model, or there are less than two examples.
@@ -152,6 +156,7 @@ class _Attack:
     ) -> None:
         self.model, self.data_collator, self.batch_size = model, data_collator, batch_size
         self.forward, self.position_mask = forward, position_mask
+        self.probes = None if prior.probes is None else ReadProbes(prior.probes)
         self.device = next(model.parameters()).device
         layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
         blocks = [block for block in prior.curvature.blocks if block.name in layers]
@@ -175,6 +180,8 @@ class _Attack:
         with capture(self.layers, positions) as uses:
             outputs = self.forward(self.model, batch)
         yield "loss", -outputs.losses()
+        if self.probes is not None:
+            yield from self.probes.scores(batch)
         for layer in self.layers:
             own, weights = (
                 LayerBatch(layer, uses[layer.name], positions.examples),

@@ -58,13 +58,14 @@ def report(options: argparse.Namespace) -> Report:
         "prior": str(prior.source or options.prior),
         "min_examples": prior.provenance.min_examples,
         "dropped_inputs": prior.provenance.dropped_inputs,
+        "probes": None if prior.probes is None else prior.probes.summary(),
         "embeddings": [_values(audit, tokenizer) for audit in audits],
         "membership": [asdict(test) for test in found.membership],
         "rare_tokens": found.span and asdict(found.span),
         "added_tokens": found.difference and asdict(found.difference),
         "frequencies": [asdict(own) for own in found.frequencies],
     }
-    parts = [_left_out(prior), _table(audits)]
+    parts = [_left_out(prior), *_probes(prior), _table(audits)]
     parts += [_spelled(audit, tokenizer) for audit in audits if audit.readable]
     tables = _table_of("members told from non-members by", found.membership)
     rare = [own for own in (found.span, found.difference) if own is not None]
@@ -95,6 +96,15 @@ def _left_out(prior: ConsolidationPrior) -> str:
         return "nothing was left out: publishing leaves out tokens of few examples, this is before"
     dropped = ", ".join(f"{n:,} of {name}" for name, n in prior.provenance.dropped_inputs.items())
     return f"left out, because in fewer than {least} examples: {dropped or 'no tokens'}"
+
+
+def _probes(prior: ConsolidationPrior) -> list[str]:
+    if prior.probes is None:
+        return []
+    return [
+        f"readable word for word: the {len(prior.probes):,} probes "
+        f"({prior.probes.provenance.name}), {prior.probes.num_decisions:,} decisions"
+    ]
 
 
 def _table(audits: Sequence[EmbeddingAudit]) -> Table | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def merge(options: argparse.Namespace) -> Report:
     merged = ConsolidationPrior.merge(
         priors, rank=options.rank, weights=options.weights, damping=options.damping
     )
-    return _written(merged, options.output)
+    left_out = {prior.task: len(prior.probes) for prior in priors if prior.probes is not None}
+    return _written(merged, options.output, left_out)
 
 
 def compress(options: argparse.Namespace) -> Report:
@@ -68,8 +70,10 @@ def export(options: argparse.Namespace) -> Report:
     return Report(values, [f"{options.output}: inputs of {count} layers, {megabytes(size)} MB"])
 
 
-def _written(prior: ConsolidationPrior, output: Path) -> Report:
-    """Write a prior, and report its errors and its size."""
+def _written(
+    prior: ConsolidationPrior, output: Path, left_out: Mapping[str, int] | None = None
+) -> Report:
+    """Write a prior, and report its errors, its size, and whose probes it has not."""
     prior.save_pretrained(output)
     errors = prior.provenance.approximation_errors
     size = sum(path.stat().st_size for path in output.iterdir())
@@ -79,6 +83,7 @@ def _written(prior: ConsolidationPrior, output: Path) -> Report:
         "fingerprint": prior.fingerprint,
         "provenance": prior.provenance.to_dict(),
         "bytes": size,
+        "probes_left_out": dict(left_out or {}),
         "layers": [dict(zip(_COLUMNS, layer, strict=True)) for layer in layers],
     }
     rows = [_COLUMNS, *((name, kind, f"{error:.2%}") for name, kind, error in layers)]

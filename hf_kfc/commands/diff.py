@@ -55,6 +55,7 @@ def report(options: argparse.Namespace) -> Report:
         "b": str(b.source or options.b),
         "equal": a.fingerprint == b.fingerprint,
         "provenance": _differing(a.provenance.to_dict(), b.provenance.to_dict()),
+        "probes": _differing(_probes(a), _probes(b)),
         "only_in_a": sorted(names_a - names_b),
         "only_in_b": sorted(names_b - names_a),
         "layers": [asdict(block) for block in compare_blocks(a, b)],
@@ -109,14 +110,20 @@ def _tokens(block: Block) -> Tensor:
     return torch.arange(block.shape[1])
 
 
+def _probes(prior: ConsolidationPrior) -> dict[str, Any]:
+    return {} if prior.probes is None else prior.probes.summary()
+
+
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {name: [value, second[name]] for name, value in first.items() if value != second[name]}
+    pairs = {name: [first.get(name), second.get(name)] for name in {**first, **second}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _parts(values: Mapping[str, Any]) -> list[Table | str]:
     if values["equal"] and not values["provenance"]:
         return [f"{values['a']} and {values['b']} are equal"]
     fields = [(name, str(a), str(b)) for name, (a, b) in values["provenance"].items()]
+    fields += [(f"probes: {name}", str(a), str(b)) for name, (a, b) in values["probes"].items()]
     parts: list[Table | str] = [Table([("", values["a"], values["b"]), *fields], left=3)]
     for where in ("a", "b"):
         if names := values[f"only_in_{where}"]:

@@ -68,6 +68,7 @@ def report(options: argparse.Namespace) -> Report:
         "num_curvature_examples": prior.curvature.num_examples,
         "coverage": prior.curvature.coverage,
         "ignored": list(prior.curvature.ignored),
+        "probes": None if prior.probes is None else prior.probes.summary(),
         "bytes": size,
         "bytes_of_parameters": covered,
         "damping": DAMPING,
@@ -79,7 +80,15 @@ def report(options: argparse.Namespace) -> Report:
         f"{megabytes(size)} MB in all, {size / covered:.2f} times the {megabytes(covered)} MB of "
         f"the parameters covered; condition with damping {DAMPING}"
     )
-    return Report(values, [facts, _table(layers), total])
+    return Report(values, [facts, *_probes(prior), _table(layers), total])
+
+
+def _probes(prior: ConsolidationPrior) -> list[Table]:
+    if prior.probes is None:
+        return []
+    told = prior.probes.summary()
+    told["MB"] = megabytes(told.pop("bytes"))
+    return [Table([(f"probes: {name}", text) for name, text in _facts(told)], left=2)]
 
 
 def summarise_layers(prior: ConsolidationPrior) -> list[LayerSummary]:

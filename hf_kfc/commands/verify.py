@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import PriorError
+from ..errors import PriorError, ProbeError
 from ..priors import ConsolidationPrior
+from ..probes import digest_of
 from .loading import load_model
 from .report import Report, Table, number
 
@@ -49,6 +50,7 @@ def report(options: argparse.Namespace) -> Report:
             f"the anchor is not the model's parameters in {len(differing)} of {len(anchor)} (by "
             f"at most {number(max(differing.values()))}): {', '.join(differing)}"
         )
+    problems += _other_probes(prior, model)
     if problems:
         return _refused(values, problems)
     found = {
@@ -56,6 +58,8 @@ def report(options: argparse.Namespace) -> Report:
         "parameters": f"{len(anchor)} fit {type(model).__name__}, {len(values['ignored'])} ignored",
         "anchor": f"equal to the model's parameters, sha256 {compared['sha256']}",
     }
+    if prior.probes is not None:
+        found["probes"] = f"{len(prior.probes)}, whose outputs are of the same parameters"
     return Report(values | {"problems": []}, [Table(list(found.items()), left=2)])
 
 
@@ -63,6 +67,23 @@ def _refused(values: dict[str, Any], problems: list[str]) -> Report:
     lines = [f"{values['prior']} does not fit {values['model']}:"]
     lines += [f"- {problem}" for problem in problems]
     return Report(values | {"problems": problems}, lines, problems)
+
+
+def _other_probes(prior: ConsolidationPrior, model: nn.Module) -> list[str]:
+    """Say for which parameters the probes' outputs are of another model."""
+    if prior.probes is None:
+        return []
+    parameters = dict(model.named_parameters())
+    others = [
+        name
+        for name, digest in prior.probes.anchor_digests.items()
+        if name not in parameters or digest_of(parameters[name]) != digest
+    ]
+    try:
+        prior.probes.check(model)
+    except ProbeError as error:
+        return [str(error)]
+    return [f"the probes are of a model with another {', '.join(others)}"] if others else []
 
 
 def _comparable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -13,11 +14,14 @@ from torch import Tensor
 from ..curvature import Block, Curvature
 from ..errors import PriorError
 from ..probes import Probes
+from ..text import printable
 from .content import Parts, fingerprint_of, to_content
 from .problems import problems_of_parts
 from .provenance import Provenance
 
-__all__ = ["BasePrior", "PriorT", "parts_without"]
+__all__ = ["BasePrior", "PriorT", "parts_without", "tell_left_out"]
+
+logger = logging.getLogger(__name__)
 
 
 class BasePrior:
@@ -56,8 +60,26 @@ class BasePrior:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the anchor and the operators as they are stored."""
-        return fingerprint_of(*to_content(self.anchor, self.curvature, self.provenance))
+        """SHA-256 of the anchor, the operators and the probes as they are stored."""
+        return fingerprint_of(
+            *to_content(self.anchor, self.curvature, self.provenance, self.probes)
+        )
+
+
+def tell_left_out(prior: BasePrior, reason: str) -> None:
+    """Warn that what is made of a prior has not its probes.
+
+    Args:
+        prior: The prior.
+        reason: Why, as the end of a sentence.
+    """
+    if prior.probes is not None:
+        logger.warning(
+            "the %d probes of prior '%s' are left out: %s",
+            len(prior.probes),
+            printable(prior.task),
+            reason,
+        )
 
 
 PriorT = TypeVar("PriorT", bound=BasePrior)
@@ -65,7 +87,7 @@ PriorT = TypeVar("PriorT", bound=BasePrior)
 
 
 def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
-    """Leave blocks out of a prior; their parameters are ignored.
+    """Leave blocks out of a prior; their parameters are ignored, and probes are left out aloud.
 
     Args:
         prior: The prior.
@@ -89,6 +111,11 @@ def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
         what = f"no block is called '{next(iter(missed))}'" if missed else "nothing would be left"
         blocks = ", ".join(block.name for block in prior.curvature.blocks)
         raise PriorError(f"prior of task '{prior.task}': {what}; its blocks are {blocks}")
+    tell_left_out(
+        prior,
+        "a model that differs in other blocks may decide something else; give them to the trainer "
+        "where it decides the same",
+    )
     ignored = {*prior.curvature.ignored, *(name for block in out for name in block.shapes)}
     curvature = replace(prior.curvature, blocks=tuple(left), ignored=tuple(sorted(ignored)))
     kept = {block.name for block in left}

@@ -59,6 +59,7 @@ def prior_card(
         parameters=sum(anchor.numel() for anchor in prior.anchor.values()),
         coverage=prior.curvature.coverage,
         data_statement=data_statement,
+        probes=None if prior.probes is None else prior.probes.summary(),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
-from ..errors import PriorError
+from ..errors import PriorError, ProbeError
+from ..probes import Probes
 from ..schema import read
 from .problems import block_problems, problems_of_parts
 from .provenance import Provenance
@@ -22,12 +23,16 @@ __all__ = ["Parts", "fingerprint_of", "from_content", "stored_bytes", "to_conten
 _CURVATURE = "curvature/"
 _OPERATOR = (torch.float32, torch.bfloat16)
 
+_PROBES = "probes/"
 Parts = tuple[dict[str, Tensor], Curvature, Provenance]
 """Anchor, curvature and provenance."""
 
 
 def to_content(
-    anchor: Mapping[str, Tensor], curvature: Curvature, provenance: Provenance
+    anchor: Mapping[str, Tensor],
+    curvature: Curvature,
+    provenance: Provenance,
+    probes: Probes | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Turn a prior's parts into JSON values and tensors on the CPU.
 
@@ -65,7 +70,11 @@ def to_content(
         "ignored": list(curvature.ignored),
         "blocks": blocks,
     }
-    return config, _stored(tensors)
+    stored = _stored(tensors)
+    if probes is not None:
+        config["probes"], outputs = probes.state()
+        stored |= {_PROBES + name: value for name, value in outputs.items()}
+    return config, stored
 
 
 def from_content(
@@ -74,7 +83,7 @@ def from_content(
     damages: Sequence[str] = (),
     *,
     model: Mapping[str, Tensor] | None = None,
-) -> Parts:
+) -> tuple[dict[str, Tensor], Curvature, Provenance, Probes | None]:
     """Undo :func:`to_content`.
 
     Args:
@@ -88,6 +97,8 @@ def from_content(
             :func:`problems_of_parts` finds in the rest.
     """
     problems = list(damages)
+    outputs = {n.removeprefix(_PROBES): t for n, t in tensors.items() if n.startswith(_PROBES)}
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(_PROBES)}
     right = {name: value for name, value in tensors.items() if value.dtype in _dtypes(name)}
     problems += [
         f"tensor {name} is {value.dtype}, expected {' or '.join(map(str, _dtypes(name)))}"
@@ -125,10 +136,18 @@ def from_content(
     }
     examples, ignored = (outline.num_curvature_examples, outline.ignored) if outline else (0, [])
     curvature = Curvature(tuple(blocks), examples, tuple(ignored))
+    probes = None
+    try:
+        if config.get("probes") is not None and not damages:
+            probes = Probes.from_state(config["probes"], outputs)
+        elif outputs and not damages:
+            problems.append("there are tensors of probes, and the description tells of none")
+    except ProbeError as error:
+        problems.append(str(error))
     if problems:
         problems += problems_of_parts(anchor, curvature, provenance, incomplete=incomplete)
         raise PriorError("; ".join(problems))
-    return anchor, curvature, provenance
+    return anchor, curvature, provenance, probes
 
 
 def _block(
@@ -173,9 +192,12 @@ def _covered(blocks: Sequence[Block], model: Mapping[str, Tensor]) -> dict[str, 
 
 
 def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the blocks and tensors that :func:`to_content` made."""
+    """Return the SHA-256 of the blocks, probes and tensors that :func:`to_content` made."""
     names = sorted(tensors)
     layout = [config["blocks"], [[name, list(tensors[name].shape)] for name in names]]
+    if config.get("probes") is not None:
+        outputs = [name for name in names if name.startswith(_PROBES)]
+        layout.append([config["probes"], [[name, str(tensors[name].dtype)] for name in outputs]])
     digest = hashlib.sha256(json.dumps(layout).encode())
     for name in names:
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

@@ -15,7 +15,7 @@ from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
 from ..text import printable
-from .base import BasePrior
+from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import Provenance, compounded
 
@@ -51,6 +51,12 @@ def merged_parts(
     if not (isfinite(damping) and damping >= 0):
         raise PriorError(f"damping {damping} is not a number of at least 0; correct it")
     _refuse_unlike(priors)
+    for prior in priors:
+        tell_left_out(
+            prior,
+            "they are of its anchor, which is not the merged one; give them to the trainer beside "
+            "the merged prior",
+        )
     shares = _shares(priors, weights)
     anchor: dict[str, Tensor] = {}
     blocks: dict[str, Block] = {}

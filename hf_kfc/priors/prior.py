@@ -165,6 +165,9 @@ class ConsolidationPrior(BasePrior):
         examples, which added up would pass :func:`~hf_kfc.priors.privacy.without_rare_inputs`.
         Directions in which no prior has curvature keep the mean of the anchors.
 
+        The priors' probes are left out, with a warning: each is of its own anchor. A trainer takes
+        them beside the merged prior.
+
         Args:
             priors: Of the same parameters: all Kronecker, all diagonal or all L2. They may be
                 merged or compressed ones.
@@ -222,7 +225,8 @@ class ConsolidationPrior(BasePrior):
         """Return this prior without some blocks, whose parameters are ignored: they move freely.
 
         For a next task that gives them another shape or another meaning: a head of new labels, an
-        embedding to which tokens were added.
+        embedding to which tokens were added. Such a model may decide something else than the
+        anchor did, so the probes are left out too, with a warning.
 
         Args:
             patterns: Names of blocks or of their parameters, with ``*``, ``?`` and ``[...]``, as
@@ -380,7 +384,8 @@ class ConsolidationPrior(BasePrior):
                 ``"org/name"`` or ``"org/name@revision"``.
             revision: Branch, tag or hash, of a repository; by default the main branch.
             layers: Patterns of block names, as ``"bert.encoder.*"``: only those blocks are read,
-                from the files that hold them, and the parameters of the others are ignored.
+                from the files that hold them, and the parameters of the others are ignored. The
+                probes are not read then.
             token: Access token; by default the one logged in with.
             cache_dir: Where downloads are kept; by default the cache of the Hub's client.
 

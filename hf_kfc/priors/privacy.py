@@ -28,6 +28,8 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
         prior: With the counts of examples that the estimate made.
         min_examples: In how many examples a token must stand to be kept; 0 keeps all.
 
+    Its probes stay as they are: they are inputs that anyone may have.
+
     Returns:
         A prior without rare tokens and without the counts; ``provenance.min_examples`` and
         ``provenance.dropped_inputs`` say what was done. Embeddings of which nothing is left are
@@ -59,7 +61,11 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
         anchor[name] = anchor[name][kept]
     curvature = Curvature(tuple(blocks), prior.curvature.num_examples, tuple(sorted(ignored)))
     provenance = replace(prior.provenance, min_examples=min_examples, dropped_inputs=dropped)
-    return type(prior)(anchor, curvature, provenance)
+    probes = prior.probes
+    if probes is not None:  # a sum of all rows would confirm a guess at those left out
+        rows = [n for block in prior.curvature.blocks if block.is_embedding for n in block.shapes]
+        probes = probes.without_digests(rows)
+    return type(prior)(anchor, curvature, provenance, probes)
 
 
 def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:

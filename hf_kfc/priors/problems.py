@@ -64,7 +64,7 @@ def _other_anchors(
     digests = probes.anchor_digests
     whole = [name for block in blocks if block.inputs is None for name in block.shapes]
     others = [n for n in whole if n in digests and digest_of(anchor[n]) != digests[n]]
-    unknown = [name for block in blocks for name in block.shapes if name not in digests]
+    unknown = [name for name in whole if name not in digests]
     if unknown or others:
         return [
             f"the probes are of another anchor: {', '.join([*unknown, *others])} differ; make them "

@@ -134,6 +134,12 @@ def push_to_hub(
 
 def _tell_what_is_left_out(public: BasePrior) -> None:
     origin, curvature = public.provenance, public.curvature
+    if public.probes is not None:
+        logger.warning(
+            "pushed with %d probes (%s), whose inputs whoever has the prior can read",
+            len(public.probes),
+            printable(public.probes.provenance.name),
+        )
     dropped = {name: number for name, number in origin.dropped_inputs.items() if number}
     for name, number in dropped.items():
         logger.warning(

@@ -103,6 +103,9 @@ def entries_of(config: Mapping[str, Any]) -> tuple[list[BlockEntry], list[str]]:
 def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str, Any]:
     """Leave out of a description all blocks but some; their parameters are ignored.
 
+    So are the probes: a part of a prior is read for a model that differs in the rest, which decides
+    something else.
+
     Args:
         config: The values; untrusted.
         layers: Patterns of the names of the blocks that stay.
@@ -126,7 +129,8 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
         *(entry.parameters for entry, stays in zip(entries, stay, strict=True) if not stays)
     )
     blocks = [values for values, stays in zip(outline.blocks, stay, strict=True) if stays]
-    return {**config, "blocks": blocks, "ignored": sorted(ignored)}
+    part = {**config, "blocks": blocks, "ignored": sorted(ignored)}
+    return part | {"probes": None} if "probes" in part else part
 
 
 def tensors_of(config: Mapping[str, Any]) -> set[str]:

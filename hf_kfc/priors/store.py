@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from .references import read_reference, refer_to_model
 from .schema import ANCHOR
 
 __all__ = ["load", "save"]
+
+logger = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>.+))?", re.ASCII)
 
@@ -40,9 +43,7 @@ def save(
         PriorError: The folder holds something else, or the model is not the anchor.
         HubError: That model cannot be read.
     """
-    if prior.probes is not None:
-        raise PriorError("probes cannot be saved yet; save prior.with_probes(None)")
-    config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance)
+    config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:
         model = Snapshot(Source.parse(anchor), token)
@@ -82,6 +83,8 @@ def load(
         prior = kind(*from_content(config, tensors, [*damages, *more], model=model))
     except PriorError as error:
         raise PriorError(f"prior at {place} cannot be loaded: {error}") from None
+    if layers is not None and "probes" in config:
+        logger.warning("the probes of prior at %s are not read with a part of it", place)
     # Of a part, the sums of its files must do.
     if layers is None and prior.fingerprint != config.get("fingerprint"):
         raise PriorError(

@@ -3,7 +3,7 @@
 from .forward import unlabelled_forward
 from .outputs import Divergences
 from .probes import Probes, digest_of, pad_tokens
-from .provenance import Source
+from .stored import Source
 from .tokens import TokenTable
 
 __all__ = [

@@ -20,6 +20,9 @@ __all__ = ["Cache", "Divergences", "Targets", "kept_of"]
 _NEVER = -1e4
 """The log-probability that stands where there is no class: e to it is 0 in every precision."""
 
+_LARGEST = 2**28
+"""The most numbers of one batch: probes from elsewhere may have sizes that ask for any memory."""
+
 
 class Divergences(NamedTuple):
     """How far a model's outputs are from the anchor's.
@@ -195,6 +198,11 @@ class Cache:
         """
         own = self.select(indices)
         most = int(own.sizes.max())
+        if int(own.decisions.sum(dtype=torch.long)) * most > _LARGEST:
+            raise ProbeError(
+                f"the outputs of a batch of {len(indices)} probes need more than {_LARGEST} "
+                "numbers; take fewer at a time"
+            )
         owners = torch.repeat_interleave(torch.arange(len(indices)), own.decisions)
         sizes = own.sizes.long()[owners]
         lines = torch.full((len(owners), most), _NEVER, dtype=own.scores.dtype)
@@ -212,18 +220,19 @@ class Cache:
         Args:
             examples: How many there should be.
         """
-        for name, counts in (("decisions", self.decisions), ("sizes", self.sizes)):
-            if (
-                counts.shape != (examples,)
-                or counts.dtype != torch.int32
-                or bool((counts < 0).any())
-            ):
-                return [f"{name} are not {examples} counts"]
+        counts = (self.decisions, self.sizes)
+        if any(x.shape != (examples,) or x.dtype != torch.int32 for x in counts):
+            return [f"decisions and sizes are not {examples} counts"]
+        # One without a score would take no byte of a file and any memory.
+        if bool((self.decisions < 0).any()) or bool(
+            ((self.sizes < 1) & (self.decisions > 0)).any()
+        ):
+            return ["decisions have no scores"]
         # In float64 first: of a product of two large counts int64 may have no room.
         due = float((self.decisions.double() * self.sizes.double()).sum())
         made = int(self.decisions.sum(dtype=torch.long))
         if self.scores.ndim != 1 or len(self.scores) != due or not made:
-            return [f"there are {list(self.scores.shape)} scores, expected [{due:.0f}]"]
+            return [f"scores have shape {list(self.scores.shape)}, expected [{due:.0f}]"]
         problems = [
             f"{name} have NaN or infinite values, or are no float32"
             for name, values in (("scores", self.scores), ("rest", self.rest))
@@ -251,7 +260,7 @@ class Cache:
         if not 0 < kept < self.classes or bool((self.sizes != kept).any()):
             return [f"sizes are not one number below {self.classes}"]
         if indices.shape != self.scores.shape or indices.dtype != torch.int32:
-            return [f"there are {list(indices.shape)} indices, expected {list(self.scores.shape)}"]
+            return [f"indices are not int32 of shape {list(self.scores.shape)}"]
         if rest.shape != (made,) or bool((rest > 1e-3).any()):
             return [f"rest is not {made} logarithms of probabilities"]
         ordered = indices.view(-1, kept).sort(1).values

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, Protocol, Self
@@ -22,16 +22,17 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..curvature import unwrapped
+from ..curvature import Family, unwrapped
 from ..curvature.batches import named_arguments, refuse_other_data
 from ..curvature.capture import frozen
 from ..curvature.objective import Forward
 from ..errors import ProbeError
+from ..schema import read
 from .forward import right_padded, unlabelled_forward
 from .generation import NGRAM, sampled_texts
 from .outputs import Cache, Divergences, Targets, kept_of
-from .provenance import Source
-from .rows import Rows
+from .rows import Column, Rows
+from .stored import ColumnEntry, ProbesEntry, Source
 from .tokens import MIN_EXAMPLES, TokenTable
 
 __all__ = ["ALL_CLASSES", "TOP_K", "Collator", "Probes", "digest_of"]
@@ -281,8 +282,8 @@ class Probes:
         )
 
     @property
-    def family(self) -> Any:
-        """What the outputs are scores of, a :class:`~hf_kfc.curvature.Family`."""
+    def family(self) -> Family:
+        """What the outputs are scores of."""
         return self._cache.family
 
     @property
@@ -299,6 +300,24 @@ class Probes:
     def mean_rest(self) -> float:
         """Mean probability of the classes whose own is not kept; 0 where all are."""
         return self._cache.mean_rest
+
+    @property
+    def num_bytes(self) -> int:
+        """How much they take where they are stored."""
+        return sum(tensor.nbytes for tensor in self.state()[1].values())
+
+    def summary(self) -> dict[str, Any]:
+        """Return JSON values that tell what the probes are."""
+        return {
+            **asdict(self.provenance),
+            "inputs": len(self),
+            "decisions": self.num_decisions,
+            "loss": self.family.value,
+            "classes": self._cache.classes or "all",
+            "mean_rest": self.mean_rest,
+            "bytes": self.num_bytes,
+            "fingerprint": self.fingerprint,
+        }
 
     def batch(
         self, indices: Sequence[int], collator: Collator
@@ -342,8 +361,9 @@ class Probes:
             The mean, with a gradient, and each decision's value.
 
         Raises:
-            ProbeError: The model makes other decisions than the anchor.
+            ProbeError: The model makes other decisions than the anchor, or has not its tokens.
         """
+        self.check(model)
         inputs, targets = self.batch(indices, collator)
         device = next(model.parameters()).device
         inputs = {name: value.to(device) for name, value in inputs.items()}
@@ -389,20 +409,21 @@ class Probes:
             model: The model to be trained.
 
         Raises:
-            ProbeError: It has fewer tokens than the probes.
+            ProbeError: The probes have tokens that it has not.
         """
-        tokens = _tokens_of(model)
-        values = [
-            column.values
-            for name, column in self.rows.columns.items()
-            if name == "input_ids" and len(column.values)
-        ]
-        most = max((int(ids.max()) for ids in values), default=0)
-        if tokens is not None and most >= tokens:
+        tokens, (least, most) = _tokens_of(model), self._token_range
+        if tokens is not None and not 0 <= least <= most < tokens:
             raise ProbeError(
-                f"the probes have token {most}, and {type(model).__name__} has {tokens} tokens; "
-                "train the model that they were made with"
+                f"the probes have tokens from {least} to {most}, and {type(model).__name__} has "
+                f"{tokens}; train the model that they were made with"
             )
+
+    @cached_property
+    def _token_range(self) -> tuple[int, int]:
+        column = self.rows.columns.get("input_ids")
+        if column is None or not len(column.values):
+            return 0, 0
+        return int(column.values.min()), int(column.values.max())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -432,10 +453,76 @@ class Probes:
             "family": cache.family.name,
             "classes": cache.classes,
             "columns": columns,
-            "source": self.provenance.to_dict(),
+            "source": asdict(self.provenance),
             "anchor_digests": self.anchor_digests,
         }
         return values, {name: value.clone().contiguous() for name, value in tensors.items()}
+
+    @classmethod
+    def from_state(cls, values: Any, tensors: Mapping[str, Tensor]) -> Self:
+        """Undo :meth:`state`; what it reads may be anybody's.
+
+        Args:
+            values: JSON values.
+            tensors: By name.
+
+        Raises:
+            ProbeError: Something is missing, malformed, or does not fit the rest; all is listed.
+        """
+        entry, problems = read(ProbesEntry, values, "the probes")
+        columns, due = dict[str, ColumnEntry](), {"decisions", "sizes", "scores"}
+        for name, column_values in entry.columns.items() if entry else ():
+            column, wrong = read(ColumnEntry, column_values, f"column {name!r} of the probes")
+            problems += wrong
+            if not name.isidentifier():
+                problems.append(f"{name!r} is no name of a probes' column")
+            if column is not None:
+                columns[name] = column
+                due |= {f"rows/{name}/lengths/{level}" for level in range(column.depth)}
+                due.add(f"rows/{name}/values")
+        source, wrong = read(Source, entry.source if entry else {"name": ""}, "the probes' source")
+        problems += wrong
+        due |= {"indices", "rest"} if entry and entry.classes else set()
+        if not problems:
+            problems += [f"the probes' {name} is missing" for name in sorted(due - tensors.keys())]
+            problems += [f"the probes have no {name}" for name in sorted(tensors.keys() - due)]
+        if problems or entry is None or source is None or not columns:
+            raise ProbeError("; ".join(problems) or "the probes have no column")
+        rows = Rows(
+            {
+                name: Column(
+                    tensors[f"rows/{name}/values"],
+                    tuple(tensors[f"rows/{name}/lengths/{n}"] for n in range(column.depth)),
+                    column.are_tensors,
+                )
+                for name, column in columns.items()
+            }
+        )
+        cache = Cache(
+            tensors["scores"],
+            tensors["decisions"],
+            tensors["sizes"],
+            tensors.get("indices"),
+            tensors.get("rest"),
+            Family[entry.family],
+            entry.classes,
+        )
+        count = cache.decisions.numel()
+        for name, own in rows.columns.items():
+            problems += [f"column {name} of the probes {phrase}" for phrase in own.problems(count)]
+        problems += [f"the probes' {phrase}" for phrase in cache.problems(count)]
+        if problems:
+            raise ProbeError("; ".join(problems))
+        return cls(rows, cache, source, entry.anchor_digests)
+
+    def without_digests(self, names: Collection[str]) -> Self:
+        """Forget the sums of some parameters, by which a guess at their values could be verified.
+
+        Args:
+            names: Of the parameters.
+        """
+        digests = {n: value for n, value in self.anchor_digests.items() if n not in names}
+        return type(self)(self.rows, self._cache, self.provenance, digests)
 
 
 def digest_of(parameter: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..errors import ProbeError
 __all__ = ["Column", "Rows"]
 
 _MOST = 2**31 - 1
+_LARGEST = 2**24
+"""The most numbers of one padded row that are not its own: those of others may ask for any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +116,22 @@ class Column:
             due = int(lengths.sum(dtype=torch.long))
         if self.values.shape != (due,):
             return [f"has {list(self.values.shape)} values, expected [{due}]"]
+        return self._bad_values()
+
+    def _bad_values(self) -> list[str]:
         if self.values.dtype not in (torch.bool, torch.uint8, torch.int32, torch.float32):
             return [f"is {self.values.dtype}, expected bool, uint8, int32 or float32"]
         if self.values.dtype.is_floating_point and not bool(self.values.isfinite().all()):
             return ["has NaN or infinite values"]
+        if len(self.lengths) > 1 and self._padded() > max(_LARGEST, len(self.values)):
+            return [f"has rows that take more than {_LARGEST} numbers when they are padded"]
         if self.are_tensors and not self._is_even():
             return ["holds tensors whose lists have different lengths"]
         return []
+
+    def _padded(self) -> int:
+        """How many numbers a row has that is as long as the longest at each level."""
+        return prod(int(level.max()) if len(level) else 0 for level in self.lengths)
 
     def _is_even(self) -> bool:
         """Whether at each level all lists of a row have the same length."""

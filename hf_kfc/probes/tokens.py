@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ProbeError
 
-__all__ = ["MIN_EXAMPLES", "TokenTable"]
+__all__ = ["MIN_EXAMPLES", "TokenTable", "lists_of"]
 
 MIN_EXAMPLES = 10
 """In how many examples a token, or a pair of them, must stand to be in a table."""
@@ -63,7 +63,7 @@ class TokenTable:
         tokens, pairs = Counter[int](), Counter[tuple[int, int]]()
         owners, pair_owners = Counter[int](), Counter[tuple[int, int]]()
         for example in examples:
-            lists = list(_lists(example["input_ids"]))
+            lists = list(lists_of(example["input_ids"]))
             own = Counter(token for ids in lists for token in ids)
             both = Counter(pair for ids in lists for pair in pairwise(ids))
             tokens, pairs = tokens + own, pairs + both
@@ -121,11 +121,15 @@ class _Drawn:
         return generator.choices(self.tokens, cum_weights=self._sums)[0]
 
 
-def _lists(ids: Any) -> Iterator[Sequence[int]]:
-    """Yield the innermost lists of tokens."""
+def lists_of(ids: Any) -> Iterator[Sequence[int]]:
+    """Yield the innermost lists of tokens.
+
+    Args:
+        ids: A list of tokens, or of such lists to any depth, or a tensor.
+    """
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     if values and isinstance(values[0], int):
         yield values
         return
     for part in values:
-        yield from _lists(part)
+        yield from lists_of(part)
