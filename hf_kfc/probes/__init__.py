@@ -1,8 +1,9 @@
 """Probes: inputs that anyone may have, on which the anchor's outputs are kept."""
 
 from .forward import unlabelled_forward
+from .inputs import pad_tokens
 from .outputs import Divergences
-from .probes import Probes, digest_of, pad_tokens
+from .probes import Probes, digest_of
 from .stored import Source
 from .tokens import TokenTable
 

@@ -10,41 +10,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from itertools import takewhile
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..curvature import Family, unwrapped
-from ..curvature.batches import named_arguments, refuse_other_data
-from ..curvature.capture import frozen
+from ..curvature.batches import refuse_other_data
 from ..curvature.objective import Forward
 from ..errors import ProbeError
 from ..schema import read
-from .forward import right_padded, unlabelled_forward
+from .caching import outputs_of
+from .forward import unlabelled_forward
 from .generation import NGRAM, sampled_texts
-from .outputs import Cache, Divergences, Targets, kept_of
+from .inputs import (
+    Collator,
+    collated,
+    inputs_of,
+    pad_tokens,
+    special_tokens_around,
+    tokens_of,
+    vocabulary_of,
+    with_decoder_inputs,
+)
+from .outputs import Cache, Divergences, Targets
 from .rows import Column, Rows
 from .stored import ColumnEntry, ProbesEntry, Source
 from .tokens import MIN_EXAMPLES, TokenTable
 
-__all__ = ["ALL_CLASSES", "TOP_K", "Collator", "Probes", "digest_of"]
+__all__ = ["Collator", "Probes", "digest_of"]
 
-Collator = Callable[[list[Any]], Mapping[str, Any]]
 
-ALL_CLASSES = 1024
-"""Of how many classes all log-probabilities are kept."""
-TOP_K = 64
-"""How many are kept of more."""
-_ENDS = ("start_positions", "end_positions")
-_DECODER = "decoder_input_ids"
+class _HasTokenTable(Protocol):
+    def token_table(self, min_examples: int) -> TokenTable: ...
 
 
 class Probes:
@@ -131,13 +133,13 @@ class Probes:
             raise ProbeError("the data set is empty; probes need at least one example")
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:max_probes].sort().values
-        examples = [_with_decoder_inputs(model, dataset[index]) for index in chosen.tolist()]
-        rows = Rows.of(examples, _inputs_of(model, examples[0], columns))
+        examples = [with_decoder_inputs(model, dataset[index]) for index in chosen.tolist()]
+        rows = Rows.of(examples, inputs_of(model, examples[0], columns))
         if isinstance(source, str):
             source = Source(source, counts={"examples": len(dataset)})
         config = getattr(model, "config", None)
         source = replace(source, model=getattr(config, "_name_or_path", "") or type(model).__name__)
-        cache = _outputs(model, rows, collator, top_k, batch_size, forward)
+        cache = outputs_of(model, rows, collator, top_k, batch_size, forward)
         digests = {name: digest_of(value) for name, value in model.named_parameters()}
         return cls(rows, cache, source, digests)
 
@@ -180,12 +182,15 @@ class Probes:
             ...     model, table, collator, count=1000, length=(8, 64)
             ... )  # doctest: +SKIP
         """
-        tokenizer = getattr(collator, "tokenizer", None)
+        model, tokenizer = unwrapped(model), getattr(collator, "tokenizer", None)
         special: set[int | None] = set(getattr(tokenizer, "all_special_ids", None) or [])
-        before, after = _around(tokenizer)
+        before, after = special_tokens_around(tokenizer)
         name = "tokens"
         if table is None:
-            table, name = TokenTable.uniform(range(_vocabulary(unwrapped(model)))), "uniform tokens"
+            table, name = (
+                TokenTable.uniform(range(vocabulary_of(unwrapped(model)))),
+                "uniform tokens",
+            )
         elif not isinstance(table, TokenTable):
             table = table.token_table(min_examples)
         if name == "tokens" and table.min_examples < min_examples:
@@ -334,7 +339,7 @@ class Probes:
         Raises:
             ProbeError: The collator cannot do without labels.
         """
-        return _collated([self.rows[i] for i in indices], collator), self._cache.targets(indices)
+        return collated([self.rows[i] for i in indices], collator), self._cache.targets(indices)
 
     def loss(
         self,
@@ -411,7 +416,7 @@ class Probes:
         Raises:
             ProbeError: The probes have tokens that it has not.
         """
-        tokens, (least, most) = _tokens_of(model), self._token_range
+        tokens, (least, most) = tokens_of(model), self._token_range
         if tokens is not None and not 0 <= least <= most < tokens:
             raise ProbeError(
                 f"the probes have tokens from {least} to {most}, and {type(model).__name__} has "
@@ -536,167 +541,3 @@ def digest_of(parameter: Tensor) -> str:
 
 def _bytes_of(tensor: Tensor) -> Any:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def pad_tokens(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Pad ``input_ids`` on the right, for models that read nothing else than those and their mask.
-
-    Args:
-        rows: Each with a list of tokens.
-    """
-    ids = [torch.as_tensor(row["input_ids"], dtype=torch.long) for row in rows]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(x) for x in ids], batch_first=True),
-    }
-
-
-# --- Making them ----------------------------------------------------------------------------------
-
-
-class _HasTokenTable(Protocol):
-    def token_table(self, min_examples: int) -> TokenTable: ...
-
-
-def _vocabulary(model: nn.Module) -> int:
-    size = _tokens_of(model)
-    if size is None:
-        raise ProbeError(
-            f"{type(model).__name__} does not tell its vocabulary (get_input_embeddings); give "
-            "TokenTable.uniform(...) or another table"
-        )
-    return size
-
-
-def _tokens_of(model: nn.Module) -> int | None:
-    get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
-    return getattr(get() if get is not None else None, "num_embeddings", None)
-
-
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before and after a text."""
-    if not callable(tokenizer):
-        return [], []
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    ids = list(tokenizer("a")["input_ids"])
-    before = list(takewhile(special.__contains__, ids))
-    return before, list(takewhile(special.__contains__, reversed(ids[len(before) :])))[::-1]
-
-
-def _inputs_of(
-    model: nn.Module, example: Mapping[str, Any], columns: Sequence[str] | None
-) -> list[str]:
-    if not isinstance(example, Mapping):
-        raise ProbeError(
-            f"examples are {type(example).__name__}, expected mappings of columns; give a data set "
-            "of those"
-        )
-    names = named_arguments(model) if columns is None else columns
-    kept = [
-        name
-        for name in example
-        if name in names and "label" not in name and name not in _ENDS and example[name] is not None
-    ]
-    if not kept:
-        raise ProbeError(
-            f"no column of the examples ({', '.join(example)}) is an input of "
-            f"{type(model).__name__}; tokenize them, or name the inputs with `columns=`"
-        )
-    return kept
-
-
-def _with_decoder_inputs(model: nn.Module, example: Any) -> Any:
-    """Give an encoder-decoder's example its decoder's inputs, made of its labels as for a loss."""
-    is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if not is_pair or not isinstance(example, Mapping) or example.get(_DECODER) is not None:
-        return example
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    labels = example.get("labels")
-    if shift is None or labels is None or torch.as_tensor(labels).ndim != 1:
-        raise ProbeError(
-            f"{type(model).__name__} decodes, and an example has neither {_DECODER} nor labels to "
-            f"make them of; add {_DECODER}"
-        )
-    shifted: Tensor = shift(labels=torch.as_tensor(labels)[None])
-    return {**example, _DECODER: shifted[0].tolist()}
-
-
-def _collated(rows: list[dict[str, Any]], collator: Collator) -> dict[str, Tensor]:
-    decoded = [row.pop(_DECODER) for row in rows if _DECODER in row]
-    masks = [row.pop("decoder_attention_mask") for row in rows if "decoder_attention_mask" in row]
-    try:
-        batch = dict(collator(rows))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ProbeError(
-            f"the collator makes no batch of inputs without labels ({type(error).__name__}: "
-            f"{error}); give probes one that only pads, such as DataCollatorWithPadding"
-        ) from error
-    batch = {
-        name: value
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and "label" not in name and name not in _ENDS
-    }
-    batch = right_padded(batch)
-    if decoded:
-        ids = [torch.as_tensor(row, dtype=torch.long) for row in decoded]
-        seen = [torch.as_tensor(row).long() for row in masks] or [torch.ones_like(x) for x in ids]
-        batch[_DECODER] = pad_sequence(ids, batch_first=True)
-        batch["decoder_attention_mask"] = pad_sequence(seen, batch_first=True)
-    return batch
-
-
-def _outputs(
-    model: nn.Module,
-    rows: Rows,
-    collator: Collator,
-    top_k: int | None,
-    batch_size: int,
-    forward: Forward,
-) -> Cache:
-    device = next(model.parameters()).device
-    parts = list[Cache]()
-    with torch.no_grad(), frozen(model):
-        starts = range(0, len(rows), batch_size)
-        for start in tqdm(starts, desc="probes", unit="batch", disable=None):
-            chosen = rows[start : start + batch_size]
-            batch = _collated(chosen, collator)
-            if not parts:
-                _refuse_random(batch, _collated(rows[start : start + batch_size], collator))
-            outputs = forward(model, {name: value.to(device) for name, value in batch.items()})
-            if len(outputs.logits) != len(chosen):
-                raise ProbeError(
-                    f"{len(chosen)} examples gave logits of shape {list(outputs.logits.shape)}; "
-                    "the first size must be that of the batch"
-                )
-            if forward is unlabelled_forward:
-                _refuse_hidden_padding(chosen, batch, outputs.logits)
-            kept = top_k
-            if kept is None and outputs.logits.shape[-1] > ALL_CLASSES:
-                kept = TOP_K
-            parts.append(kept_of(outputs, kept))
-    cache = Cache.join(parts)
-    if not int(cache.decisions.sum()):
-        raise ProbeError("the examples have no decision; look at their attention_mask")
-    return cache
-
-
-def _refuse_random(batch: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
-    for name, value in batch.items():
-        if not torch.equal(value, again[name]):
-            raise ProbeError(
-                f"the collator makes another {name} of the same examples each time (it masks at "
-                "random), and the anchor's outputs are kept for one; mask the examples beforehand "
-                "and give a collator that only pads"
-            )
-
-
-def _refuse_hidden_padding(
-    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Tensor], logits: Tensor
-) -> None:
-    """Refuse decisions at positions of which nobody says whether they are padding."""
-    lengths = {len(row["input_ids"]) for row in rows if "input_ids" in row}
-    if logits.ndim == 3 and len(lengths) > 1 and "attention_mask" not in batch:
-        raise ProbeError(
-            "the collator pads inputs of different lengths and gives no attention_mask, so padding "
-            "would count as decisions; give one that does, or rows with an attention_mask"
-        )
