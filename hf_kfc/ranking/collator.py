@@ -47,19 +47,22 @@ class CandidateCollator:
         """Make a batch.
 
         Args:
-            examples: Rows of :func:`~hf_kfc.ranking.encoding.encode_candidates`.
+            examples: Rows of :func:`~hf_kfc.ranking.encoding.encode_candidates`; all of them with
+                labels or none.
 
         Returns:
             ``input_ids``, ``attention_mask`` and, where the examples have them,
             ``token_type_ids``, int64 ``[batch, candidates, positions]``; ``candidate_mask``, bool
-            ``[batch, candidates]``, true at real candidates; ``labels``, int64 ``[batch]``, unless
-            the examples, as those of probes, have none.
+            ``[batch, candidates]``, true at real candidates; ``labels``, int64 ``[batch]``, where
+            the examples have them.
 
         Raises:
-            DataError: An example has fewer than two candidates, or its label names none of them.
+            DataError: An example has fewer than two candidates, its label names none of them, or
+                others have labels and it has none.
         """
+        with_labels = any("labels" in example for example in examples)
         for index, example in enumerate(examples):
-            _check(example, str(example.get("id", f"number {index} of the batch")))
+            _check(example, str(example.get("id", f"number {index} of the batch")), with_labels)
         counts = [len(example["input_ids"]) for example in examples]
         positions = max(len(ids) for example in examples for ids in example["input_ids"])
         if self.pad_to_multiple_of is not None:
@@ -79,19 +82,24 @@ class CandidateCollator:
             batch[name][attended] = torch.from_numpy(flat)
         batch["candidate_mask"] = torch.arange(shape[1]) < torch.tensor(counts).unsqueeze(1)
         batch["attention_mask"][..., 0] = 1
-        if all("labels" in example for example in examples):
+        if with_labels:
             batch["labels"] = torch.tensor([int(example["labels"]) for example in examples])
         return batch
 
 
-def _check(example: Mapping[str, Any], name: str) -> None:
+def _check(example: Mapping[str, Any], name: str, with_labels: bool) -> None:
     count = len(example["input_ids"])
     if count < 2:
         raise DataError(
             f"Example {name} has {count} candidate(s), so that there is nothing to rank; retrieve "
             "more candidates or remove the example."
         )
-    if "labels" in example and not 0 <= example["labels"] < count:
+    if with_labels and "labels" not in example:
+        raise DataError(
+            f"Example {name} has no label where others of the batch have one; give it one, or "
+            "make batches of examples without labels (probes) apart."
+        )
+    if with_labels and not 0 <= example["labels"] < count:
         raise DataError(
             f"Example {name} has the label {example['labels']} but {count} candidates; labels "
             "count from 0 and must name the gold candidate."

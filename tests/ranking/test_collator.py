@@ -116,6 +116,20 @@ def test_label_without_candidate_is_refused(collator, label):
         collator([UNEVEN[1], bad])
 
 
+def test_examples_without_labels_make_the_same_batch_without_them(collator):
+    bare = [{k: v for k, v in e.items() if k != "labels"} for e in UNEVEN]
+    batch, whole = collator(bare), collator(UNEVEN)
+    assert whole.pop("labels").tolist() == [1, 3, 2]
+    assert batch.keys() == whole.keys()
+    assert all(torch.equal(batch[name], whole[name]) for name in batch)
+
+
+def test_labels_of_some_examples_alone_are_refused(collator):
+    bare = {k: v for k, v in UNEVEN[0].items() if k != "labels"} | {"id": "doc-7"}
+    with pytest.raises(DataError, match="doc-7 has no label where others of the batch"):
+        collator([UNEVEN[1], bare])
+
+
 def test_single_candidate_is_refused(collator):
     with pytest.raises(DataError, match="number 1 of the batch has 1 candidate"):
         collator([UNEVEN[0], make_example([3])])
