@@ -4,20 +4,70 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from hf_kfc.errors import DataError
-from hf_kfc.ranking import encode_splits
+from hf_kfc.errors import ConsolidationError, DataError
+from hf_kfc.probes import Source
+from hf_kfc.ranking import candidates_of, encode_splits, ontology_examples
 from hf_kfc.ranking.checks import check_examples
+from hf_kfc.ranking.corpora.builder import CandidateRankingBuilder
 
-__all__ = ["Example", "Examples", "TaskData", "encode_task", "random_examples"]
+__all__ = ["Example", "Examples", "Names", "TaskData", "encode_task", "random_examples"]
 
 Example = dict[str, Any]
 Examples = list[Example]
 """Encoded examples in memory: reading Arrow rows in every epoch costs as much as a small CNN."""
+
+
+class Names:
+    """What probes of a task are made of: its ontology, and not its mentions.
+
+    Args:
+        builder: Of the task, prepared.
+        tokenizer: Of the ranker.
+        max_length: The most tokens of text and candidate name together.
+    """
+
+    least = 10
+    """Among the candidates of how many examples a concept must stand to be mentioned."""
+
+    def __init__(
+        self,
+        builder: CandidateRankingBuilder,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> None:
+        self._builder, self._tokenizer, self._max_length = builder, tokenizer, max_length
+        self.examples = lru_cache(self._examples)
+
+    def _examples(
+        self, min_documents: int | None, learnt: int, seed: int
+    ) -> tuple[Examples, Source]:
+        """Make inputs of the ontology's names.
+
+        Concepts are mentioned as often as they stood among the candidates of what was learnt.
+
+        Args:
+            min_documents: See :meth:`CandidateRankingBuilder.read_ontology`.
+            learnt: How many training examples the ranker has learnt.
+            seed: Of all that is drawn.
+        """
+        train = self._builder.as_dataset()["train"]
+        _, weights = candidates_of(train.select(range(learnt)), min_examples=self.least)
+        ontology = self._builder.read_ontology(min_documents)
+        return ontology_examples(
+            ontology,
+            self._tokenizer,
+            weights=weights,
+            retrieval=self._builder.config.retrieval,
+            num_candidates=self._builder.config.num_candidates,
+            max_length=self._max_length,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +80,7 @@ class TaskData:
         validation: Encoded examples for choosing strengths.
         test: Encoded examples for the figures that are reported.
         parts: Tasks that it was put together from; a share is kept of each for rehearsal.
+        names: Of its ontology; None if there is none to read.
     """
 
     name: str
@@ -37,6 +88,41 @@ class TaskData:
     validation: Examples
     test: Examples
     parts: tuple[TaskData, ...] = ()
+    names: Names | None = None
+
+    def probe_examples(
+        self, kind: str, seed: int, new: TaskData, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[Examples, str | Source]:
+        """Make inputs on which a ranker that has learnt the task is to stay as it is.
+
+        Args:
+            kind: ``names`` (the ontology's, and words of mentions in 10 documents), ``own_names``
+                (the ontology's alone), ``aliases`` (with all words of training mentions),
+                ``uniform`` (random tokens), ``new`` (the new task's inputs) or ``old`` (the task's
+                own training inputs).
+            seed: Of what is drawn.
+            new: The task to be learnt.
+            tokenizer: Of the ranker.
+
+        Returns:
+            The inputs, and where they come from.
+
+        Raises:
+            ConsolidationError: The task has no ontology to make them of.
+        """
+        if kind in _DOCUMENTS:
+            if self.names is None:
+                raise ConsolidationError(
+                    f"'{self.name}' has no ontology to make probes of; take another method"
+                )
+            return self.names.examples(_DOCUMENTS[kind], len(self.train), seed)
+        if kind == "uniform":
+            return random_examples(tokenizer, 3000, seed), "tokens"
+        return (new.train, "new task") if kind == "new" else (self.train, "dataset")
+
+
+_DOCUMENTS = {"names": 10, "own_names": None, "aliases": 1}
+"""In how many documents mentions must consist of the words that such probes are made of."""
 
 
 def encode_task(
@@ -44,6 +130,7 @@ def encode_task(
     splits: datasets.DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    builder: CandidateRankingBuilder | None = None,
 ) -> TaskData:
     """Check and encode the splits of a task.
 
@@ -52,6 +139,7 @@ def encode_task(
         splits: ``train``, ``validation`` and ``test`` as the builders make them.
         tokenizer: Of the ranker.
         max_length: The most tokens of text and candidate name together.
+        builder: What made the splits, for its ontology.
 
     Raises:
         DataError: An example cannot be ranked.
@@ -62,7 +150,8 @@ def encode_task(
         except DataError as error:
             raise DataError(f"{name}/{split}: {error}") from None
     encoded = encode_splits(splits, tokenizer, max_length)
-    return TaskData(name, encoded["train"], encoded["validation"], encoded["test"])
+    names = None if builder is None else Names(builder, tokenizer, max_length)
+    return TaskData(name, encoded["train"], encoded["validation"], encoded["test"], names=names)
 
 
 def random_examples(

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.probes import Probes
 from hf_kfc.ranking import CandidateCollator, check_processes
 from hf_kfc.training import bayesian_strength
 
@@ -37,12 +38,19 @@ from .tiers import (
     as_learned,
     averaged,
     check_rehearsal,
+    forgetting,
     kept_examples,
     learn,
     make_prior,
+    make_probes,
 )
 
 __all__ = ["Experiment", "ExperimentArguments", "Material", "run"]
+
+METER = "names"
+"""The kind of probes on which every run measures what it forgets."""
+PROBES_HELD_OUT = 0.2
+"""Share of probes that is not trained on, as the Trainer holds it out."""
 
 
 @dataclass(kw_only=True)
@@ -210,6 +218,7 @@ class Stage:
         self.learning = replace(experiment.learning, seed=seed)
         self._models: dict[Point, PreTrainedModel] = {}
         self._priors: dict[tuple[Any, ...], ConsolidationPrior] = {}
+        self._kept_probes: dict[tuple[Any, ...], Probes] = {}
 
     @cached_property
     def material(self) -> Material:
@@ -248,7 +257,23 @@ class Stage:
                 for split in ("train", "validation", "test")
             },
             "strengths": self.strengths(point),
+            "steps": learned.trainer.state.global_step,
+            **self._forgetting(point, learned),
         }
+
+    def _forgetting(self, point: Point, learned: Learned) -> dict[str, Any]:
+        """Measure on probes of the old tasks what is forgotten, whether or not it is held."""
+        tasks = self._learnt(point.tasks)
+        if point.method in BASELINES or any(task.names is None for task in tasks[:-1]):
+            return {}
+        measured = {}
+        for at in self._chain(point):
+            _, held_out = self._probes(at, METER, tasks[-1]).split(PROBES_HELD_OUT, self.seed)
+            found = forgetting(held_out, learned.model, self.material.collator)
+            measured[at.tasks[-1]] = dict(
+                zip(("forgetting", "changed_decisions"), found, strict=True)
+            )
+        return {"probes": measured}
 
     def model(self, at: Point) -> PreTrainedModel:
         """Return the model of a run; learnt again if it is not in memory.
@@ -280,6 +305,7 @@ class Stage:
 
         self._models = {at: model for at, model in self._models.items() if stays(at)}
         self._priors = {key: prior for key, prior in self._priors.items() if stays(key[0])}
+        self._kept_probes = {key: own for key, own in self._kept_probes.items() if stays(key[0])}
 
     def _needed(self, point: Point) -> list[Point]:
         """The runs whose models this one builds on."""
@@ -343,6 +369,9 @@ class Stage:
             [self._prior(at, method) for at in chain] if method.curvature else [],
             method=method,
             kept=kept_examples(method, tasks[:-1], self.seed),
+            probes=[self._probes(at, method.probes, tasks[-1]) for at in chain]
+            if method.probes
+            else [],
         )
         if method.average == "parameters":
             tier = len(point.tasks)
@@ -383,3 +412,17 @@ class Stage:
                 {},
             )
         return self._priors[key]
+
+    def _probes(self, at: Point, kind: str, new: TaskData) -> Probes:
+        """What the model of a run says of inputs like those of its newest task."""
+        key = (at, kind, new.name if kind == "new" else "")
+        if key not in self._kept_probes:
+            self._kept_probes[key] = make_probes(
+                kind,
+                self._as_learned(self.model(at)),
+                self._learnt(at.tasks)[-1],
+                new,
+                self.material.collator,
+                self.seed,
+            )
+        return self._kept_probes[key]

@@ -33,6 +33,10 @@ class Method:
         estimate: Fields of ``CurvatureArguments`` that differ from the given ones.
         strengths: λ to search through.
         data_free: The curvature is of random tokens, with labels that the model draws.
+        probes: The inputs on which the model of the old task is to stay as it is, a kind of
+            :meth:`~laboratory.data.TaskData.probe_examples`; None for none.
+        probe_weight: Weight of KL(old model ‖ model) on them.
+        probe_batch: How many a step has, of all old tasks together.
         rehearsal: ``replay``, ``fixed`` or ``growing``; None for no old examples.
         kept: Share of the old examples that was kept for that.
         layer_decay: Factor of the learning rate from each layer to the one below it.
@@ -50,6 +54,9 @@ class Method:
     estimate: Mapping[str, Any] = field(default_factory=dict)
     strengths: tuple[float, ...] = ()
     data_free: bool = False
+    probes: str | None = None
+    probe_weight: float = 1.0
+    probe_batch: int = 32
     rehearsal: str | None = None
     kept: float = 1.0
     layer_decay: float = 1.0
@@ -125,12 +132,17 @@ def _penalty(
     }
 
 
+def _probes(kind: str) -> Callable[[float], dict[str, Any]]:
+    return lambda weight: {"probes": kind, "probe_weight": weight}
+
+
 def _old_examples(schedule: str) -> Callable[[float], dict[str, Any]]:
     return lambda kept: {"rehearsal": schedule, "kept": kept}
 
 
 _DAMPING = (0.0, float("inf"))
 _SHARE = (1e-4, 1.0)
+_WEIGHT = (1e-4, 1e4)
 
 NAMES = {"identity": "l2", "diagonal": "ewc", "kronecker": "kfc", "kronecker_eigen": "ekfac"}
 """The method that penalises with each kind of curvature."""
@@ -186,6 +198,37 @@ METHODS: Mapping[str, Part] = {
         "control: a KFC prior of random tokens, with labels drawn from the model; its damping",
         _penalty("kronecker", (0.1, 1.0, 10.0), data_free=True, estimate={"labels": "sampled"}),
         bounds=_DAMPING,
+    ),
+    "probes": Part(
+        "KL to the old model on probes of the old ontology: its names, and words that are the "
+        "mention in 10 old documents; its weight",
+        _probes("names"),
+        1.0,
+        _WEIGHT,
+    ),
+    "own_probes": Part(
+        "likewise, the ontology's own names alone", _probes("own_names"), 1.0, _WEIGHT
+    ),
+    "alias_probes": Part(
+        "likewise, with all words of old training mentions", _probes("aliases"), 1.0, _WEIGHT
+    ),
+    "uniform": Part(
+        "control: KL to the old model on uniformly random tokens; its weight",
+        _probes("uniform"),
+        1.0,
+        _WEIGHT,
+    ),
+    "lwf": Part(
+        "control: KL to the old model on the new task's inputs (Li & Hoiem 2016); its weight",
+        _probes("new"),
+        1.0,
+        _WEIGHT,
+    ),
+    "self_distillation": Part(
+        "bound: KL to the old model on the old training inputs themselves; its weight",
+        _probes("old"),
+        1.0,
+        _WEIGHT,
     ),
     "replay": Part(
         "experience replay: after every m batches of the new task, n of a kept share of the old",

@@ -120,8 +120,8 @@ class Permutations(Experiment):
         self, seed: int, tasks: tuple[str, ...], method: Method, choices: Choices
     ) -> Iterator[Point]:
         """All strengths for the first seed, the chosen one for the others."""
-        if not method.strengths:
-            yield Point(seed, tasks, method.name)
+        if len(method.strengths) < 2:  # there is nothing to choose from
+            yield Point(seed, tasks, method.name, method.strengths * (len(tasks) - 1))
         elif seed != self.seeds[0]:
             yield replace(choices.chosen(tasks, method.name), seed=seed)
         elif len(tasks) == 2:

@@ -24,6 +24,7 @@ from transformers import (
 from hf_kfc.curvature import CurvatureArguments, survey
 from hf_kfc.errors import ConsolidationError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.probes import Probes
 from hf_kfc.ranking import (
     CandidateCollator,
     compute_metrics,
@@ -48,9 +49,11 @@ __all__ = [
     "as_learned",
     "averaged",
     "check_rehearsal",
+    "forgetting",
     "kept_examples",
     "learn",
     "make_prior",
+    "make_probes",
     "new_ranker",
     "prepare",
 ]
@@ -116,15 +119,16 @@ def prepare(
         HfKfcError: A task or a file is missing or malformed, or the ranker has no such curvature.
     """
     with process_state().main_process_first():  # the others find the examples in the cache
-        splits = [
-            prepare_task(name, data_dir=data.data_dir, seed=seed, **data.config).as_dataset()
+        builders = [
+            prepare_task(name, data_dir=data.data_dir, seed=seed, **data.config)
             for name, data in tasks
         ]
+        splits = [builder.as_dataset() for builder in builders]
         model, tokenizer = new_ranker(ranker, splits if common_vocabulary else splits[:1], seed)
         survey(model, curvature.ignore)  # refuses now what the estimate would refuse later
         encoded = [
-            encode_task(name, task, tokenizer, ranker.max_length)
-            for (name, _), task in zip(tasks, splits, strict=True)
+            encode_task(name, task, tokenizer, ranker.max_length, builder)
+            for (name, _), task, builder in zip(tasks, splits, builders, strict=True)
         ]
     return model, tokenizer, encoded
 
@@ -162,6 +166,7 @@ def learn(
     *,
     method: Method = PLAIN,
     kept: Sequence[Example] = (),
+    probes: Sequence[Probes] = (),
 ) -> Learned:
     """Train a copy of a model on a task.
 
@@ -174,6 +179,7 @@ def learn(
         method: What else is done against forgetting: rehearsal, learning rates, LoRA. (Averages
             are taken of finished models.)
         kept: Examples of earlier tasks to rehearse; see :func:`kept_examples`.
+        probes: Of earlier tasks, on which the model is to stay as it is.
 
     Returns:
         The new model.
@@ -182,7 +188,9 @@ def learn(
     if method.lora_rank is not None:
         model = add_lora(model, method.lora_rank)
     rehearsed = list(kept) if method.rehearsal else None
-    trainer = _trainer(model, collator, _rates(args, method), task, priors, method, rehearsed)
+    trainer = _trainer(
+        model, collator, _rates(args, method), task, priors, method, rehearsed, probes
+    )
     if method.late_decay is not None:
         steps = math.ceil(len(trainer.get_train_dataloader()) * args.epochs)
         trainer.args.lr_scheduler_kwargs = {"num_decay_steps": math.ceil(method.late_decay * steps)}
@@ -320,6 +328,49 @@ def make_prior(
     )
 
 
+def make_probes(
+    kind: str,
+    learned: Learned,
+    task: TaskData,
+    new: TaskData,
+    collator: CandidateCollator,
+    seed: int,
+) -> Probes:
+    """Keep what a model says of inputs like those of a finished task.
+
+    Args:
+        kind: See :meth:`~laboratory.data.TaskData.probe_examples`.
+        learned: The model that has learnt the task.
+        task: The task.
+        new: The task to be learnt next.
+        collator: Makes batches of encoded examples.
+        seed: Of what is drawn.
+    """
+    examples, source = task.probe_examples(kind, seed, new, collator.tokenizer)
+    return Probes.from_dataset(
+        learned.model, examples, collator, forward=ranking_forward, source=source
+    )
+
+
+@torch.no_grad()
+def forgetting(
+    probes: Probes, model: PreTrainedModel, collator: CandidateCollator
+) -> tuple[float, float]:
+    """Measure how far a model is from what was kept.
+
+    Args:
+        probes: None of which was trained on.
+        model: The model.
+        collator: Makes batches of encoded examples.
+
+    Returns:
+        The mean of KL(anchor ‖ model) in nats, and the share of changed decisions.
+    """
+    model.eval()
+    found = probes.loss(model, range(len(probes)), collator, forward=ranking_forward)
+    return float(found.each.mean()), float(found.changed.float().mean())
+
+
 def _trainer(
     model: PreTrainedModel,
     collator: CandidateCollator,
@@ -328,6 +379,7 @@ def _trainer(
     priors: Sequence[ConsolidationPrior] = (),
     method: Method = PLAIN,
     kept: Examples | None = None,
+    probes: Sequence[Probes] = (),
 ) -> RivalTrainer:
     with tempfile.TemporaryDirectory() as unused:  # a Trainer makes a folder for checkpoints
         arguments = RivalArguments(
@@ -343,6 +395,9 @@ def _trainer(
             damping=args.damping,
             penalty_every=args.penalty_every,
             penalty_dtype=args.penalty_dtype,
+            probe_weight=method.probe_weight,
+            probe_batch_size=method.probe_batch,
+            forgetting_every=0,
             bf16=args.bf16,
             use_cpu=not torch.accelerator.is_available(),
             seed=args.seed,
@@ -354,6 +409,7 @@ def _trainer(
             model,
             arguments,
             priors=priors,
+            probes=probes,
             old_dataset=kept,
             data_collator=collator,
             train_dataset=None if task is None else cast(Any, task.train),

@@ -41,6 +41,7 @@ from .metrics import (
     relative_change,
 )
 from .objective import estimate_prior, ranking_forward, ranking_position_mask
+from .probes import candidates_of, ontology_examples, probes_from_ontology
 from .push_tier import PushArguments, model_card, push_tier
 from .schema import FEATURES, Concept, Mention
 from .scoring import (
@@ -89,6 +90,7 @@ __all__ = [
     "ScriptParser",
     "answers_of_documents",
     "answers_of_scores",
+    "candidates_of",
     "cf_reduction",
     "check_processes",
     "choose_strength",
@@ -108,6 +110,8 @@ __all__ = [
     "method_name",
     "model_card",
     "new_cnn",
+    "ontology_examples",
+    "probes_from_ontology",
     "push_tier",
     "ranking_accuracy",
     "ranking_forward",

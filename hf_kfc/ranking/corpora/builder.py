@@ -149,6 +149,32 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         """
         return Ontology.load(Path(self._output_dir) / _ONTOLOGY_FILE)
 
+    def read_ontology(self, min_documents: int | None = None) -> Ontology:
+        """Read the concepts again, for more than the candidates of the examples.
+
+        Args:
+            min_documents: Words of mentions, of the splits ``names_from``, are names too if
+                mentions in so many documents consist of them. None leaves all words of mentions
+                out, and with them the concepts that nothing else names.
+
+        Returns:
+            The concepts that have a name then.
+
+        Raises:
+            DataError: A file is malformed, or fewer than two concepts have a name.
+        """
+        patterns = self.config.data_files or {}
+        manager = datasets.DownloadManager(dataset_name=self.dataset_name)
+        self.files = {key: sorted(paths) for key, paths in manager.download(patterns).items()}
+        mentions = {split: self._read(split, SplitCounts()) for split in SPLITS}
+        if min_documents is None:
+            lenders = []
+        else:
+            own = [m for split in self.config.names_from for _, m in mentions[split]]
+            found = Counter(text for _, text in {(m.document, m.text.lower()) for m in own})
+            lenders = [m for m in own if found[m.text.lower()] >= min_documents]
+        return self._ontology(lenders, Problems(self.config.on_error))[1]
+
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
 
@@ -186,7 +212,8 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         _check_documents(mentions)
         _warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
-        own, ontology = self._ontology(mentions, problems)
+        lenders = [m for split in self.config.names_from for _, m in mentions[split]]
+        own, ontology = self._ontology(lenders, problems)
         ontology.save(Path(self._output_dir) / _ONTOLOGY_FILE)
         indexes = Path(self._cache_dir_root) / "hf_kfc_indexes"
         retriever = get_retriever(self.config.retrieval, ontology, indexes)
@@ -211,12 +238,9 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
 
-    def _ontology(
-        self, mentions: Mapping[str, Sequence[tuple[str, Mention]]], problems: Problems
-    ) -> tuple[int, Ontology]:
+    def _ontology(self, lenders: Iterable[Mention], problems: Problems) -> tuple[int, Ontology]:
         """Make the ontology; also give how many of its concepts not only mentions name."""
         strict = self.config.on_unknown_concept == "raise"
-        lenders = [m for split in self.config.names_from for _, m in mentions[split]]
         own = _held(self._concepts(problems))
         if names := self._names(problems):
             own = _held(widened(own, names))

@@ -213,6 +213,25 @@ def test_train_mentions_lend_their_words_to_concepts(tmp_path):
     assert counts.splits["train"].dropped == {"gold concept not in the ontology": 1}
 
 
+def test_the_ontology_can_be_read_again_with_words_of_enough_documents(tmp_path):
+    names = tmp_path / "names.tsv"
+    names.write_text("C1\tfever\nC2\trash\n")
+    mentions = tmp_path / "mentions.txt"
+    content = ["train a pyrexia C1", "train b Pyrexia C1", "train b itch C3", "train b itch C3"]
+    mentions.write_text("\n".join([*content, "validation c chill C1", "test d heat C1"]))
+    files = {"mentions": mentions, "ontology": names}
+    builder = FromFile(data_files=files, cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+
+    def found(least: int | None) -> dict[str, tuple[str, ...]]:
+        return {concept.id: concept.names for concept in builder.read_ontology(least)}
+
+    own = {"C1": ("fever",), "C2": ("rash",)}
+    assert found(None) == own
+    assert found(2) == own | {"C1": ("fever", "pyrexia")}
+    assert found(1) == own | {"C1": ("fever", "pyrexia"), "C3": ("itch",)}
+
+
 def test_an_ontology_of_another_vocabulary_is_told_of(toy, caplog):
     unnamed = [f"test other{i} word{i} X{i}" for i in range(70)]
     prepared(toy(lines() + unnamed))

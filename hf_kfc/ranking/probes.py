@@ -1,0 +1,208 @@
+"""Probes of a ranker, made of an ontology: no mention of the old task is read for them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import datasets
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import DataError
+from ..probes import Probes, Source
+from .collator import CandidateCollator
+from .encoding import encode_candidates
+from .objective import ranking_forward
+from .ontologies import Ontology
+from .retrieval import Retriever, get_retriever
+from .schema import Concept
+
+__all__ = ["candidates_of", "ontology_examples", "probes_from_ontology"]
+
+
+def probes_from_ontology(
+    model: nn.Module, ontology: Ontology, collator: CandidateCollator, **how: Any
+) -> Probes:
+    """Keep what a ranker says of an ontology's own names.
+
+    Args:
+        model: At the parameters to be remembered.
+        ontology: The concepts.
+        collator: Of the ranker, with its tokenizer.
+        **how: See :func:`ontology_examples`.
+
+    Returns:
+        Probes, whose provenance says how they were made.
+
+    Raises:
+        DataError: See :func:`ontology_examples`.
+
+    Example:
+        >>> ontology, weights = candidates_of(train, min_examples=10)  # doctest: +SKIP
+        >>> probes = probes_from_ontology(
+        ...     model, ontology, collator, weights=weights
+        ... )  # doctest: +SKIP
+    """
+    rows, source = ontology_examples(ontology, collator.tokenizer, **how)
+    return Probes.from_dataset(model, rows, collator, forward=ranking_forward, source=source)
+
+
+def ontology_examples(
+    ontology: Ontology,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    weights: Mapping[str, float] | None = None,
+    max_probes: int = 3000,
+    retrieval: str | Retriever = "tfidf",
+    num_candidates: int = 10,
+    max_length: int = 96,
+    drop_share: float = 0.5,
+    contexts: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+) -> tuple[list[dict[str, Any]], Source]:
+    """Make a ranker's inputs of an ontology, for :meth:`~hf_kfc.Probes.from_dataset`.
+
+    Each is a name of a concept as the mention, one word of it left out in ``drop_share`` of the
+    cases, with the candidates that retrieval finds for it. Which of them is right is not asked.
+
+    What they tell of the old data is what the arguments do: an ontology from elsewhere nothing, one
+    with the words of mentions these words, and ``weights`` by the old task's candidates
+    (:func:`candidates_of`) which concepts the old texts are about.
+
+    Args:
+        ontology: The concepts, by the names that mentions are made of; a candidate is shown under
+            its first one.
+        tokenizer: Of the ranker.
+        weights: How often mentions are made of which concept, by identifier; the others are
+            candidates alone. None draws all alike.
+        max_probes: How many to make; one with a name or a mention without tokens is left out.
+        retrieval: A key of :data:`~hf_kfc.ranking.retrieval.RETRIEVERS`, or the retriever itself.
+        num_candidates: Candidates of each, as the old task had them.
+        max_length: The most tokens of text and candidate name together, likewise.
+        drop_share: Share of the mentions that lack a word of the name, if it has several.
+        contexts: Pairs (left, right) of words that may stand around a mention, drawn alike. Without
+            any a mention stands alone.
+        seed: Of all that is drawn.
+
+    Returns:
+        Encoded examples without labels, and how they were made.
+
+    Raises:
+        DataError: The ontology has fewer than two concepts, none has a weight, or no name has
+            tokens.
+    """
+    if len(ontology) < 2:
+        raise DataError("the ontology has 1 concept; probes are between at least two")
+    draw = random.Random(f"probes:{seed}")
+    mentions = _mentions(ontology, weights, max_probes, drop_share, draw)
+    retriever = get_retriever(retrieval, ontology) if isinstance(retrieval, str) else retrieval
+    rows = []
+    found = retriever.search(mentions, num_candidates)
+    for number, (mention, hits) in enumerate(zip(mentions, found, strict=True)):
+        concepts = [ontology[hit.position] for hit in hits]
+        draw.shuffle(concepts)
+        left, right = draw.choice(contexts) if contexts else ("", "")
+        rows.append(_row(number, left, mention, right, concepts))
+    texts = {text for row in rows for text in (row["mention"], *row["candidate_names"])}
+    empty = {text for text in texts if not tokenizer.tokenize(text)}
+    kept = [row for row in rows if not empty & {row["mention"], *row["candidate_names"]}]
+    if not kept:
+        raise DataError("no name of the ontology has tokens; use a tokenizer that knows its words")
+    examples = encode_candidates(datasets.Dataset.from_list(kept), tokenizer, max_length)
+    settings: dict[str, int | float | str] = {
+        "ontology": ontology.fingerprint,
+        "retrieval": retrieval if isinstance(retrieval, str) else type(retrieval).__name__,
+        "num_candidates": num_candidates,
+        "max_length": max_length,
+        "drop_share": drop_share,
+        "contexts": len(contexts),
+        "seed": seed,
+    }
+    counts = {
+        "concepts": len(ontology),
+        "names": ontology.num_names,
+        "concepts mentioned": len(ontology if weights is None else weights),
+        "without tokens": len(rows) - len(kept),
+    }
+    source = Source("ontology", settings=settings, counts=counts)
+    return examples.remove_columns(["id", "labels"]).to_list(), source
+
+
+def candidates_of(
+    examples: Iterable[Mapping[str, Any]], *, min_examples: int = 10
+) -> tuple[Ontology, dict[str, int]]:
+    """Collect the concepts that stand among the candidates of examples, with their names.
+
+    It is what is at hand of an ontology that is not. Neither labels nor mentions are read; but
+    where a data set names concepts by the words of its own mentions, so do the candidates.
+
+    Args:
+        examples: With the columns ``candidate_ids`` and ``candidate_names``.
+        min_examples: In how many lists of candidates a concept must stand.
+
+    Returns:
+        The concepts, and in how many lists each stands.
+
+    Raises:
+        DataError: Fewer than two concepts stand in so many.
+    """
+    counts: Counter[str] = Counter()
+    names: dict[str, dict[str, None]] = defaultdict(dict)
+    for example in examples:
+        own = dict(zip(example["candidate_ids"], example["candidate_names"], strict=True))
+        counts.update(own.keys())
+        for id_, name in own.items():
+            names[id_][name] = None
+    kept = {id_: count for id_, count in sorted(counts.items()) if count >= min_examples}
+    if len(kept) < 2:
+        raise DataError(
+            f"{len(kept)} concepts stand among the candidates of {min_examples} examples; lower "
+            "min_examples, or make probes of the ontology itself"
+        )
+    concepts = (
+        Concept(id_, first, tuple(others)) for id_ in kept for first, *others in [names[id_]]
+    )
+    return Ontology(concepts), kept
+
+
+def _mentions(
+    ontology: Ontology,
+    weights: Mapping[str, float] | None,
+    count: int,
+    drop_share: float,
+    draw: random.Random,
+) -> list[str]:
+    """Draw concepts, of each a name, and leave a word out of some."""
+    if weights is None:
+        positions: Sequence[int] = draw.choices(range(len(ontology)), k=count)
+    else:
+        known = [(ontology.position(id_), weight) for id_, weight in weights.items()]
+        usable = [(position, weight) for position, weight in known if position is not None]
+        if not any(weight > 0 for _, weight in usable):
+            raise DataError("no concept of the ontology has a weight; give it to some, or to none")
+        found, shares = zip(*usable, strict=True)
+        positions = draw.choices(found, shares, k=count)
+    mentions = []
+    for position in positions:
+        words = draw.choice(ontology[position].names).split()
+        if len(words) > 1 and draw.random() < drop_share:
+            del words[draw.randrange(len(words))]
+        mentions.append(" ".join(words))
+    return mentions
+
+
+def _row(
+    number: int, left: str, mention: str, right: str, concepts: Collection[Concept]
+) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "left": left,
+        "mention": mention,
+        "right": right,
+        "candidate_ids": [concept.id for concept in concepts],
+        "candidate_names": [concept.name for concept in concepts],
+        "label": 0,
+    }
