@@ -50,6 +50,13 @@ class PermutationArguments(ExperimentArguments):
             "help": "Strengths to search through instead of a method's own, as in 'kfc=0.5,5,50'."
         },
     )
+    baselines: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether to learn tasks alone on fewer examples and several at once too, which "
+            "methods are held against."
+        },
+    )
     update_examples: int | None = field(
         default=None,
         metadata={
@@ -109,7 +116,8 @@ class Permutations(Experiment):
             for tier in (2, 3) if method.name in self._tier3 else (2,):
                 for tasks in itertools.permutations(self.args.tasks, tier):
                     yield from self._tried(seed, tasks, method, choices)
-        yield from self._baselines(seed)
+        if self.args.baselines:
+            yield from self._baselines(seed)
 
     @property
     def _tier3(self) -> list[str]:

@@ -354,7 +354,7 @@ def make_probes(
 
 @torch.no_grad()
 def forgetting(
-    probes: Probes, model: PreTrainedModel, collator: CandidateCollator
+    probes: Probes, model: nn.Module, collator: CandidateCollator
 ) -> tuple[float, float]:
     """Measure how far a model is from what was kept.
 
