@@ -57,12 +57,12 @@ class Names:
             seed: Of all that is drawn.
         """
         train = self._builder.as_dataset()["train"]
-        _, weights = candidates_of(train.select(range(learnt)), min_examples=self.least)
+        learnt_from = candidates_of(train.select(range(learnt)), min_examples=self.least)
         ontology = self._builder.read_ontology(min_documents)
         return ontology_examples(
             ontology,
             self._tokenizer,
-            weights=weights,
+            weights=learnt_from.counts,
             retrieval=self._builder.config.retrieval,
             num_candidates=self._builder.config.num_candidates,
             max_length=self._max_length,

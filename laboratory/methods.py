@@ -37,6 +37,8 @@ class Method:
             :meth:`~laboratory.data.TaskData.probe_examples`; None for none.
         probe_weight: Weight of KL(old model ‖ model) on them.
         probe_batch: How many a step has, of all old tasks together.
+        budget: Nats of each old task that may be forgotten on probes, which sets weight and λ while
+            training; None leaves both as they are.
         rehearsal: ``replay``, ``fixed`` or ``growing``; None for no old examples.
         kept: Share of the old examples that was kept for that.
         layer_decay: Factor of the learning rate from each layer to the one below it.
@@ -57,6 +59,7 @@ class Method:
     probes: str | None = None
     probe_weight: float = 1.0
     probe_batch: int = 32
+    budget: float | None = None
     rehearsal: str | None = None
     kept: float = 1.0
     layer_decay: float = 1.0
@@ -229,6 +232,13 @@ METHODS: Mapping[str, Part] = {
         _probes("old"),
         1.0,
         _WEIGHT,
+    ),
+    "budget": Part(
+        "with probes: their weight, and λ, are set while training so that this many nats of each "
+        "old task are forgotten",
+        lambda nats: {"budget": nats},
+        0.05,
+        (1e-6, 1e2),
     ),
     "replay": Part(
         "experience replay: after every m batches of the new task, n of a kept share of the old",

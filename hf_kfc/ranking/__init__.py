@@ -41,7 +41,13 @@ from .metrics import (
     relative_change,
 )
 from .objective import estimate_prior, ranking_forward, ranking_position_mask
-from .probes import candidates_of, ontology_examples, probes_from_ontology
+from .probes import (
+    Candidates,
+    ProbeArguments,
+    candidates_of,
+    ontology_examples,
+    probes_from_ontology,
+)
 from .push_tier import PushArguments, model_card, push_tier
 from .schema import FEATURES, Concept, Mention
 from .scoring import (
@@ -68,6 +74,7 @@ __all__ = [
     "Answer",
     "Answers",
     "CandidateCollator",
+    "Candidates",
     "CnnConfig",
     "CnnForMultipleChoice",
     "Comparison",
@@ -80,6 +87,7 @@ __all__ = [
     "Mention",
     "OldDataArguments",
     "Outcome",
+    "ProbeArguments",
     "PushArguments",
     "RankingAccuracy",
     "RankingConsolidationTrainer",

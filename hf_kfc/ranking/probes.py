@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import datasets
 from torch import nn
@@ -20,7 +21,95 @@ from .ontologies import Ontology
 from .retrieval import Retriever, get_retriever
 from .schema import Concept
 
-__all__ = ["candidates_of", "ontology_examples", "probes_from_ontology"]
+__all__ = [
+    "Candidates",
+    "ProbeArguments",
+    "candidates_of",
+    "ontology_examples",
+    "probes_from_ontology",
+]
+
+
+@dataclass
+class ProbeArguments:
+    """Which probes of a task a script keeps."""
+
+    max_probes: int = field(
+        default=1000,
+        metadata={
+            "help": "How many inputs the prior keeps with what the model says of them: names of "
+            "concepts as mentions, with their candidates; 0 for none."
+        },
+    )
+    min_probe_examples: int = field(
+        default=10,
+        metadata={
+            "help": "Among the candidates of how many training examples a concept must stand to be "
+            "used for them."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_probes", 0), ("min_probe_examples", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}; give at least {least}")
+
+    def candidates(self, examples: datasets.Dataset) -> Candidates | None:
+        """Collect what probes are to be made of; None if there are to be none.
+
+        Args:
+            examples: Training examples of the task.
+
+        Raises:
+            DataError: Too few concepts stand among their candidates.
+        """
+        if not self.max_probes:
+            return None
+        return candidates_of(examples, min_examples=self.min_probe_examples)
+
+    def probes(
+        self,
+        model: nn.Module,
+        candidates: Candidates | None,
+        collator: CandidateCollator,
+        max_length: int,
+    ) -> Probes | None:
+        """Make the probes of a model that has just learnt the task.
+
+        Args:
+            model: The ranker.
+            candidates: Of :meth:`candidates`.
+            collator: Of the ranker, with its tokenizer.
+            max_length: The most tokens of text and candidate name together.
+
+        Raises:
+            DataError: No name of a concept has tokens.
+        """
+        if candidates is None:
+            return None
+        return probes_from_ontology(
+            model,
+            candidates.ontology,
+            collator,
+            weights=candidates.counts,
+            max_probes=self.max_probes,
+            num_candidates=candidates.most,
+            max_length=max_length,
+        )
+
+
+class Candidates(NamedTuple):
+    """The concepts that stand among the candidates of a task's examples.
+
+    Args:
+        ontology: The concepts, by the names that they stand there under.
+        counts: In how many lists each stands, by identifier.
+        most: Candidates of the longest list.
+    """
+
+    ontology: Ontology
+    counts: dict[str, int]
+    most: int
 
 
 def probes_from_ontology(
@@ -41,9 +130,9 @@ def probes_from_ontology(
         DataError: See :func:`ontology_examples`.
 
     Example:
-        >>> ontology, weights = candidates_of(train, min_examples=10)  # doctest: +SKIP
+        >>> found = candidates_of(train, min_examples=10)  # doctest: +SKIP
         >>> probes = probes_from_ontology(
-        ...     model, ontology, collator, weights=weights
+        ...     model, found.ontology, collator, weights=found.counts
         ... )  # doctest: +SKIP
     """
     rows, source = ontology_examples(ontology, collator.tokenizer, **how)
@@ -131,9 +220,7 @@ def ontology_examples(
     return examples.remove_columns(["id", "labels"]).to_list(), source
 
 
-def candidates_of(
-    examples: Iterable[Mapping[str, Any]], *, min_examples: int = 10
-) -> tuple[Ontology, dict[str, int]]:
+def candidates_of(examples: Iterable[Mapping[str, Any]], *, min_examples: int = 10) -> Candidates:
     """Collect the concepts that stand among the candidates of examples, with their names.
 
     It is what is at hand of an ontology that is not. Neither labels nor mentions are read; but
@@ -143,17 +230,16 @@ def candidates_of(
         examples: With the columns ``candidate_ids`` and ``candidate_names``.
         min_examples: In how many lists of candidates a concept must stand.
 
-    Returns:
-        The concepts, and in how many lists each stands.
-
     Raises:
         DataError: Fewer than two concepts stand in so many.
     """
     counts: Counter[str] = Counter()
+    most = 0
     names: dict[str, dict[str, None]] = defaultdict(dict)
     for example in examples:
         own = dict(zip(example["candidate_ids"], example["candidate_names"], strict=True))
         counts.update(own.keys())
+        most = max(most, len(own))
         for id_, name in own.items():
             names[id_][name] = None
     kept = {id_: count for id_, count in sorted(counts.items()) if count >= min_examples}
@@ -165,7 +251,7 @@ def candidates_of(
     concepts = (
         Concept(id_, first, tuple(others)) for id_ in kept for first, *others in [names[id_]]
     )
-    return Ontology(concepts), kept
+    return Candidates(Ontology(concepts), kept, most)
 
 
 def _mentions(
