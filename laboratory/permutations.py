@@ -19,7 +19,7 @@ from hf_kfc.ranking import CandidateCollator
 
 from .engine import Experiment, ExperimentArguments, Material
 from .methods import Method, check_methods
-from .points import Choices, Point, tier3_strengths
+from .points import BASELINES, Choices, Point, tier3_strengths
 from .tiers import prepare
 
 __all__ = ["PermutationArguments", "Permutations"]
@@ -50,11 +50,13 @@ class PermutationArguments(ExperimentArguments):
             "help": "Strengths to search through instead of a method's own, as in 'kfc=0.5,5,50'."
         },
     )
-    baselines: bool = field(
-        default=True,
+    baselines: list[str] = field(
+        default_factory=lambda: list(BASELINES[1:]),
         metadata={
-            "help": "Whether to learn tasks alone on fewer examples and several at once too, which "
-            "methods are held against."
+            "help": "What methods are held against beside each task alone: 'individual:0.1', "
+            "'individual:update' (what a later tier learns of it) and 'combined'; 'none' for "
+            "nothing, as where another file has them.",
+            "choices": [*BASELINES[1:], "none"],
         },
     )
     update_examples: int | None = field(
@@ -116,8 +118,7 @@ class Permutations(Experiment):
             for tier in (2, 3) if method.name in self._tier3 else (2,):
                 for tasks in itertools.permutations(self.args.tasks, tier):
                     yield from self._tried(seed, tasks, method, choices)
-        if self.args.baselines:
-            yield from self._baselines(seed)
+        yield from self._baselines(seed)
 
     @property
     def _tier3(self) -> list[str]:
@@ -139,10 +140,11 @@ class Permutations(Experiment):
 
     def _baselines(self, seed: int) -> Iterator[Point]:
         """Tasks alone, on fewer examples, and several at once."""
+        asked = set(self.args.baselines)
         for task in self.args.tasks:
-            yield Point(seed, (task,), "individual:0.1")
-            if self.update_examples is not None:
-                yield Point(seed, (task,), "individual:update")
-        for count in range(2, len(self.args.tasks) + 1):
+            for name in BASELINES[1:3]:
+                if name in asked and (name != "individual:update" or self.update_examples):
+                    yield Point(seed, (task,), name)
+        for count in range(2, len(self.args.tasks) + 1) if "combined" in asked else ():
             for tasks in itertools.combinations(self.args.tasks, count):
                 yield Point(seed, tasks, "combined")

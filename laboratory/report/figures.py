@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "curve_names",
+    "new_figure",
+    "save_figure",
+    "save_frontier_figure",
     "save_stream_figures",
     "save_summary_figure",
     "save_tradeoff_figure",
@@ -64,7 +67,7 @@ def save_tradeoff_figure(measures: Measures, names: Sequence[str], paths: Sequen
         paths: PNG or SVG files.
     """
     rows = math.ceil(len(measures.chains) / 3)
-    figure = _figure(2.8 * rows + 0.9)
+    figure = new_figure(2.8 * rows + 0.9)
     grid = figure.subplots(rows, 3, squeeze=False).flat
     for place, (axes, chain) in enumerate(zip(grid, measures.chains, strict=False)):
         _draw_curves(axes, measures, chain, names)
@@ -76,7 +79,38 @@ def save_tradeoff_figure(measures: Measures, names: Sequence[str], paths: Sequen
         axes.set_visible(False)
     handles = [_curve_handle(name, names) for name in names] + _marks()
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    _save(figure, paths)
+    save_figure(figure, paths)
+
+
+def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
+    """Draw what each method keeps of the old tasks against what it costs the new one.
+
+    Args:
+        measures: Of one model at one tier.
+        paths: PNG or SVG files.
+    """
+    figure = new_figure(4.6)
+    axes = figure.subplots()
+    drawn = [0.0]
+    for place, name in enumerate(measures.methods):
+        own = measures.summary(name)
+        x, y = (0.0, 0.0) if name == "none" else (own.points, own.reduction)
+        if math.isnan(x + y):
+            continue
+        error = 0.0 if math.isnan(own.error) or name == "none" else own.error
+        axes.errorbar(
+            x, y, xerr=error, fmt="o", color=COLOURS[group_of(name)], ms=6, elinewidth=0.8
+        )
+        above = 5 if place % 2 else -12
+        axes.annotate(name, (x, y), (4, above), textcoords="offset points", fontsize=8)
+        drawn.append(x)
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.axhline(100, color="#999999", linewidth=0.8, linestyle="--")
+    _set_points_axis(axes, drawn)
+    axes.set_xlabel("new task: points above no method")
+    axes.set_ylabel("old tasks: CF reduction (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, paths)
 
 
 def save_summary_figure(measures: Measures, paths: Sequence[Path]) -> bool:
@@ -94,7 +128,7 @@ def save_summary_figure(measures: Measures, paths: Sequence[Path]) -> bool:
     own = [summary for summary in own if not math.isnan(summary.reduction)]
     if not own:
         return False
-    figure = _figure(0.27 * len(own) + 1.5)
+    figure = new_figure(0.27 * len(own) + 1.5)
     left, right = figure.subplots(1, 2, sharey=True)
     colours = [COLOURS[group_of(summary.method)] for summary in own]
     places = range(len(own))
@@ -120,7 +154,7 @@ def save_summary_figure(measures: Measures, paths: Sequence[Path]) -> bool:
         axes.grid(axis="x", color="#e4e4e4")
         axes.set_axisbelow(True)
     _group_legend(figure, own, measures.tier == 2)
-    _save(figure, paths)
+    save_figure(figure, paths)
     return True
 
 
@@ -242,7 +276,7 @@ def save_stream_figures(runs: StreamRuns, stem: str, directory: Path) -> dict[st
     for name, draw in (("last_update", _draw_last), ("each_update", _draw_each)):
         paths = [directory / f"{stem}_{name}.{suffix}" for suffix in ("png", "svg")]
         with rc_context({"text.parse_math": False}):  # a task's name may hold dollar signs
-            _save(draw(runs), paths)
+            save_figure(draw(runs), paths)
         saved[name] = paths[0]
     return saved
 
@@ -372,13 +406,24 @@ def _mark_periods(runs: StreamRuns, axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Make a picture as wide as a page.
+
+    Args:
+        height: In inches.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     return Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
-def _save(figure: Figure, paths: Sequence[Path]) -> None:
+def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a picture, the same bytes for the same picture.
+
+    Args:
+        figure: The picture.
+        paths: PNG or SVG files.
+    """
     from matplotlib import rc_context  # noqa: PLC0415
 
     # Without the date and with fixed names inside, equal results make equal files.

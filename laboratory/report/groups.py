@@ -21,11 +21,12 @@ __all__ = [
 GROUPS = {
     "no method": ("none",),
     "priors only": ("l2", "ewc", "kfc", "ekfac", "paper_ewc", "paper_kfc"),
+    "probes": ("probes", "own_probes", "alias_probes"),
     "learning rate": ("lr_control", "lower_lr", "late_decay"),
     "rehearsal and replay (needs old data)": ("replay", "rehearsal", "rehearsal_growing"),
     "combinations": (),
     "averages": ("scores",),
-    "controls": ("lora", "data_free", "average"),
+    "controls": ("lora", "data_free", "average", "uniform", "lwf", "self_distillation"),
     "references": BASELINES,
 }
 """The groups in their order, with the methods that are in them by their name."""
@@ -34,7 +35,17 @@ GROUPS = {
 COLOURS = dict(
     zip(
         GROUPS,
-        ("#7a7a7a", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#4d4d4d"),
+        (
+            "#7a7a7a",
+            "#0072B2",
+            "#a6761d",
+            "#56B4E9",
+            "#E69F00",
+            "#009E73",
+            "#CC79A7",
+            "#D55E00",
+            "#4d4d4d",
+        ),
         strict=True,
     )
 )
@@ -68,14 +79,17 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def needs_old_data(name: str) -> bool:
     """Tell whether a method trains on examples of the old tasks."""
-    return name == "combined" or (name not in BASELINES and bool(Method.parse(name).rehearsal))
+    if name in BASELINES:
+        return name == "combined"
+    method = Method.parse(name)
+    return bool(method.rehearsal) or method.probes == "old"
 
 
 def is_control(name: str) -> bool:
     """Tell whether a method is what a prior of the old task has to be better than.
 
-    That is L2, a low-rank update, a prior without data, an average of parameters, or rehearsal of
-    at most 5 % of the old examples.
+    That is L2, a low-rank update, a prior without data, probes of other inputs than the old
+    ontology's, an average of parameters, or rehearsal of at most 5 % of the old examples.
     """
     if name in BASELINES or "+" in name:
         return False

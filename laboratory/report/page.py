@@ -27,12 +27,14 @@ from hf_kfc.ranking import require_matplotlib
 
 from .figures import (
     curve_names,
+    save_frontier_figure,
     save_stream_figures,
     save_summary_figure,
     save_tradeoff_figure,
 )
 from .groups import description, in_order
 from .measures import Measures, tiers_of
+from .meter import meter_frame, meter_table, save_meter_figure
 from .models import Model, load_models
 from .stream_table import StreamRuns, stream_table
 from .tables import (
@@ -103,6 +105,7 @@ def run_report(args: ReportArguments) -> None:
     content = _content(models)
     content |= {
         "pictures": list(_pictures(content["tiers"], directory)),
+        "meters": [_meter(model, directory) for model in models if _has_meter(model)],
         "toys": None if args.toys is None else _toys(Path(args.toys), directory),
         "stream": None if stream is None else _stream(stream, Path(str(args.stream)), directory),
     }
@@ -156,6 +159,22 @@ def _pictures(tiers: Sequence[Measures], directory: Path) -> Iterator[tuple[Meas
             yield measures, which, paths(which)[0]
         if save_summary_figure(measures, paths("summary")):
             yield measures, "summary", paths("summary")[0]
+        if _has_meter(measures.model):
+            save_frontier_figure(measures, paths("frontier"))
+            yield measures, "frontier", paths("frontier")[0]
+
+
+def _has_meter(model: Model) -> bool:
+    return any("probes" in record for record in model.records.values())
+
+
+def _meter(model: Model, directory: Path) -> dict[str, Any]:
+    """Draw how well probes tell what is lost."""
+    frame = meter_frame(model.records)
+    stem = f"{_anchor(model.label)}-meter"
+    paths = [directory / f"{stem}{end}" for end in (".png", ".svg")]
+    save_meter_figure(frame, paths)
+    return {"label": model.label, "table": meter_table(frame), "path": paths[0]}
 
 
 def _toys(folder: Path, directory: Path) -> dict[str, Path | None]:
