@@ -32,9 +32,6 @@ class Names:
         max_length: The most tokens of text and candidate name together.
     """
 
-    least = 10
-    """Among the candidates of how many examples a concept must stand to be mentioned."""
-
     def __init__(
         self,
         builder: CandidateRankingBuilder,
@@ -49,7 +46,8 @@ class Names:
     ) -> tuple[Examples, Source]:
         """Make inputs of the ontology's names.
 
-        Concepts are mentioned as often as they stood among the candidates of what was learnt.
+        Concepts are mentioned as often as they stood among the candidates of what was learnt, if
+        they did so in ten examples (where fewer than 1,000 were learnt, in one of a hundred).
 
         Args:
             min_documents: See :meth:`CandidateRankingBuilder.read_ontology`.
@@ -57,7 +55,8 @@ class Names:
             seed: Of all that is drawn.
         """
         train = self._builder.as_dataset()["train"]
-        learnt_from = candidates_of(train.select(range(learnt)), min_examples=self.least)
+        least = max(1, min(10, learnt // 100))
+        learnt_from = candidates_of(train.select(range(learnt)), min_examples=least)
         ontology = self._builder.read_ontology(min_documents)
         return ontology_examples(
             ontology,

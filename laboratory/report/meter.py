@@ -120,6 +120,10 @@ def save_meter_figure(frame: pd.DataFrame, paths: Sequence[Path]) -> None:
     least = frame.nats[frame.nats > 0].min()
     figure.axes[0].set_xscale("log")
     figure.axes[0].set_xlim(left=least / 1.5 if not math.isnan(least) else None)
+    left, right = figure.axes[0].get_xlim()
+    ticks = [t for t in (1e-4, 1e-3, 0.01, 0.1, 1, 10) if left <= t <= right]
+    figure.axes[0].set_xticks(ticks, [f"{t:g}" for t in ticks])
+    figure.axes[0].minorticks_off()
     figure.axes[0].set_ylabel("old task: points lost")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
