@@ -156,8 +156,11 @@ def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outp
     with torch.enable_grad():
         found = model(**batch)
     for scores, expected in _as_the_loss_reads(model, found, batch, outputs):
-        own = _gradient(getattr(found, "loss", None), scores)
-        if own is None:  # of logits that it computes anew
+        loss = getattr(found, "loss", None)
+        own = _gradient(loss, scores)
+        if own is None:  # of logits that it computes anew, or of others than it returns
+            if loss is not None and not _has_answers(batch) and not _is_mean(loss, expected):
+                _refuse_loss(model, outputs)
             continue
         (residual,) = logit_gradients(expected, Labels.EMPIRICAL, range(len(scores)), 0)
         own, residual = wide(own)[:, : residual.shape[1]].flatten(1), residual.flatten(1)
@@ -167,12 +170,27 @@ def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outp
         least = 0.98 if torch.finfo(scores.dtype).eps > 1e-4 else 0.999
         cosines = [functional.cosine_similarity(*x, eps=1e-30) for x in ((own, residual), together)]
         if len(own) and bool((torch.cat(cosines) < least).any()):
-            raise CurvatureError(
-                f"the loss of {type(model).__name__} is not the {outputs.family.value} of its "
-                "logits and labels, each decision counting as much as the others (it is CTC, "
-                "weighs classes, smooths labels, or leaves out positions that are not labelled "
-                "-100); give `forward=` a function whose logits and labels are those of the loss"
-            )
+            _refuse_loss(model, outputs)
+
+
+def _is_mean(loss: Tensor, outputs: Outputs) -> bool:
+    """Whether a loss is what the scores say, as a mean over all decisions or over examples."""
+    losses = outputs.losses().detach()
+    decisions = outputs.decided.reshape(len(losses), -1).sum(1)
+    over_decisions = (losses * decisions).sum() / decisions.sum().clamp(min=1)
+    found = wide(loss.detach()).to(losses)
+    return any(
+        bool(torch.isclose(found, mean, rtol=0.02)) for mean in (over_decisions, losses.mean())
+    )
+
+
+def _refuse_loss(model: nn.Module, outputs: Outputs) -> NoReturn:
+    raise CurvatureError(
+        f"the loss of {type(model).__name__} is not the {outputs.family.value} of its logits and "
+        "labels, each decision counting as much as the others (it is CTC, weighs classes, smooths "
+        "labels, scores more than it returns, or leaves out positions that are not labelled -100); "
+        "give `forward=` a function whose logits and labels are those of the loss"
+    )
 
 
 _ENDS = ("start_positions", "end_positions")

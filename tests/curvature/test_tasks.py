@@ -336,6 +336,30 @@ def test_another_loss_is_refused(name: str) -> None:
         estimate_curvature(Scores(scores, loss), rows, torch.utils.data.default_collate)
 
 
+class Streams(nn.Module):
+    """Scores two decisions and returns one, as ProphetNet does, or scores anew for its loss."""
+
+    def __init__(self, returned: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 6)
+        self.returned = returned
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> SequenceClassifierOutput:
+        logits = self.head(x).view(-1, 2, 3)[:, 0]
+        of_loss = self.head(x).view(-1, 2, 3)[:, : self.returned]
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(of_loss.flatten(0, 1), labels.repeat_interleave(self.returned))
+        return SequenceClassifierOutput(loss, logits)
+
+
+def test_a_loss_of_other_scores_than_are_returned_is_refused() -> None:
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 0, 1)]
+    estimate_curvature(Streams(1), rows, torch.utils.data.default_collate)  # the same scores, anew
+    with pytest.raises(CurvatureError, match="scores more than it returns"):
+        estimate_curvature(Streams(2), rows, torch.utils.data.default_collate)
+
+
 def test_weights_of_classes_show_although_the_first_examples_are_of_one() -> None:
     _, loss, _ = OTHER["weighed_classes"]
     rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 2, 1, 0)]
