@@ -1,4 +1,4 @@
-"""Teach an entity linker a second corpus, and keep what it knew of the first.
+"""Teach an entity linker a second corpus, keep what it knew of the first, and link with it.
 
     python examples/linker.py                                # a tiny CNN, made on the spot
     python examples/linker.py --model FOLDER_OR_HUB_NAME     # a pretrained encoder of yours
@@ -27,6 +27,7 @@ from hf_kfc.ranking import (
     CnnConfig,
     CnnForMultipleChoice,
     Concept,
+    EntityLinker,
     Mention,
     RankingConsolidationTrainer,
     compute_metrics,
@@ -88,11 +89,11 @@ class MadeUpPosts(MadeUp):
     spoken = POSTS
 
 
-def load(builder: type[MadeUp], cache: str) -> dict[str, Dataset]:
+def prepare(builder: type[MadeUp], cache: str) -> MadeUp:
     """Make ranking examples: a mention in its context, and five candidates, one of them gold."""
     corpus = builder(cache_dir=f"{cache}/{builder.style}", num_candidates=5, names_from=[])
     corpus.download_and_prepare()
-    return corpus.as_dataset()
+    return corpus
 
 
 def make_trainer(
@@ -133,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     set_seed(0)
 
     with tempfile.TemporaryDirectory() as folder:
-        corpora = {"articles": load(MadeUp, folder), "posts": load(MadeUpPosts, folder)}
+        built = {"articles": prepare(MadeUp, folder), "posts": prepare(MadeUpPosts, folder)}
+        corpora = {task: corpus.as_dataset() for task, corpus in built.items()}
         if name is None:
             parts = ("left", "mention", "right", "candidate_names")
             rows = [row for data in corpora.values() for row in data["train"]]
@@ -170,9 +172,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             trainer = make_trainer(copy.deepcopy(model), train["posts"], collator, priors)
             table[f"posts, {method}"] = learnt(trainer)
 
+        # 3. Text in, concepts out: the model beside the ontology, with candidates as in training.
+        linker = EntityLinker(
+            trainer.model, tokenizer, built["posts"].ontology, num_candidates=5, max_length=48
+        )
+        text = "i have had this knee puffiness for weeks"
+        (mention,) = linker(text, [(16, 30)])
+
     print(f"{'':>16}  articles  posts")
     for method, row in table.items():
         print(f"{method:>16}  {row['articles']:8.1%}  {row['posts']:5.1%}")
+    print(f"{mention.text!r} is {mention.name!r} with a probability of {mention.probability:.2f}")
     return table
 
 

@@ -34,15 +34,24 @@ _NOT_HELD_YET = 60.0  # seconds
 def refuse_blocked(directory: Path) -> None:
     """Make sure that a folder can be made, before hours of work end without one.
 
+    It is tried: what a file system allows is not told by its permissions alone.
+
     Args:
         directory: A folder, absent or not.
 
     Raises:
-        HfKfcError: It, or a folder that it is to lie in, is a file.
+        HfKfcError: It, or a folder that it is to lie in, is a file, or takes no folder.
     """
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise HfKfcError(f"{existing} is not a folder; choose another folder than {directory}")
+    try:
+        with TemporaryDirectory(prefix=f".{_SCRATCH}", dir=existing):
+            pass
+    except OSError as error:
+        raise HfKfcError(
+            f"{directory} cannot be made ({error.strerror}); choose another folder"
+        ) from error
 
 
 def refuse_foreign(directory: Path, marker: str) -> None:

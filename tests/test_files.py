@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,14 @@ def test_a_file_in_the_way_is_refused(path, tmp_path, monkeypatch):
             with pytest.raises(HfKfcError, match="file is not a folder; choose another folder"):
                 refuse(directory)
     refuse_blocked(type(tmp_path)("absent/a"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no file system that takes no folder")
+def test_where_no_folder_can_be_made_it_is_said():
+    for refuse in (refuse_blocked, lambda d: refuse_foreign(d, "marker")):
+        with pytest.raises(HfKfcError, match=r"^/proc/a/b cannot be made \(.*\); choose another"):
+            refuse(Path("/proc/a/b"))
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_hold_is_not(tmp_path, monkeypatch):

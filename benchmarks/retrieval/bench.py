@@ -29,10 +29,11 @@ import numpy as np
 from invented import invented_concepts, invented_queries
 from rank_bm25 import BM25Okapi
 
-from hf_kfc.ranking.concepts import surface_forms, widened
+from hf_kfc.ranking.concepts import surface_forms
 from hf_kfc.ranking.corpora.config import stable_fraction
 from hf_kfc.ranking.formats.lines import read_lines
 from hf_kfc.ranking.ontologies import Ontology, read_ontology
+from hf_kfc.ranking.ontologies.ontology import widened
 from hf_kfc.ranking.retrieval import RETRIEVERS, Bm25Retriever, Hit, get_retriever
 from hf_kfc.ranking.schema import Mention
 

@@ -8,7 +8,7 @@ import os
 import random
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -245,6 +245,8 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         if names := self._names(problems):
             own = _held(widened(own, names))
         known = own is not None and strict
+        if own is not None:
+            _warn_of_strangers(self.dataset_name, own, {mention.concept for mention in lenders})
         ontology = Ontology(widened(own, surface_forms(lenders), only_known=known))
         if len(ontology) < 2:
             raise DataError(
@@ -396,6 +398,24 @@ def _warn_of_repeats(name: str, mentions: Mapping[str, Sequence[tuple[str, Menti
             name,
             repeated,
             len(words["test"]),
+        )
+
+
+def _warn_of_strangers(name: str, ontology: Ontology, golds: Collection[str]) -> None:
+    """Say so where the ontology has few of the concepts that mentions name.
+
+    They then have the mentions' words for names, so that nothing else would tell of an ontology of
+    another vocabulary, or of one whose columns are swapped.
+    """
+    known = sum(ontology.position(gold) is not None for gold in golds)
+    if 2 * known < len(golds):
+        logger.warning(
+            "%s: only %d of %d concepts of the mentions are in the ontology, the others are called "
+            "by the mentions' words alone; check that it is of the corpus's vocabulary, with "
+            "identifiers in the first column",
+            name,
+            known,
+            len(golds),
         )
 
 

@@ -239,6 +239,24 @@ def test_an_ontology_of_another_vocabulary_is_told_of(toy, caplog):
     assert "/train: only" not in caplog.text
 
 
+def test_an_ontology_that_has_few_of_the_golds_is_told_of(tmp_path, caplog):
+    """Words of train mentions name them all, which would hide it."""
+    mentions = tmp_path / "mentions.txt"
+    rows = [
+        f"{split} {split}{i} word{i} C{i}"
+        for split in ("train", "validation", "test")
+        for i in range(5)
+    ]
+    mentions.write_text("\n".join(rows) + "\n")
+    for known, told in ((3, False), (2, True)):
+        ontology = tmp_path / f"{known}.tsv"
+        ontology.write_text("".join(f"C{i}\tname{i}\n" for i in [*range(known), 98, 99]))
+        files = {"mentions": str(mentions), "ontology": str(ontology)}
+        caplog.clear()
+        prepared(FromFile(data_files=files, cache_dir=str(tmp_path / "cache"), num_candidates=2))
+        assert ("only 2 of 5 concepts of the mentions are in the ontology" in caplog.text) is told
+
+
 def test_one_text_in_train_and_test_is_told_of(toy, caplog):
     prepared(toy())
     assert not caplog.records

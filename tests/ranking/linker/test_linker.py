@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT  # type: ignore[attr-defined]
 
 from hf_kfc.errors import DataError, HfKfcError
 from hf_kfc.ranking import CandidateCollator, EntityLinker, encode_candidates
@@ -19,6 +18,8 @@ from hf_kfc.ranking.linker import LinkerSettings
 from hf_kfc.ranking.ontologies import Ontology, write_concepts
 from hf_kfc.ranking.retrieval import RETRIEVERS
 from hf_kfc.ranking.schema import Concept, Mention
+
+TEXT = "The doctor found {} in March, and none of the others. Later there was {} too."
 
 
 def note(first, second, id_="n"):
