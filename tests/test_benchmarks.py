@@ -48,6 +48,16 @@ def test_at_toy_sizes(script: str, words: tuple[object, ...], shown: str) -> Non
     assert {path: path.stat().st_mtime_ns for path in SPEED.rglob("*.json")} == before
 
 
+def test_speed_of_linking_at_toy_sizes() -> None:
+    script = BENCHMARKS / "linking" / "speed.py"
+    before = {path: path.stat().st_mtime_ns for path in script.parent.iterdir()}
+    command = [sys.executable, str(script), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| CNN, width 128, tfidf |" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in script.parent.iterdir()} == before
+
+
 def load(path: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     """A benchmark as a module, on tasks that are made up."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, BENCHMARKS / path)
