@@ -6,14 +6,15 @@ import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from ...commands.report import Report, Table
-from ..concepts import is_nil
+from ..concepts import surface_forms
 from ..formats.documents import Candidate, Document, Span
 from ..formats.files import read_documents, write_documents
-from ..linker import EntityLinker, LinkedMention
+from ..linker import EntityLinker, LinkedMention, with_answers
 
 __all__ = ["link", "linked_documents", "load_linker"]
 
@@ -73,20 +74,24 @@ def load_linker(name: str, options: argparse.Namespace) -> EntityLinker:
     Raises:
         HfKfcError: It, or the ontology, is missing or damaged.
     """
+    settings = {} if options.retrieval is None else {"retrieval": options.retrieval}
     linker = EntityLinker.from_pretrained(
         name,
         ontology=options.ontology,
         ontology_format=options.ontology_format,
         device=options.device,
+        **settings,
     )
-    names: dict[str, list[str]] = {}
-    for path in options.names_from:
-        for document in read_documents(path, options.format):
-            for span in document.spans:
-                if len(span.concepts) == 1 and not is_nil(span.concepts[0]):
-                    names.setdefault(span.concepts[0], []).append(span.text)
-    linker.add_concepts(names)
+    named = _documents(options.names_from, options)
+    linker.add_concepts(surface_forms(m for m in with_answers(named) if m.concept))
+    if options.development:
+        known = _documents(options.development, options)
+        linker.calibrate(known, batch_size=options.batch_size, num_proc=options.num_proc)
     return linker
+
+
+def _documents(paths: Iterable[Path], options: argparse.Namespace) -> Iterator[Document]:
+    return chain.from_iterable(read_documents(path, options.format) for path in paths)
 
 
 def linked_documents(

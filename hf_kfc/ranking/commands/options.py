@@ -100,6 +100,20 @@ def _linker(parser: ArgumentParser) -> None:
         default=[],
         help="Training documents: the words of their mentions are names of the concepts too.",
     )
+    parser.add_argument(
+        "--retrieval",
+        choices=("bm25", "tfidf"),
+        help="How candidates are found, as for the ranker's examples (default: the linker's own).",
+    )
+    parser.add_argument(
+        "--development",
+        metavar="FILE",
+        nargs="+",
+        type=_there,
+        default=[],
+        help="Documents with known concepts, not those learnt: they set the weight of retrieval, "
+        "the temperature and the threshold.",
+    )
     parser.add_argument("--batch_size", type=_positive, default=32, help="Mentions ranked at once.")
     parser.add_argument("--num_proc", type=_positive, help="Processes that look for candidates.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")

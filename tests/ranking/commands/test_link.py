@@ -131,3 +131,25 @@ def test_a_damaged_linker_is_one_line(run, place):
     assert (result.status, result.out) == (1, "")
     assert result.err.splitlines()[-1].startswith("error: ")
     assert not Path("linked.jsonl").exists()
+
+
+def test_development_documents_set_the_threshold(run, place):
+    """Mentions of no concept are told from the others by how sure the linker is."""
+    ills = [
+        (f"{part} {ill}", f"{part[0].upper()}{n}{k}")
+        for n, part in enumerate(["head", "heart", "knee", "lung", "skin"])
+        for k, ill in enumerate(["pain", "swelling", "cancer", "wound"])
+    ]
+    write_notes(
+        Path("dev.jsonl"),
+        note("d", *ills, *((f"{words.split()[0]} fever", "NIL") for words, _ in ills)),
+    )
+    notes = write_notes(Path("notes.jsonl"), note("n", ("skin pain", None), ("knee fever", None)))
+    words = ("link", notes, "--model", place.linker, "--output", "linked.jsonl")
+    assert run(*words).status == 0
+    assert all(span["code"] for span in spans(Path("linked.jsonl")))
+    result = run(*words, "--development", "dev.jsonl", "--retrieval", "tfidf")
+    assert result.status == 0, result.err
+    sure, unsure = spans(Path("linked.jsonl"))
+    assert (sure["code"], unsure["code"]) == ("S40", None)
+    assert unsure["candidates"] and unsure["probability"] < sure["probability"]
