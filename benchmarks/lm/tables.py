@@ -33,9 +33,6 @@ COLUMNS = (
     "time of a step",
 )
 
-ENOUGH = 6
-"""Runs, the anchor among them, that a correlation needs."""
-
 
 class Row:
     """A method's means over its seeds.
@@ -148,15 +145,22 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
     for row in rows:
         cells = row.cells()
         lines.append(f"| {' | '.join(cells[column] for column in COLUMNS)} |")
-    if len(records) < ENOUGH:
-        return "\n".join(lines)
-    meter = [record["meter"]["kl"] for record in records.values()]
-    text = ["", f"How well the meter tells what was lost, over {len(meter)} runs and anchors:", ""]
+    return "\n".join(lines)
+
+
+def meter(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the part of the page that tells how well the meter foretells what is lost.
+
+    Args:
+        runs: Of all results files, which have the anchor and the meter's texts in common.
+    """
+    found = [record["meter"]["kl"] for record in runs]
+    lines = ["## The meter", "", f"Over {len(runs)} models, the anchor among them:", ""]
     for measure, label in (("cross_entropy", "general cross entropy"), ("lambada", "LAMBADA")):
-        lost = [record["general"][measure] for record in records.values()]
-        rank, linear = spearmanr(meter, lost).statistic, pearsonr(meter, lost).statistic
-        text.append(f"- {label}: rank correlation {rank:.2f}, linear {linear:.2f}")
-    return "\n".join(lines + text)
+        lost = [record["general"][measure] for record in runs]
+        rank, linear = spearmanr(found, lost).statistic, pearsonr(found, lost).statistic
+        lines.append(f"- {label}: rank correlation {rank:.2f}, linear {linear:.2f}")
+    return "\n".join(lines)
 
 
 def draw(records: Records, path: Path) -> None:
@@ -201,10 +205,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE, help="folder of what is made")
     arguments = parser.parse_args()
     parts = ["# A language model learns a domain\n\nMade by `tables.py`; [README.md](README.md)."]
+    runs: list[Mapping[str, Any]] = []
     for path in sorted(arguments.results.glob("*.jsonl")):
         header, records = read_ledger(path)
         draw(records, arguments.output / f"{path.stem}.svg")
+        runs += [run for point, run in records.items() if len(point.tasks) > 1 or not runs]
         parts += [section(path.stem, header["settings"], records), f"![Frontier]({path.stem}.svg)"]
+    parts.append(meter(runs))
     (arguments.output / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
