@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
 
 from ..curvature import Block, Layout
@@ -19,7 +20,7 @@ from ..errors import ConsolidationError, PriorError
 from ..priors import ConsolidationPrior
 from .adapters import COMPILED, LowRank, Naming, names_for, plain_name
 
-__all__ = ["FittedBlock", "Patterns", "as_priors", "fit", "refuse_idle"]
+__all__ = ["FittedBlock", "Patterns", "as_priors", "fit", "refuse_compiled", "refuse_idle"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,23 @@ class FittedBlock:
     names: tuple[str, ...]
     rows: Tensor | None = None
     adapter: LowRank | None = None
+
+
+def refuse_compiled(model: Any) -> None:
+    """Make sure that the Trainer sees what a model's forward takes, and so which columns to keep.
+
+    Args:
+        model: As it was handed to the Trainer.
+
+    Raises:
+        ConsolidationError: It was compiled before, so that every column would be left out.
+    """
+    if is_compiled_module(model):
+        raise ConsolidationError(
+            f"the {type(model._orig_mod).__name__} is compiled already, so that the Trainer finds "
+            "no names of inputs and leaves out every column of the data; give the plain model and "
+            "torch_compile=True in the training arguments, or set remove_unused_columns=False"
+        )
 
 
 def as_priors(given: Any) -> list[ConsolidationPrior]:

@@ -233,16 +233,26 @@ class Probing:
                 logs |= {f"{n}_{task_name}": v for n, v in zip(names, values, strict=True)}
         return logs
 
-    def is_due(self, *, at_an_end: bool = False) -> bool:
-        """Return whether to measure now.
+    def log_if_due(self, *, at_an_end: bool = False) -> None:
+        """Measure and log, if it is time.
 
         Args:
             at_an_end: Whether the training begins or has ended.
+
+        Raises:
+            ConsolidationError: At the beginning; see :meth:`check`.
         """
-        if not any(task.held_out for task in self.tasks):
-            return False
-        step, every = self._trainer.state.global_step, self._settings.forgetting_every
-        return self._measured_at != step if at_an_end else bool(every) and step % every == 0
+        trainer, every = self._trainer, self._settings.forgetting_every
+        step = trainer.state.global_step
+        is_time = self._measured_at != step if at_an_end else bool(every) and step % every == 0
+        if not is_time or not any(task.held_out for task in self.tasks):
+            return
+        found = self.measure()
+        if not step:
+            self.check(found)
+        is_due = trainer.control.should_log
+        trainer.log(found)
+        trainer.control.should_log = is_due  # the Trainer's own log comes yet
 
     def check(self, start: Mapping[str, float]) -> None:
         """Look before the first step whether the probes are of the model that is trained.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import numpy as np
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from ..errors import ConsolidationError
@@ -15,8 +19,11 @@ from ..priors import ConsolidationPrior
 from ..probes import Probes
 from .budget import Budget
 from .config import ConsolidationConfig
+from .strengths import random_numbers_kept
 
-__all__ = ["PLAIN", "ConsolidationState", "identity_of", "refuse_other"]
+__all__ = ["PLAIN", "ConsolidationState", "identity_of", "order_of", "refuse_other"]
+
+logger = logging.getLogger(__name__)
 
 PLAIN: dict[str, Any] = {
     "priors": [],
@@ -28,6 +35,10 @@ PLAIN: dict[str, Any] = {
     "probes": [],
 }
 """The identity of a run that is plain fine-tuning."""
+_OF_ORDER = ("data", "seed")
+"""What says which examples come next; checkpoints from before version 0.2 do not tell it."""
+_MOST_READ = 32
+"""Examples of a data set that are looked at."""
 
 
 class ConsolidationState(TrainerCallback, ExportableState):
@@ -117,12 +128,63 @@ def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Pa
     saved = kept.get(name) or kept.get(f"_{name}", {})  # before version 0.2
     was = plain | saved.get("attributes", {}).get("identity", {})
     one, two = _without_sources(was), _without_sources(identity)
+    for name in _OF_ORDER:
+        if one.get(name) is None or two.get(name) is None:
+            one.pop(name, None), two.pop(name, None)
+    was_size, size = one.pop("step_size", None), two.pop("step_size", None)
+    if was_size != size and None not in (was_size, size):
+        logger.warning(
+            "%s was started with %d examples in an optimizer step and goes on with %d: the rest of "
+            "its epoch has other examples than it would have had.",
+            state_file.parent,
+            was_size,
+            size,
+        )
     if other := [name for name in one | two if one.get(name) != two.get(name)]:
         tasks = [prior["task"] for prior in was["priors"]]
         raise ConsolidationError(
             f"{state_file.parent} was started with other {', '.join(other)} (priors of: "
             f"{', '.join(tasks) or 'none'}); resume with the same ones or start anew"
         )
+
+
+def order_of(trainer: Trainer) -> dict[str, Any]:
+    """Return what says which examples come next: data, seed and the size of a step.
+
+    Of the data set are read its length and up to 32 examples at equal distances; one whose
+    examples change from reading to reading tells its length alone.
+
+    Args:
+        trainer: Of the new task.
+    """
+    args, data = trainer.args, trainer.train_dataset
+    seed = args.seed if args.data_seed is None else args.data_seed
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {"data": _fingerprint(data, seed), "seed": [args.seed, seed], "step_size": size}
+
+
+def _fingerprint(data: Any, seed: int) -> str | None:
+    if not isinstance(data, Sized) or not hasattr(data, "__getitem__") or isinstance(data, Mapping):
+        return None
+    count = len(data)
+    size = min(count, _MOST_READ)
+    with random_numbers_kept(seed):
+        rows = [_digest(data[index * count // size]) for index in range(size)]
+        is_fixed = size == 0 or _digest(data[0]) == rows[0]
+    return hashlib.sha256(json.dumps([count, rows if is_fixed else []]).encode()).hexdigest()
+
+
+def _digest(example: Any) -> str:
+    text = json.dumps(example, default=_words, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, Tensor):  # numpy has no bfloat16
+        value = (value.double() if value.is_floating_point() else value).numpy(force=True)
+    if isinstance(value, np.ndarray | np.generic):
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    return type(value).__name__  # an image, as an object, has no words of its own
 
 
 def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:

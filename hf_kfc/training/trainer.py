@@ -23,10 +23,10 @@ from .arguments import ConsolidationArguments
 from .buffers import BufferWatch
 from .config import PENALTY_DTYPES, ConsolidationConfig
 from .drawing import draw_forgetting
-from .fitting import as_priors, fit, refuse_idle
+from .fitting import as_priors, fit, refuse_compiled, refuse_idle
 from .penalty import ConsolidationPenalty
 from .probing import Probing, probes_by_task
-from .resuming import PLAIN, ConsolidationState, identity_of, refuse_other
+from .resuming import PLAIN, ConsolidationState, identity_of, order_of, refuse_other
 from .scale import LossScale
 from .sharing import problem_of_sharding, undo_evaluation
 from .steps import ConsolidationSteps, numbered
@@ -179,7 +179,10 @@ class ConsolidationMixin(_Base):
         if self._buffers is None:
             self._begin()  # a step by itself, without train()
         self._completes = self.accelerator.sync_gradients
-        remembered = self._remember() if self._completes else None
+        if self.priors:
+            self._make_penalty()  # FSDP2 has unsharded copies after a forward pass
+        is_due = self._completes and self._probing is not None
+        remembered = cast(Probing, self._probing).backward() if is_due else None
         # Around compute_loss, whoever overrides it; not in its place: it is evaluated too.
         own, compute_loss = vars(self).get("compute_loss"), self.compute_loss
         vars(self)["compute_loss"] = partial(self._consolidated_loss, compute_loss)
@@ -243,7 +246,7 @@ class ConsolidationMixin(_Base):
         self._buffers = BufferWatch(self._plain_model(), self._settings.ignore)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ConsolidationState):
-                callback.identity = self._identity()
+                callback.identity = self._identity() | self._order()
                 callback.budget = None if self._probing is None else self._probing.budget
 
     @property
@@ -251,23 +254,9 @@ class ConsolidationMixin(_Base):
         """Whether a step has a penalty or probes; without, it is the plain Trainer's."""
         return bool(self.priors or (self.probes and self._settings.probe_weight))
 
-    def _remember(self) -> Tensor | None:
-        """Add the gradient of the probes to that of the task."""
-        if self.priors:
-            self._make_penalty()  # FSDP2 has unsharded copies after a forward pass
-        return None if self._probing is None else self._probing.backward()
-
     def _measure(self, at_an_end: bool) -> None:
-        """Log what is forgotten, if it is time."""
-        probing = self._probing
-        if probing is None or not probing.is_due(at_an_end=at_an_end):
-            return
-        found = probing.measure()
-        if not self.state.global_step:
-            probing.check(found)
-        is_due = self.control.should_log
-        self.log(found)
-        self.control.should_log = is_due  # the Trainer's own log comes yet
+        if self._probing is not None:
+            self._probing.log_if_due(at_an_end=at_an_end)
 
     def _look_at_first_step(self) -> None:
         """Refuse a training that goes past the penalty, or moves what no penalty holds."""
@@ -296,8 +285,6 @@ class ConsolidationMixin(_Base):
         scale, items = self._scale, kwargs.get("num_items_in_batch")
         is_scaled, parts = scale.is_scaled(items), self.current_gradient_accumulation_steps
         if items is not None and scale.is_in_doubt(items):
-            if self.priors:
-                self._make_penalty()
 
             def loss_of(items: Tensor | int) -> Any:
                 return compute_loss(
@@ -400,6 +387,8 @@ class ConsolidationMixin(_Base):
         problem = problem_of_sharding(self.accelerator)
         if problem is not None and (self.priors or self.probes):
             raise ConsolidationError(f"the penalty would be wrong: {problem}")
+        if (self.priors or self.probes) and self.args.remove_unused_columns:
+            refuse_compiled(self.model)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be continued, and whence the priors came."""
@@ -408,7 +397,10 @@ class ConsolidationMixin(_Base):
         return identity_of(self.priors, self.strengths, self.consolidation, self.probes)
 
     def _refuse_other_priors(self, state_file: Path) -> None:
-        refuse_other(self._identity(), self.plain_identity, state_file)
+        refuse_other(self._identity() | self._order(), self.plain_identity, state_file)
+
+    def _order(self) -> dict[str, Any]:
+        return order_of(self) if self.priors or self.probes else {}
 
 
 class ConsolidationTrainer(ConsolidationMixin, Trainer):

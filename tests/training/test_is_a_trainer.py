@@ -463,3 +463,16 @@ def test_settings_stand_in_one_place(tmp_path: Path) -> None:
             ConsolidationArguments(str(tmp_path)),
             consolidation=ConsolidationConfig(),
         )
+
+
+def test_a_model_that_is_compiled_already(tmp_path: Path) -> None:
+    """It works where no columns are dropped, which the Trainer chooses by the names of inputs."""
+    prior, found = prior_of(classifier()), []
+    for compiled in (False, True):
+        model: Any = torch.compile(classifier(), backend="eager") if compiled else classifier()
+        given = (ConsolidationTrainer, model, labelled(2), tmp_path, [prior], CONFIG)
+        if compiled:
+            with pytest.raises(ConsolidationError, match=r"compiled already.* torch_compile=True"):
+                train(*given)
+        found.append(gradients(train(*given, remove_unused_columns=False)))
+    torch.testing.assert_close(found[1], found[0])

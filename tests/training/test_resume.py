@@ -43,11 +43,12 @@ def make_trainer(
         "per_device_train_batch_size": 2,
         "num_train_epochs": 2,
     }
+    train_dataset = new.pop("train_dataset", None) or make_examples()
     args = arguments(folder, **(changes | new))
     return kind(
         ranking_bert(dropout=0.2),
         args,
-        train_dataset=make_examples(),
+        train_dataset=train_dataset,
         data_collator=Collator(),
         **({} if kind is RankingTrainer else {"priors": given}),
     )
@@ -163,6 +164,52 @@ def test_refusals(
     ):
         trainer.train(resume_from_checkpoint=form(checkpoint(finished, 3)))
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "changes"),
+    [
+        ("data", {"train_dataset": make_examples(seed=3)}),
+        ("data", {"train_dataset": make_examples(9)}),
+        ("seed", {"seed": 7}),
+        ("seed", {"data_seed": 7}),
+        ("penalty_dtype", {"penalty_dtype": "bfloat16"}),
+    ],
+    ids=["other_data", "one_less", "other_seed", "other_data_seed", "other_dtype"],
+)
+def test_other_examples_to_come_are_refused(
+    other: str, changes: dict[str, Any], finished: Any, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, priors(), **changes)
+    with pytest.raises(ConsolidationError, match=rf"was started with other {other} \("):
+        trainer.train(resume_from_checkpoint=str(checkpoint(finished, 3)))
+
+
+def test_other_sizes_of_a_step_are_told(
+    finished: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 4}
+    for size, changes in (("", kept), ("2", kept | {"gradient_accumulation_steps": 2})):
+        trainer = make_trainer(tmp_path / f"size{size}", priors(), **changes)
+        trainer.train(resume_from_checkpoint=str(checkpoint(finished, 3)))
+        told = [m for m in caplog.messages if "examples in an optimizer step" in m]
+        assert len(told) == (1 if size else 0)
+    assert "was started with 4 examples in an optimizer step and goes on with 2" in told[0]
+
+
+class Noisy(list[Any]):
+    """Examples that are other ones each time, as under augmentation."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index) | {"noise": torch.rand(2), "picture": object()}
+
+
+def test_data_that_change_from_reading_to_reading_tell_their_length(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"train_dataset": Noisy(make_examples()), "max_steps": 1}
+    make_trainer(tmp_path, priors(), **changes).train()
+    trainer = make_trainer(tmp_path / "more", priors(), **changes | {"max_steps": 2})
+    trainer.train(str(tmp_path / "checkpoint-1"))
+    assert trainer.state.global_step == 2
 
 
 def test_where_a_prior_came_from_is_kept_and_may_change(tmp_path: Path) -> None:
