@@ -8,7 +8,8 @@
 A data set is a folder that recipes/prepare.py made of your corpus, a data set on the Hub, or the
 name of a built-in task with --data_dir; with none, made-up mentions are learnt. The output folder
 then holds a model that from_pretrained loads, its tokenizer, results, and in prior/ all that a
-later tier needs to remember the task without its data. With --push_to_hub model and prior go to the
+later tier needs to remember the task without its data: where the model stands, and probes, which
+are names of concepts with what it says of them. With --push_to_hub model and prior go to the
 Hugging Face Hub too, where they are private. An estimate of the prior that was killed goes on where
 it was when the same command is run again.
 """
@@ -56,25 +57,26 @@ class Tier1Arguments:
 def main() -> None:
     """Read the command line, learn, and push what was learnt."""
     classes = (Tier1Arguments, ranking.DataArguments, ranking.LearningArguments)
-    classes += (CurvatureArguments, ranking.PushArguments)
+    classes += (CurvatureArguments, ranking.ProbeArguments, ranking.PushArguments)
     parser = ranking.ScriptParser(*classes, description=__doc__, dataset=str(DATA / "articles"))
-    args, data, learning, curvature, push = parser.parse()
+    args, data, learning, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()
     state = PartialState(cpu=learning.use_cpu)
     groups = {"tier": args, "data": data, "learning": learning, "curvature": curvature}
+    groups |= {"probes": probing}
     settings = {name: asdict(group) for name, group in groups.items()}
     settings |= {"processes": state.num_processes}
     if not (push.push_to_hub and ranking.is_finished(args.output_dir, settings)):
-        learn(args, data, learning, curvature, settings)
+        learn(args, data, learning, curvature, probing, settings)
     if push.push_to_hub and state.is_main_process:
         prior = ranking.push_tier(args.output_dir, push)
         print(f"published as {push.push_to_hub}, its prior as {prior}")
     state.wait_for_everyone()
 
 
-def learn(args, data, learning, curvature, settings) -> None:
-    """Learn the task, measure, estimate the prior, and save all of it."""
+def learn(args, data, learning, curvature, probing, settings) -> None:
+    """Learn the task, measure, estimate the prior with its probes, and save all of it."""
     # The examples and the model. Bad input is refused here, before any training.
     state = PartialState()
     with state.main_process_first():  # the others find the examples in the cache
@@ -92,6 +94,7 @@ def learn(args, data, learning, curvature, settings) -> None:
             model, tokenizer = ranking.load_pretrained(args.model, seed=learning.seed)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
         examples = ranking.encode_splits(splits, tokenizer, data.max_length)
+        candidates = probing.candidates(splits["train"])
     collator = ranking.CandidateCollator(tokenizer)
     model.to(state.device)
 
@@ -121,6 +124,7 @@ def learn(args, data, learning, curvature, settings) -> None:
         accuracy=outcome.new,
         checkpoint_dir=output.with_name(f".{output.name}.curvature-{key}"),
     )
+    prior = prior.with_probes(probing.probes(model, candidates, collator, data.max_length))
 
     # Save: the folder is either whole or as it was.
     if state.is_main_process:

@@ -1,7 +1,9 @@
 """Tier 2: learn a new task without forgetting the old one.
 
 With no argument, tier 1 is done on the spot on made-up mentions; then the new task is learnt with
-no method, and with EWC, EKFAC and KFC side by side:
+no method, with a penalty (EWC, KFC), with probes and with both, side by side. Nothing is searched
+for: λ is the Bayesian value and the probes' weight 1, unless --strengths and --probe_weight say
+otherwise, or --forgetting_budget has both set while training:
 
     accelerate launch recipes/tier2.py
 
@@ -33,7 +35,7 @@ from hf_kfc import ConsolidationConfig, ConsolidationPrior, CurvatureArguments, 
 from hf_kfc.curvature import find_layers
 from hf_kfc.errors import HfKfcError
 from hf_kfc.files import refuse_foreign, replace_directory
-from hf_kfc.training import PenaltySettings, bayesian_strength
+from hf_kfc.training import PenaltySettings
 
 DATA = Path(os.path.relpath(__file__)).parent / "data"
 
@@ -54,8 +56,11 @@ class Tier2Arguments:
         metadata={"help": "Folders or repositories (default: those that --model's card leads to)."},
     )
     methods: list[str] = field(
-        default_factory=lambda: ["ewc", "ekfac", "kfc"],
-        metadata={"help": "Curvatures to compare on the spot; the model of the last one is kept."},
+        default_factory=lambda: ["ewc", "kfc", "probes", "kfc+probes"],
+        metadata={
+            "help": "What to compare on the spot: ewc, ekfac or kfc, probes, or both joined by +; "
+            "the model of the last one is kept."
+        },
     )
     output_dir: str = field(
         default="runs/tier2",
@@ -63,8 +68,10 @@ class Tier2Arguments:
     )
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.methods if name not in ranking.METHODS]:
-            raise HfKfcError(f"unknown method {unknown[0]!r}; choose from ewc, ekfac, kfc")
+        for name in self.methods:
+            if name != "probes" and name.removesuffix("+probes") not in ranking.METHODS:
+                known = "ewc, ekfac, kfc, probes, or one of the first with +probes"
+                raise HfKfcError(f"unknown method {name!r}; choose from {known}")
         if self.model is None and self.priors:
             raise HfKfcError("--priors is given without a model; give it as --model")
 
@@ -73,9 +80,9 @@ def main() -> None:
     """Read the command line, learn, and push what was learnt."""
     classes = (Tier2Arguments, ranking.DataArguments, ranking.OldDataArguments)
     classes += (ranking.LearningArguments, PenaltySettings)
-    classes += (CurvatureArguments, ranking.PushArguments)
+    classes += (CurvatureArguments, ranking.ProbeArguments, ranking.PushArguments)
     parser = ranking.ScriptParser(*classes, description=__doc__, dataset=str(DATA / "patients"))
-    args, data, old, learning, penalty, curvature, push = parser.parse()
+    args, data, old, learning, penalty, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()
     state = PartialState(cpu=learning.use_cpu)
@@ -86,18 +93,18 @@ def main() -> None:
     elif not old.old_datasets:
         old = ranking.OldDataArguments([str(DATA / "articles")])
     groups = {"tier": args, "data": data, "old": old, "learning": learning}
-    groups |= {"penalty": penalty, "curvature": curvature}
+    groups |= {"penalty": penalty, "curvature": curvature, "probes": probing}
     settings = {name: asdict(group) for name, group in groups.items()}
     settings |= {"processes": state.num_processes}
     if not (push.push_to_hub and ranking.is_finished(args.output_dir, settings)):
-        learn(args, data, old, learning, penalty, curvature, settings)
+        learn(args, data, old, learning, penalty, curvature, probing, settings)
     if push.push_to_hub and state.is_main_process:
         prior = ranking.push_tier(args.output_dir, push)
         print(f"published as {push.push_to_hub}, its prior as {prior}")
     state.wait_for_everyone()
 
 
-def learn(args, data, old, learning, penalty, curvature, settings) -> None:
+def learn(args, data, old, learning, penalty, curvature, probing, settings) -> None:
     """Learn the new task with each method; save the table, the last model and its prior."""
     # What there is to learn, and from what. Bad input is refused here, before any training.
     priors = [ConsolidationPrior.from_pretrained(name) for name in args.priors]
@@ -112,67 +119,65 @@ def learn(args, data, old, learning, penalty, curvature, settings) -> None:
             model, tokenizer = ranking.load_pretrained(args.model)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
         new, *olds = (ranking.encode_splits(own, tokenizer, data.max_length) for own in splits)
+        candidates = [probing.candidates(own["train"]) for own in splits[:2]]
     collator = ranking.CandidateCollator(tokenizer)
     model.to(state.device)
 
-    def new_trainer(task, priors=(), strengths=None):
-        """Make the Trainer of a copy of the model, held by priors."""
-        config = ConsolidationConfig(**asdict(penalty) | {"strengths": strengths})
+    def new_trainer(task, priors=(), probes=(), weight=0.0):
+        """Make the Trainer of a copy of the model, held by priors and probes."""
+        own = {"probe_weight": weight, "strengths": penalty.strengths if priors else None}
+        config = ConsolidationConfig(**asdict(penalty) | own)
         with TemporaryDirectory() as unused:  # a Trainer makes a folder for checkpoints
             return ranking.RankingConsolidationTrainer(
                 copy.deepcopy(model),
                 TrainingArguments(unused, **asdict(learning), save_strategy="no"),
                 priors=priors,
+                probes=probes,
                 consolidation=config,
                 data_collator=collator,
                 train_dataset=task["train"],
                 compute_metrics=ranking.compute_metrics,
             )
 
-    def measure(method, trainer, split):
-        """Return the accuracies on a split of the new task and of the old ones."""
-        by_name = {name: own[split] for name, own in zip(old.old_names, olds, strict=True)}
-        return ranking.Outcome.of(method, trainer, new[split], by_name)
+    def measure(method, trainer):
+        """Return the accuracies on the new task and on the old ones."""
+        by_name = {name: own["test"] for name, own in zip(old.old_names, olds, strict=True)}
+        return ranking.Outcome.of(method, trainer, new["test"], by_name)
 
     # Tier 1, unless it is done already; then what the model knows before it learns more.
     if args.model is None:
         trainer = new_trainer(olds[0])
         trainer.train()
         model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
-    new_trainer(new, priors, penalty.strengths)  # refuses what does not fit
-    before = measure("before", new_trainer(new), "test").old
-    methods = {"none": []}
+    before = measure("before", new_trainer(new, priors)).old  # refuses what does not fit
+    probes = [own.probes for own in priors if own.probes is not None]
+    if args.model is None and candidates[1] is not None:
+        probes = [probing.probes(model, candidates[1], collator, data.max_length)]
+    methods = {"none": ([], 0.0)}  # probes of weight 0 only measure
     if args.model is not None:
-        methods[ranking.method_name(priors)] = priors
+        methods[ranking.method_name(priors)] = (priors, penalty.probe_weight)
     for name in args.methods if args.model is None else ():
-        kind = replace(curvature, curvature=ranking.METHODS[name])
-        task = {"task": old.old_names[0], "accuracy": before}
-        prior = ranking.estimate_prior(model, olds[0]["train"], collator, kind, **task)
-        methods[name] = [prior]
+        methods[name] = ([], penalty.probe_weight * name.endswith("probes"))
+        if kind := ranking.METHODS.get(name.removesuffix("+probes")):
+            task = {"task": old.old_names[0], "accuracy": before}
+            estimate = replace(curvature, curvature=kind)
+            prior = ranking.estimate_prior(model, olds[0]["train"], collator, estimate, **task)
+            methods[name][0].append(prior.with_probes(*probes or [None]))
 
-    # Tier 2: the new task with no method, then held by each curvature.
-    outcomes, plain = [], None
-    for method, own in methods.items():
-        choices = [penalty.strengths if own else None]
-        if own and args.model is None and penalty.strengths is None:
-            bayesian = bayesian_strength(own[0], len(new["train"]))
-            choices = [[bayesian], [10 * bayesian]]
-        tried = {}
-        for strengths in choices:
-            trainer = new_trainer(new, own, strengths)
-            trainer.train()
-            tried[trainer] = measure(method, trainer, "validation")
-        plain = plain or tried[trainer]
-        best = ranking.choose_strength(list(tried.values()), plain)
-        trainer = next(trainer for trainer, outcome in tried.items() if outcome is best)
-        outcomes.append(measure(method, trainer, "test"))
+    # Tier 2: the new task with no method, then held by each.
+    outcomes = []
+    for method, (own, weight) in methods.items():
+        trainer = new_trainer(new, own, probes, weight)
+        trainer.train()
+        outcomes.append(measure(method, trainer))
 
     # Save the last model with its own prior: the folder is either whole or as it was.
     model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
     task = {"task": data.name, "accuracy": outcomes[-1].new}
     prior = ranking.estimate_prior(model, new["train"], collator, curvature, **task)
+    prior = prior.with_probes(probing.probes(model, candidates[0], collator, data.max_length))
     old_task = " + ".join(old.old_names or [own.task for own in priors])
-    remembered = [ranking.Remembered.of(own) for own in methods[method]]
+    remembered = [ranking.Remembered.of(own) for own in methods[method][0]]
     comparison = ranking.Comparison(old_task, data.name, before, outcomes, settings, remembered)
     if state.is_main_process:
         with replace_directory(Path(args.output_dir)) as partial:

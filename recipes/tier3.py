@@ -56,27 +56,27 @@ def main() -> None:
     """Read the command line, learn, and push what was learnt."""
     classes = (Tier3Arguments, ranking.DataArguments, ranking.OldDataArguments)
     classes += (ranking.LearningArguments, PenaltySettings)
-    classes += (CurvatureArguments, ranking.PushArguments)
+    classes += (CurvatureArguments, ranking.ProbeArguments, ranking.PushArguments)
     parser = ranking.ScriptParser(*classes, description=__doc__, dataset=str(DATA / "notes"))
-    args, data, old, learning, penalty, curvature, push = parser.parse()
+    args, data, old, learning, penalty, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()
     state = PartialState(cpu=learning.use_cpu)
     # At which commits they are now, the same in all processes.
     args.model, args.priors = ranking.find_sources(args.model, args.priors)
     groups = {"tier": args, "data": data, "old": old, "learning": learning}
-    groups |= {"penalty": penalty, "curvature": curvature}
+    groups |= {"penalty": penalty, "curvature": curvature, "probes": probing}
     settings = {name: asdict(group) for name, group in groups.items()}
     settings |= {"processes": state.num_processes}
     if not (push.push_to_hub and ranking.is_finished(args.output_dir, settings)):
-        learn(args, data, old, learning, penalty, curvature, settings)
+        learn(args, data, old, learning, penalty, curvature, probing, settings)
     if push.push_to_hub and state.is_main_process:
         prior = ranking.push_tier(args.output_dir, push)
         print(f"published as {push.push_to_hub}, its prior as {prior}")
     state.wait_for_everyone()
 
 
-def learn(args, data, old, learning, penalty, curvature, settings) -> None:
+def learn(args, data, old, learning, penalty, curvature, probing, settings) -> None:
     """Learn the new task with no method and with the priors; save table, model and its prior."""
     # What there is to learn, and from what. Bad input is refused here, before any training.
     priors = [ConsolidationPrior.from_pretrained(name) for name in args.priors]
@@ -88,6 +88,7 @@ def learn(args, data, old, learning, penalty, curvature, settings) -> None:
         model, tokenizer = ranking.load_pretrained(args.model)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
         new, *olds = (ranking.encode_splits(own, tokenizer, data.max_length) for own in splits)
+        candidates = probing.candidates(splits[0]["train"])
     collator = ranking.CandidateCollator(tokenizer)
     model.to(state.device)
 
@@ -122,6 +123,7 @@ def learn(args, data, old, learning, penalty, curvature, settings) -> None:
     model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
     task = {"task": data.name, "accuracy": outcomes[-1].new}
     prior = ranking.estimate_prior(model, new["train"], collator, curvature, **task)
+    prior = prior.with_probes(probing.probes(model, candidates, collator, data.max_length))
     old_task = " + ".join(old.old_names or [own.task for own in priors])
     remembered = [ranking.Remembered.of(own) for own in priors]
     comparison = ranking.Comparison(old_task, data.name, before, outcomes, settings, remembered)

@@ -59,6 +59,8 @@ class Outcome:
             if it was not measured.
         new: Accuracy on the new task.
         old_by_task: Accuracy on each old task.
+        forgotten: Nats from what the old models said of the probes held out, the mean of the old
+            tasks; None without probes.
     """
 
     method: str
@@ -67,6 +69,7 @@ class Outcome:
     old: float | None
     new: float
     old_by_task: Mapping[str, float] = field(default_factory=dict)
+    forgotten: float | None = None
 
     @classmethod
     def of(cls, method: str, trainer: Any, new: Any, old: Mapping[str, Any]) -> Self:
@@ -83,6 +86,8 @@ class Outcome:
             for name, examples in old.items()
         }
         strengths = list(getattr(trainer, "strengths", ()))
+        history = getattr(getattr(trainer, "state", None), "log_history", [])
+        measured = [log["forgetting"] for log in history if "forgetting" in log]
         return cls(
             method,
             strengths,
@@ -90,6 +95,7 @@ class Outcome:
             fmean(accuracy.values()) if accuracy else None,
             float(trainer.evaluate(new)["eval_accuracy"]),
             accuracy,
+            measured[-1] if measured else None,
         )
 
 
@@ -173,6 +179,7 @@ class Comparison:
             "after": [_number(o.old, "{:.1%}") for o in self.outcomes],
             "change": [_number(self.change(o) / 100, "{:+.1%}") for o in self.outcomes],
             "CF reduction": [_number(self.reduction(o), "{:.0%}") for o in self.outcomes],
+            "nats forgotten": [_number(o.forgotten, "{:.3f}") for o in self.outcomes],
             self.new_task: [_number(o.new, "{:.1%}") for o in self.outcomes],
         }
         known = {name: cells for name, cells in columns.items() if set(cells) != {"-"}}
@@ -275,11 +282,15 @@ def choose_strength(
 def method_name(priors: Sequence[Any]) -> str:
     """Return what tables call the penalty with some priors, as ``"kfc"`` or ``"kfc + ewc"``.
 
+    Where one of them carries probes, they follow: ``"kfc+probes"``.
+
     Args:
         priors: Each a :class:`~hf_kfc.ConsolidationPrior`.
     """
     names = {kind: name for name, kind in METHODS.items()} | {"identity": "l2"}
-    return " + ".join(dict.fromkeys(names[prior.provenance.curvature] for prior in priors))
+    name = " + ".join(dict.fromkeys(names[prior.provenance.curvature] for prior in priors))
+    has_probes = any(getattr(prior, "probes", None) is not None for prior in priors)
+    return f"{name}+probes" if has_probes else name
 
 
 def is_finished(directory: str | Path, settings: Mapping[str, Any]) -> bool:

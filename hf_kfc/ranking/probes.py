@@ -41,18 +41,19 @@ class ProbeArguments:
             "concepts as mentions, with their candidates; 0 for none."
         },
     )
-    min_probe_examples: int = field(
-        default=10,
+    min_probe_examples: int | None = field(
+        default=None,
         metadata={
             "help": "Among the candidates of how many training examples a concept must stand to be "
-            "used for them."
+            "used for them (default: 10, or of a hundredth where there are fewer than 1,000)."
         },
     )
 
     def __post_init__(self) -> None:
         for name, least in (("max_probes", 0), ("min_probe_examples", 1)):
-            if getattr(self, name) < least:
-                raise DataError(f"{name} is {getattr(self, name)}; give at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DataError(f"{name} is {value}; give at least {least}")
 
     def candidates(self, examples: datasets.Dataset) -> Candidates | None:
         """Collect what probes are to be made of; None if there are to be none.
@@ -65,7 +66,8 @@ class ProbeArguments:
         """
         if not self.max_probes:
             return None
-        return candidates_of(examples, min_examples=self.min_probe_examples)
+        least = self.min_probe_examples or max(1, min(10, len(examples) // 100))
+        return candidates_of(examples, min_examples=least)
 
     def probes(
         self,

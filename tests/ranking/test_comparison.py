@@ -59,6 +59,7 @@ def test_to_dict_has_everything_needed_to_repeat_it(comparison, monkeypatch):
         "old": 0.4,
         "new": 0.625,
         "old_by_task": {},
+        "forgotten": None,
         "change": -50.0,
         "cf_reduction": None,
     }

@@ -339,7 +339,7 @@ def negative_damping(work):
     return work.tier2("--damping", "-0.1")
 
 
-@bad(r"unknown method 'mas'; choose from ewc, ekfac, kfc")
+@bad(r"unknown method 'mas'; choose from ewc, ekfac, kfc, probes, or one of")
 def unknown_method(work):
     return work.methods("--methods", "kfc", "mas")
 

@@ -107,4 +107,4 @@ def test_all_of_it_offline_once_it_is_cached(hub, recipes, tmp_path, monkeypatch
         hub.close()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert accuracies[0] == accuracies[1]
-    assert accuracies[0][-1]["method"] == "kfc"
+    assert accuracies[0][-1]["method"] == "kfc+probes"

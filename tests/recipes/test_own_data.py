@@ -40,7 +40,7 @@ def test_the_guide_from_raw_files_to_a_second_task(
     second = tmp_path / "runs" / "forum"
     found = json.loads((second / "results.json").read_text("utf-8"))
     assert (found["old_task"], found["new_task"]) == ("letters", "forum")
-    assert [own["method"] for own in found["outcomes"]] == ["none", "kfc"]
+    assert [own["method"] for own in found["outcomes"]] == ["none", "kfc+probes"]
     assert ConsolidationPrior.from_pretrained(second / "prior").task == "forum"
     tiers = [tier.model.partition("@")[0] for tier in walk_tiers("you/forum")]
     assert tiers == ["you/forum", "you/letters"]

@@ -74,7 +74,8 @@ def test_results_of_tier_1_are_complete(tier1):
     (outcome,) = found["outcomes"]
     assert 0 < outcome["new"] <= 1
     assert (found["old_task"], found["new_task"], found["old_before"]) == ("", "articles", None)
-    assert found["settings"].keys() == {"tier", "data", "learning", "curvature", "processes"}
+    settings = {"tier", "data", "learning", "curvature", "probes", "processes"}
+    assert found["settings"].keys() == settings
     assert found["settings"]["tier"]["hidden_size"] == 8
     assert found["settings"]["data"]["dataset"] == "recipes/data/articles"
     assert found["command"].startswith("recipes/tier1.py --max_train_examples 64 ")
@@ -89,7 +90,7 @@ def test_results_of_tier_2_are_complete(tier1, tier2):
     plain, kfc = found["outcomes"]
     assert [(o["method"], o["strengths"], o["damping"]) for o in (plain, kfc)] == [
         ("none", [], None),
-        ("kfc", [0.5], 0.1),  # N_old / (2 N_new)
+        ("kfc+probes", [0.5], 0.1),  # N_old / (2 N_new)
     ]
     for outcome in (plain, kfc):
         assert 0 <= outcome["old"] <= 1
@@ -187,7 +188,7 @@ def test_two_priors_of_different_kinds_with_a_strength_each(recipes, tier1, tier
     ]
     assert [(o["method"], o["strengths"]) for o in found["outcomes"]] == [
         ("none", []),
-        ("kfc + ewc", [1.0, 3.0]),
+        ("kfc + ewc+probes", [1.0, 3.0]),
     ]
 
 
@@ -200,9 +201,12 @@ def test_without_priors_tier_1_is_done_and_all_methods_compared(recipes, tmp_pat
     assert result.status == 0, result.err
     found = results(tmp_path / "tier2")
     assert (found["old_task"], found["new_task"]) == ("articles", "patients")
-    methods = ["none", "ewc", "ekfac", "kfc"]
-    assert [outcome["method"] for outcome in found["outcomes"]] == methods
-    assert [outcome["strengths"] for outcome in found["outcomes"]] == [[]] + [[0.25]] * 3
+    strengths = {"none": [], "ewc": [0.25], "kfc": [0.25], "probes": [], "kfc+probes": [0.25]}
+    assert {o["method"]: o["strengths"] for o in found["outcomes"]} == strengths
+    forgotten = {o["method"]: o["forgotten"] for o in found["outcomes"]}
+    assert all(value > 0 for value in forgotten.values())
+    assert forgotten["probes"] < forgotten["none"]
+    assert ConsolidationPrior.from_pretrained(tmp_path / "tier2" / "prior").probes is not None
     assert set(content(tmp_path / "tier2")) == TIER_FILES | {"forgetting.png"}
 
 
@@ -256,18 +260,13 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
     assert results(tmp_path / "two")["outcomes"] == results(tmp_path / "one")["outcomes"]
 
 
-def test_the_strength_is_chosen_on_the_validation_splits(recipes, tmp_path):
-    """Both are tried, and the model of the better one is measured and kept."""
-    arguments = (*TINY, "--methods", "kfc", "--num_train_epochs", "3", "--output_dir")
-    assert recipes.call("tier2", *arguments, tmp_path / "chosen").status == 0
-    (strength,) = results(tmp_path / "chosen")["outcomes"][-1]["strengths"]
-    assert strength in (0.5, 5.0)
-    arguments = ("--strengths", strength, *arguments)
-    assert recipes.call("tier2", *arguments, tmp_path / "given").status == 0
-    found = [results(tmp_path / name)["outcomes"][-1] for name in ("chosen", "given")]
-    assert found[0] == found[1]
-    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("chosen", "given")]
-    assert weights[0] == weights[1]
+def test_without_probes_a_prior_has_none_and_nothing_is_measured(recipes, tmp_path):
+    arguments = (*TINY, "--methods", "kfc", "--max_probes", "0", "--output_dir", tmp_path / "tier2")
+    result = recipes.call("tier2", *arguments)
+    assert result.status == 0, result.err
+    found = results(tmp_path / "tier2")
+    assert [outcome["forgotten"] for outcome in found["outcomes"]] == [None, None]
+    assert ConsolidationPrior.from_pretrained(tmp_path / "tier2" / "prior").probes is None
 
 
 def test_names_of_ones_own_stand_in_results_prior_and_table(recipes, tier1, tmp_path):
