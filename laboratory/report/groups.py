@@ -71,7 +71,8 @@ def in_order(names: Iterable[str]) -> list[str]:
         parts = [part.partition(":") for part in name.split("+")]
         # A part without its number is mostly the whole of it, as all old examples are.
         numbers = [float(number) if number else float("inf") for _, _, number in parts]
-        places = [known.index(part) for part, _, _ in parts]
+        # A part that is no method by itself, as a budget, comes last.
+        places = [known.index(part) if part in known else len(known) for part, _, _ in parts]
         return groups.index(group_of(name)), list(zip(places, numbers, strict=True))
 
     return sorted(names, key=place)
