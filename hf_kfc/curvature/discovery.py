@@ -21,6 +21,7 @@ __all__ = [
     "PAPER_IGNORE",
     "Layer",
     "Survey",
+    "by_reason",
     "find_layers",
     "identity_curvature",
     "refuse",
@@ -145,24 +146,31 @@ def refuse(without_rule: Mapping[str, str]) -> None:
     Raises:
         CurvatureError: In any case.
     """
+    raise CurvatureError(
+        f"no curvature rule for {by_reason(without_rule)}; leave fallback='diagonal' to have their "
+        "exact diagonal, register a rule for the class, or list them in `ignore=[...]` to let "
+        "them move freely"
+    )
+
+
+def by_reason(reasons: Mapping[str, str]) -> str:
+    """Group parameters by what is to say of them, a few of each named, in under 800 characters.
+
+    Args:
+        reasons: Their names, and why.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
-    for name, reason in without_rule.items():
+    for name, reason in reasons.items():
         groups[reason].append(name)
     told, left = list[str](), 0
     for reason, members in groups.items():
-        shown = ", ".join(f"{name}" for name in members[:_NAMED])
         more = f" and {len(members) - _NAMED} more" if len(members) > _NAMED else ""
-        phrase = f"{shown}{more} ({reason})"
+        phrase = f"{', '.join(members[:_NAMED])}{more} ({reason})"
         if sum(map(len, told)) + len(phrase) > 650:
             left += len(members)
         else:
             told.append(phrase)
-    rest = f", and {left} other parameters" if left else ""
-    raise CurvatureError(
-        f"no curvature rule for {', '.join(told)}{rest}; leave fallback='diagonal' to have their "
-        "exact diagonal, register a rule for the class, or list them in `ignore=[...]` to let "
-        "them move freely"
-    )
+    return ", ".join(told) + (f", and {left} other parameters" if left else "")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

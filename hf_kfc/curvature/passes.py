@@ -27,7 +27,7 @@ from .batches import Collate, to_device
 from .blocks import Curvature
 from .capture import Use, capture, learning
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
-from .discovery import Layer, refuse
+from .discovery import Layer, by_reason, refuse
 from .factors import make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
@@ -160,7 +160,7 @@ class Estimate:
                 "by a forward and backward pass of every example alone: %s",
                 len(self.without_rule),
                 100 * share,
-                _shortened(self.without_rule),
+                by_reason(self.without_rule),
             )
 
     def discover(self) -> dict[str, list[Use]]:
@@ -443,20 +443,6 @@ class Estimate:
         """Two examples, or one where batches have one."""
         chosen = self.indices[: min(2, self.args.curvature_batch_size)]
         return [self.dataset[index] for index in chosen]
-
-
-def _shortened(reasons: Mapping[str, str]) -> str:
-    """Group parameters by reason, a few of each named."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        groups.setdefault(reason, []).append(name)
-    phrases = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({reason})"
-        for reason, names in groups.items()
-    ]
-    if left := phrases[5:]:
-        phrases[5:] = [f"and {len(left)} other reasons"]
-    return "; ".join(phrases)
 
 
 def _told(failure: Exception | None) -> tuple[str | None, str, bool] | None:

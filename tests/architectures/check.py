@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from hf_kfc import ConsolidationPrior, ConsolidationTrainer, CurvatureArguments
+from hf_kfc.curvature import relative_difference
 
 __all__ = ["check"]
 
@@ -28,7 +29,8 @@ def check(architecture: Architecture) -> dict[str, Any]:
 
     Returns:
         ``stage`` that was reached last ("done" if all was right), ``why`` it went no further, the
-        share of parameters that the prior covers and the largest relative error of the diagonal.
+        share of parameters that the prior covers, by how much batches of another size change it,
+        and the largest relative error of the diagonal.
     """
     row: dict[str, Any] = {"architecture": str(architecture), "model_type": architecture.model_type}
     stage = "build"
@@ -44,6 +46,9 @@ def check(architecture: Architecture) -> dict[str, Any]:
         prior = _estimate(model, examples, collate, "kronecker")
         row["covered"] = _covered(prior, model)
         row["operators"] = _operators(prior)
+        stage = "batches"
+        row["by_batch"] = _difference(_estimate(model, examples, collate, "kronecker", 2), prior)
+        assert row["by_batch"] < 1e-3, f"batches of 2 differ by {row['by_batch']:.2g}"
         stage = "oracle"
         dtype = _oracle_dtype(model, examples, collate)
         row["oracle"], row["error"] = str(dtype), _error(model.to(dtype), examples, collate)
@@ -65,10 +70,26 @@ def check(architecture: Architecture) -> dict[str, Any]:
 
 
 def _estimate(
-    model: nn.Module, examples: list[Any], collate: Callable[..., Any], kind: str
+    model: nn.Module,
+    examples: list[Any],
+    collate: Callable[..., Any],
+    kind: str,
+    batch_size: int | None = None,
 ) -> ConsolidationPrior:
-    arguments = CurvatureArguments(curvature=kind, curvature_batch_size=len(examples))
+    size = batch_size or len(examples)
+    arguments = CurvatureArguments(curvature=kind, curvature_batch_size=size)
     return ConsolidationPrior.estimate(model, examples, collate, arguments, task="old")
+
+
+def _difference(one: ConsolidationPrior, other: ConsolidationPrior) -> float:
+    """Return the largest relative difference of two curvatures' blocks, of those with any."""
+    pairs = list(zip(one.curvature.blocks, other.curvature.blocks, strict=True))
+    traces = [float(block.operator.trace(block.shape)) for _, block in pairs]
+    return max(
+        relative_difference(theirs.operator, mine.operator, mine.shape) or 0.0
+        for (mine, theirs), trace in zip(pairs, traces, strict=True)
+        if trace > 1e-9 * max(traces)  # what is below has no gradient but rounding
+    )
 
 
 def _covered(prior: ConsolidationPrior, model: nn.Module) -> float:

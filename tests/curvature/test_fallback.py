@@ -176,7 +176,7 @@ def test_what_it_covers_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert estimated.coverage == {"diagonal": 5, "kronecker": 15}
     assert "curvature of 20 parameters: diagonal 25.0%, kronecker 75.0%" in caplog.text
     assert "2 parameters without a rule (25.0 % of all entries)" in caplog.text
-    assert "token and 1 more (Bare)" in caplog.text
+    assert "token, scale (Bare)" in caplog.text
 
 
 def test_padding_that_changes_an_example_is_told(caplog: pytest.LogCaptureFixture) -> None:

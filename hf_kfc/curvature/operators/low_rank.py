@@ -20,7 +20,39 @@ __all__ = ["LowRankKronecker", "LowRankKroneckerSum", "dense_factor"]
 _ALWAYS_FORMED, _ROWS_PER_RANK = 8192, 512
 
 
-class LowRankKronecker(Products):
+class _LowRankFactors(Products):
+    """What one product of low-rank factors and a sum of them have in common.
+
+    Args:
+        A_U: Eigenpairs of A, or those of several products stacked.
+        A_d: The diagonal that goes with them.
+        G_U: Likewise of G.
+        G_d: Likewise.
+    """
+
+    tensor_names = ("A_U", "A_d", "G_U", "G_d")
+    input_names = ("A_U", "A_d")
+    column_names = ("A_d",)
+
+    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
+        self.A_U = A_U
+        self.A_d = A_d
+        self.G_U = G_U
+        self.G_d = G_d
+
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return not self.A_U.shape[-1]
+
+    @override
+    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
+        part = super()._with_columns(change)
+        part.A_U = self.A_U.new_empty(*part.A_d.shape, 0)
+        return part
+
+
+class LowRankKronecker(_LowRankFactors):
     """F = G ⊗ A with A = U_A U_Aᵀ + diag(d_A) and G = U_G U_Gᵀ + diag(d_G).
 
     It is positive semi-definite in whatever precision its tensors are stored.
@@ -33,26 +65,12 @@ class LowRankKronecker(Products):
     """
 
     kind = "low_rank_kronecker"
-    tensor_names = ("A_U", "A_d", "G_U", "G_d")
-    input_names = ("A_U", "A_d")
-    column_names = ("A_d",)
-
-    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
-        self.A_U = A_U
-        self.A_d = A_d
-        self.G_U = G_U
-        self.G_d = G_d
 
     @override
     def apply(self, delta: Tensor) -> Tensor:
         """Return G Δ A, each factor multiplied as it is or as a matrix, whichever costs less."""
         left = _times(delta.T, self.G_U, self.G_d).T
         return _times(left, self.A_U, self.A_d)
-
-    @property
-    @override
-    def stands_by_input(self) -> bool:
-        return not self.A_U.shape[1]
 
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
@@ -87,12 +105,6 @@ class LowRankKronecker(Products):
         return type(self)(self.A_U, self.A_d, weight**0.5 * self.G_U, weight * self.G_d)
 
     @override
-    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
-        part = super()._with_columns(change)
-        part.A_U = self.A_U.new_empty(len(part.A_d), 0)
-        return part
-
-    @override
     def damped(self, epsilon: float) -> Self:
         """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I): only the diagonals grow.
 
@@ -107,7 +119,7 @@ class LowRankKronecker(Products):
         return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
 
 
-class LowRankKroneckerSum(Products):
+class LowRankKroneckerSum(_LowRankFactors):
     """F = Σ_s G_s ⊗ A_s, each as in :class:`LowRankKronecker`.
 
     Args:
@@ -118,15 +130,6 @@ class LowRankKroneckerSum(Products):
     """
 
     kind = "low_rank_kronecker_sum"
-    tensor_names = LowRankKronecker.tensor_names
-    input_names = LowRankKronecker.input_names
-    column_names = LowRankKronecker.column_names
-
-    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
-        self.A_U = A_U
-        self.A_d = A_d
-        self.G_U = G_U
-        self.G_d = G_d
 
     @property
     def terms(self) -> list[LowRankKronecker]:
@@ -141,11 +144,6 @@ class LowRankKroneckerSum(Products):
     @override
     def apply(self, delta: Tensor) -> Tensor:
         return torch.stack([term.apply(delta) for term in self.terms]).sum(0)
-
-    @property
-    @override
-    def stands_by_input(self) -> bool:
-        return not self.A_U.shape[2]
 
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
@@ -164,12 +162,6 @@ class LowRankKroneckerSum(Products):
     @override
     def scaled(self, weight: float) -> Self:
         return self._of([term.scaled(weight) for term in self.terms])
-
-    @override
-    def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
-        part = super()._with_columns(change)
-        part.A_U = self.A_U.new_empty(*part.A_d.shape, 0)
-        return part
 
     @override
     def damped(self, epsilon: float) -> Self:
