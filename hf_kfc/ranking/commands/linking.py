@@ -13,7 +13,7 @@ from typing import Any
 from ...commands.report import Report, Table
 from ..concepts import surface_forms
 from ..formats.documents import Candidate, Document, Span
-from ..formats.files import read_documents, write_documents
+from ..formats.files import check_place, read_documents, write_documents
 from ..linker import EntityLinker, LinkedMention, with_answers
 
 __all__ = ["link", "linked_documents", "load_linker"]
@@ -32,6 +32,8 @@ def link(options: argparse.Namespace) -> Report:
         HfKfcError: The documents, the linker or the ontology is missing or malformed, or the
             output's format cannot hold something; nothing is written then.
     """
+    documents = read_documents(options.notes, options.format)
+    check_place(options.output, options.output_format)
     linker = load_linker(options.model, options)
     counts: Counter[str] = Counter()
     without: list[str] = []
@@ -44,7 +46,6 @@ def link(options: argparse.Namespace) -> Report:
             without.extend([] if document.spans else [document.id])
             yield document
 
-    documents = read_documents(options.notes, options.format)
     linked = linked_documents(linker, documents, options)
     write_documents(counted(linked), options.output, options.output_format)
     named = ("documents", "mentions", "linked")

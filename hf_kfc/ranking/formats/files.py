@@ -15,7 +15,7 @@ from .documents import Document, cannot_write
 from .notes import json_note, read_json_notes
 from .pubtator import pubtator_text, read_pubtator
 
-__all__ = ["FORMATS", "format_of", "read_documents", "write_documents"]
+__all__ = ["FORMATS", "check_place", "format_of", "read_documents", "write_documents"]
 
 FORMATS = ("jsonl", "pubtator", "brat")
 """JSON lines, a note each; PubTator; a folder of brat's ``.txt`` and ``.ann`` files."""
@@ -74,6 +74,28 @@ def read_documents(
     return read_pubtator(path, problems)
 
 
+def check_place(path: Path, form: str | None = None) -> str:
+    """Make sure that documents can be written somewhere, before hours of work end without it.
+
+    Args:
+        path: The file, or for brat a folder that is not there yet.
+        form: One of ``FORMATS``; by default :func:`format_of` tells.
+
+    Returns:
+        The format.
+
+    Raises:
+        DataError: Its suffix is of no format, or something else is there.
+    """
+    form = form or format_of(path)
+    refuse_blocked(path if form == "brat" else path.parent)
+    if form == "brat" and path.exists() and any(path.iterdir()):
+        raise DataError(f"{path} exists and is not empty; choose another folder")
+    if form != "brat" and path.is_dir():
+        raise DataError(f"{path} is a folder, and the format {form} is a file; choose another name")
+    return form
+
+
 def write_documents(
     documents: Iterable[Document], path: str | Path, form: str | None = None
 ) -> None:
@@ -88,18 +110,12 @@ def write_documents(
         DataError: The format cannot say something exactly, or the file cannot be there.
     """
     path = Path(path)
-    form = form or format_of(path)
+    form = check_place(path, form)
     if form == "brat":
-        refuse_blocked(path)
-        if path.exists() and any(path.iterdir()):
-            raise DataError(f"{path} exists and is not empty; choose another folder")
         with replace_directory(path) as folder:
             for document in documents:
                 _write_brat(document, folder)
         return
-    refuse_blocked(path.parent)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, and the format {form} is a file; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         replace_file(path) as partial,

@@ -153,3 +153,14 @@ def test_development_documents_set_the_threshold(run, place):
     sure, unsure = spans(Path("linked.jsonl"))
     assert (sure["code"], unsure["code"]) == ("S40", None)
     assert unsure["candidates"] and unsure["probability"] < sure["probability"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("linked.tsv", "give --format"), ("full", "not empty"), (".", "not empty")]
+)
+def test_places_that_cannot_be_written_are_told_before_a_model_is_loaded(output, said, run, place):
+    Path("full").mkdir()
+    Path("full/mine").touch()
+    result = run("link", place.gold, "--model", "nowhere", "--output", output)
+    assert (result.status, result.out) == (1, "")
+    assert said in result.err.splitlines()[-1]
