@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["RULES", "Budget"]
+__all__ = ["Budget"]
 
 _GAIN, _FASTEST = 20.0, 0.5
 """The factor's logarithm grows by this in a training that forgets twice the budget throughout; and
@@ -17,21 +17,6 @@ _WINDOW = 0.01
 _MOST = 3.0
 """Budgets that are forgotten count as at most so many: a first shock is not to rule for long."""
 _RANGE = 1e-2, 1e3
-
-
-def _exponential(factor: float, excess: float, rate: float) -> float:
-    return factor * math.exp(rate * excess)
-
-
-def _constrained(factor: float, excess: float, rate: float) -> float:
-    return factor + rate * excess
-
-
-RULES: dict[str, Callable[[float, float, float], float]] = {
-    "exponential": _exponential,
-    "constrained": _constrained,
-}
-"""The next factor by the present one, what is forgotten over the budget minus 1, and the rate."""
 
 
 @dataclass
@@ -53,19 +38,17 @@ class Budget:
     """Sets a factor of each earlier task's λ and μ, so that what is forgotten comes to a budget.
 
     With r = forgotten / budget, in every step with probes m ← m·exp(κ(min(r, 3) − 1)),
-    κ = 20 / steps of the training; ``constrained`` adds κ(min(r, 3) − 1) instead, the dual ascent
-    of a constrained optimisation. Forgotten is what is measured on the probes held out, carried on
+    κ = 20 / steps of the training. Forgotten is what is measured on the probes held out, carried on
     between two measurements by the divergence of the batches. m starts at 1 and stays within 0.01
     and 1,000.
 
     Args:
         limit: Nats of each earlier task's KL on the probes that are held out.
         steps: Optimizer steps of the training.
-        rule: Key of ``RULES``.
     """
 
-    def __init__(self, limit: float, steps: int, rule: str = "exponential") -> None:
-        self._limit, self._rule = limit, RULES[rule]
+    def __init__(self, limit: float, steps: int) -> None:
+        self._limit = limit
         self._rate = min(_FASTEST, _GAIN / max(steps, 1))
         self._blend = min(1.0, 1 / max(1.0, _WINDOW * steps))
         self._held: dict[str, _Held] = {}
@@ -128,4 +111,5 @@ class Budget:
     def _set(self, held: _Held, forgotten: float, every: int) -> None:
         excess = min(forgotten / self._limit, _MOST) - 1
         low, high = _RANGE
-        held.factor = min(high, max(low, self._rule(held.factor, excess, every * self._rate)))
+        factor = held.factor * math.exp(every * self._rate * excess)
+        held.factor = min(high, max(low, factor))

@@ -13,7 +13,6 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from ..errors import ConsolidationError
-from .budget import RULES
 
 __all__ = ["CONFIG_NAME", "PENALTY_DTYPES", "ConsolidationConfig", "PenaltySettings"]
 
@@ -122,10 +121,6 @@ class PenaltySettings:
             "probe_weight then only say where a rule starts that sets them while training."
         },
     )
-    budget_rule: str = field(
-        default="exponential",
-        metadata={"help": "How the rule of forgetting_budget goes.", "choices": list(RULES)},
-    )
 
     def __post_init__(self) -> None:
         if self.strengths is not None:
@@ -147,7 +142,6 @@ class PenaltySettings:
                 or (_is_size(self.forgetting_budget) and self.forgetting_budget > 0),
                 "a number above 0, or None",
             ),
-            ("budget_rule", self.budget_rule in RULES, "one of " + ", ".join(RULES)),
             (
                 "penalty_dtype",
                 self.penalty_dtype in PENALTY_DTYPES,
@@ -210,7 +204,6 @@ class ConsolidationConfig(PenaltySettings):
         forgetting_budget: How many nats of each earlier task may be forgotten, on the probes held
             out: a rule multiplies λ and μ of each task by a factor that starts at 1 and is set
             while training (see :class:`~hf_kfc.training.budget.Budget`). None leaves them alone.
-        budget_rule: Which rule.
         ignore: What the penalty does not hold, though a prior may know it, as a head of new
             labels: glob patterns of parameter names, module paths, or class names of modules. It
             also lets buffers move: a module's running statistics.

@@ -123,7 +123,7 @@ class Probing:
         self._given, limit = dict(given), settings.forgetting_budget
         self.budget: Budget | None = None
         if limit is not None:
-            self.budget = Budget(limit, trainer.state.max_steps, settings.budget_rule)
+            self.budget = Budget(limit, trainer.state.max_steps)
             ConsolidationState.go_on(trainer.state, self.budget)
         self._sum: Tensor | None = None
         self._steps = 0

@@ -88,7 +88,7 @@ def identity_of(
     """
     of_probes = (
         *("probe_weight", "probe_batch_size", "probe_every", "probe_held_out"),
-        *("forgetting_budget", "budget_rule"),
+        "forgetting_budget",
     )
     return {
         "priors": [

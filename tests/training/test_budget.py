@@ -16,7 +16,7 @@ from tiny.trainings import assert_near, make_trainer
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import ConsolidationConfig
-from hf_kfc.training.budget import RULES, Budget
+from hf_kfc.training.budget import Budget
 
 
 def forgets(factor: float) -> float:
@@ -24,15 +24,12 @@ def forgets(factor: float) -> float:
     return 0.4 / (1 + 3 * factor)
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("steps", [200, 2000])
 @pytest.mark.parametrize("limit", [0.02, 0.05, 0.2])
 @pytest.mark.parametrize("ratio", [1.0, 1.5])
-def test_what_is_forgotten_comes_to_the_budget(
-    rule: str, steps: int, limit: float, ratio: float
-) -> None:
+def test_what_is_forgotten_comes_to_the_budget(steps: int, limit: float, ratio: float) -> None:
     """Also where probes that are not trained on are forgotten more than those that are."""
-    budget, now = Budget(limit, steps, rule), 0.0
+    budget, now = Budget(limit, steps), 0.0
     for step in range(steps):
         now += 0.1 * (forgets(budget.factor("old")) - now)
         budget.learn("old", now)
@@ -50,9 +47,8 @@ def test_a_penalty_alone_is_set_where_it_is_measured() -> None:
     assert now == pytest.approx(0.1, rel=0.15)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_each_task_has_a_factor_within_bounds(rule: str) -> None:
-    budget = Budget(0.1, 50, rule)
+def test_each_task_has_a_factor_within_bounds() -> None:
+    budget = Budget(0.1, 50)
     assert budget.largest == budget.factor("new") == 1.0
     for _ in range(2000):
         budget.learn("lost", 5.0)
