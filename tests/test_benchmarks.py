@@ -1,6 +1,7 @@
 """The benchmarks run at toy sizes, and leave the committed results alone."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
+from hf_kfc.curvature.discovery import Survey
 from laboratory import DataArguments, LearningArguments, RankerArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -124,3 +127,24 @@ def test_the_page_of_language_models_is_that_of_its_results(
         if made.suffix == ".md":
             assert made.read_text("utf-8") == committed.read_text("utf-8")
         assert committed.exists()
+
+
+def test_the_table_of_static_coverage_is_made_of_its_lines(monkeypatch):
+    static = load("architectures/static.py", monkeypatch)
+    lines = (BENCHMARKS / "architectures" / "static.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[1:]]
+    assert (BENCHMARKS / "architectures" / "static.md").read_text("utf-8").strip() == static.table(
+        rows
+    )
+    built = [row for row in rows if row["built"]]
+    assert len(built) >= 700
+    assert sum(row["accepted"] for row in built) >= 0.95 * len(built)
+
+
+def test_a_parameter_without_curvature_would_be_seen(monkeypatch):
+    static = load("architectures/static.py", monkeypatch)
+    known = static.look(BertConfig, BertForSequenceClassification)
+    assert known["accepted"]
+    assert known["by_diagonal"] == 0
+    monkeypatch.setattr(static, "survey", lambda model: Survey([], [], {}))
+    assert not static.look(BertConfig, BertForSequenceClassification)["accepted"]
