@@ -99,10 +99,15 @@ class LayerBatch:
             ]
         )
 
-    def of(self, kind: type[nn.Module]) -> LayerBatch:
-        """Return the uses by one kind of module alone, of a layer whose weight two kinds share."""
+    def of(self, kind: type[nn.Module], layer: Layer | None = None) -> LayerBatch:
+        """Return the uses by one kind of module alone, of a layer whose weight two kinds share.
+
+        Args:
+            kind: Class of the modules.
+            layer: With the rule of that kind; by default that of both.
+        """
         chosen = [i for i, use in enumerate(self.uses) if isinstance(use.module, kind)]
-        part = LayerBatch(self.layer, [self.uses[i] for i in chosen], self.examples)
+        part = LayerBatch(layer or self.layer, [self.uses[i] for i in chosen], self.examples)
         part.set_gradients([self._gradients[i] for i in chosen])
         return part
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from typing_extensions import override
 
@@ -21,10 +22,11 @@ from .accumulators import (
 from .capture import Use
 from .centred import Centred
 from .discovery import Layer
+from .layers import RULES, TiedEmbeddingRule
 from .moments import add_second_moment, nonzero_rows, whole
-from .operators import Kronecker
+from .operators import Kronecker, KroneckerSum
 
-__all__ = ["make_accumulators", "rotate_accumulators"]
+__all__ = ["has_factors", "make_accumulators", "rotate_accumulators"]
 
 
 class InputMoment:
@@ -71,14 +73,23 @@ class InputMoment:
 
 
 class Factors(Accumulator):
-    """Σ a aᵀ and Σ g gᵀ of one layer."""
+    """Σ a aᵀ and Σ g gᵀ of one layer.
 
-    def __init__(self, layer: Layer, moment: InputMoment, sharing: Sharing) -> None:
+    Args:
+        layer: The layer.
+        moment: Its A.
+        sharing: How positions are treated.
+        scores_tokens: Whether its outputs are the scores of a vocabulary: of G the diagonal then.
+    """
+
+    def __init__(
+        self, layer: Layer, moment: InputMoment, sharing: Sharing, *, scores_tokens: bool = False
+    ) -> None:
         super().__init__(layer)
         self.moment = moment
         self.sharing = sharing
         q, _ = layer.shape
-        self.total = layer.zeros(q, q)
+        self.total = layer.zeros(q) if scores_tokens else layer.zeros(q, q)
 
     @override
     def add_inputs(self, batch: LayerBatch) -> None:
@@ -88,6 +99,9 @@ class Factors(Accumulator):
     @override
     def add_gradients(self, batch: LayerBatch) -> None:
         g = wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
+        if self.total.ndim == 1:
+            self.total += wide(g).square().sum(0)
+            return
         products = self.moment.products
         rows = g if products is Products.FULL else nonzero_rows(g)[0]
         add_second_moment(self.total, rows, products)
@@ -102,13 +116,64 @@ class Factors(Accumulator):
     @override
     def factors(self, num_examples: int) -> tuple[Tensor, Tensor]:
         average = self.sharing is Sharing.AVERAGE
-        G = whole(self.total, self.moment.products)
+        G = self.total if self.total.ndim == 1 else whole(self.total, self.moment.products)
         G = G / (self.moment.count if average else num_examples)
         return self.moment.factor(num_examples), G
 
     @override
     def operator(self, num_examples: int) -> Kronecker:
         return Kronecker(*self.factors(num_examples))
+
+
+class TiedFactors(Accumulator):
+    """Factors of both uses of a weight that an embedding and an output layer share.
+
+    As under ``expand`` positions, the uses add up: F = G_e ⊗ diag(a_e) + A_h ⊗ diag(g_h) of
+    [q, V] matrices, with the embedding's token frequencies a_e and the head's inputs A_h. The
+    correlations between the scores of different tokens, V × V numbers, are left out.
+    """
+
+    def __init__(self, layer: Layer, sharing: Sharing, products: Products) -> None:
+        super().__init__(layer)
+        self.parts: dict[type[nn.Module], Factors] = {}
+        for kind in (nn.Embedding, nn.Linear):
+            own = replace(layer, rule=RULES[kind])
+            moment = InputMoment(own, sharing, products)
+            self.parts[kind] = Factors(own, moment, sharing, scores_tokens=kind is nn.Linear)
+        self.input_examples = self.parts[nn.Embedding].input_examples
+
+    @override
+    def add_inputs(self, batch: LayerBatch) -> None:
+        for kind, part in self.parts.items():
+            part.add_inputs(batch.of(kind, part.layer))
+
+    @override
+    def add_gradients(self, batch: LayerBatch) -> None:
+        for kind, part in self.parts.items():
+            part.add_gradients(batch.of(kind, part.layer))
+
+    @override
+    def totals(self) -> list[Tensor]:
+        return [total for part in self.parts.values() for total in part.totals()]
+
+    @override
+    def operator(self, num_examples: int) -> KroneckerSum:
+        looked_up, scored = (part.operator(num_examples) for part in self.parts.values())
+        return KroneckerSum.of([looked_up, Kronecker(A=scored.G, G=scored.A)])  # of the transpose
+
+
+def has_factors(layer: Layer, kind: str, sharing: str) -> bool:
+    """Say whether a layer's curvature is made of factors, which need to know what positions count.
+
+    Args:
+        layer: The layer.
+        kind: Of curvature. Two products have no common eigenbasis, so that EKFAC's of a tied weight
+            is the diagonal.
+        sharing: How positions are treated; ``centred`` has the diagonal of a tied weight.
+    """
+    if isinstance(layer.rule, TiedEmbeddingRule):
+        return kind == "kronecker" and sharing != Sharing.CENTRED
+    return kind != "diagonal" and layer.rule.has_factors
 
 
 def make_accumulators(
@@ -118,6 +183,7 @@ def make_accumulators(
     sharing: str,
     products: str,
     diagonal: Collection[str] = (),
+    scores: Collection[str] = (),
 ) -> dict[str, Accumulator]:
     """Choose what to sum for every layer.
 
@@ -128,6 +194,7 @@ def make_accumulators(
         sharing: How positions are treated.
         products: How factors are multiplied.
         diagonal: Names of layers whose curvature is diagonal in any case.
+        scores: Names of layers whose outputs are the scores of a large vocabulary.
 
     Returns:
         One accumulator per layer name.
@@ -135,8 +202,11 @@ def make_accumulators(
     moments: dict[tuple[object, ...], InputMoment] = {}
     accumulators: dict[str, Accumulator] = {}
     for layer in layers:
-        if kind == "diagonal" or not layer.rule.has_factors or layer.name in diagonal:
+        if layer.name in diagonal or not has_factors(layer, kind, sharing):
             accumulators[layer.name] = squared_gradients(layer)
+            continue
+        if isinstance(layer.rule, TiedEmbeddingRule):
+            accumulators[layer.name] = TiedFactors(layer, Sharing(sharing), Products(products))
             continue
         if sharing == Sharing.CENTRED:
             accumulators[layer.name] = Centred(layer, Products(products))
@@ -145,7 +215,9 @@ def make_accumulators(
         read = tuple((id(use.x), layer.rule.reading(use.module)) for use in calls)
         key = (layer.rule, layer.shape[1], read)
         moment = moments.setdefault(key, InputMoment(layer, Sharing(sharing), Products(products)))
-        accumulators[layer.name] = Factors(layer, moment, Sharing(sharing))
+        accumulators[layer.name] = Factors(
+            layer, moment, Sharing(sharing), scores_tokens=layer.name in scores
+        )
     return accumulators
 
 
@@ -166,6 +238,8 @@ def rotate_accumulators(
     for name, accumulator in accumulators.items():
         if (factors := accumulator.factors(num_examples)) is not None:
             A, G = factors
+            if G.ndim == 1:  # of a large vocabulary's scores
+                continue
             if id(A) not in of_inputs:
                 of_inputs[id(A)] = A, _eigenvectors(A)
             basis = of_inputs[id(A)][1], _eigenvectors(G)

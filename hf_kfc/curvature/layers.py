@@ -370,9 +370,9 @@ class TiedEmbeddingRule(EmbeddingRule):
     """``nn.Embedding`` and ``nn.Linear`` with one weight [V, q]: a language model's tied head.
 
     One example's gradient is that of the embedding plus that of the head, Σ_r onehot(id_r) g_rᵀ +
-    Σ_r ∂z_r h_rᵀ with h the inputs of the head and ∂z the gradients of its scores. No Kronecker
-    product describes the sum, so the curvature is always diagonal. A bias of the head alone is a
-    block of its own.
+    Σ_r ∂z_r h_rᵀ with h the inputs of the head and ∂z the gradients of its scores. No single
+    Kronecker product describes the sum: KFC has one for each use, the other kinds the diagonal. A
+    bias of the head alone is a block of its own.
     """
 
     has_factors = False

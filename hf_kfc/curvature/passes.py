@@ -28,7 +28,7 @@ from .blocks import Curvature
 from .capture import Use, capture, learning
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
-from .factors import make_accumulators, rotate_accumulators
+from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
 from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers
@@ -44,10 +44,12 @@ from .positions import Positions, PositionsError
 from .rare_tokens import RareTokens, labels_are_tokens
 from .sides import find_sides, has_sides, masks_by_side
 
-__all__ = ["Estimate"]
+__all__ = ["MOST_SCORES", "Estimate"]
 
 logger = logging.getLogger(__name__)
 
+MOST_SCORES = 8192
+"""Classes up to which an output layer's G is a matrix: 256 MiB in float32."""
 NEVER = "never called with a tensor in the forward pass"
 TOGETHER = "the logits of an example depend on the others of its batch"
 DEPENDS = "the model's computation depends on its input"
@@ -69,6 +71,8 @@ class Estimate:
     """Why parameters have their diagonal by one example at a time."""
     diagonal: dict[str, str] = field(default_factory=dict)
     """Why layers with factors have their diagonal only."""
+    scores: set[str] = field(default_factory=set)
+    """Layers whose outputs are the scores of a vocabulary too large for a matrix of them."""
     sides: dict[tuple[str, int], str] = field(default_factory=dict)
     rare: RareTokens | None = None
     labels_are_tokens: bool = False
@@ -90,7 +94,13 @@ class Estimate:
         if args.min_token_examples and self.rare is None:
             self.rare = self.count_tokens()
         accumulators = make_accumulators(
-            self.layers, uses, args.curvature, args.sharing, args.products, self.diagonal
+            self.layers,
+            uses,
+            args.curvature,
+            args.sharing,
+            args.products,
+            self.diagonal,
+            self.scores,
         )
         rest = PerExampleSquares(self.model, self.without_rule) if self.without_rule else None
         checkpoint = None if folder is None else self.checkpoint(folder, seconds)
@@ -179,6 +189,8 @@ class Estimate:
                 outputs = self._forward(batch)
             self.labels_are_tokens = labels_are_tokens(self.model, outputs.logits, outputs.labels)
             called = [layer for layer in self.layers if uses[layer.name]]
+            if (classes := outputs.logits.shape[-1]) > MOST_SCORES:
+                self.scores = {layer.name for layer in called if layer.shape[0] == classes}
             wrong = {name: NEVER for name, calls in uses.items() if not calls}
             wrong |= check_gradients(called, outputs.logits, uses, examples)
             if self._examples_depend(batch, outputs, examples):
@@ -190,7 +202,7 @@ class Estimate:
         if wrong:
             self._leave_rules(wrong)
         for layer in self.layers:
-            if self.args.curvature == "diagonal" or not layer.rule.has_factors:
+            if not has_factors(layer, self.args.curvature, self.args.sharing):
                 continue
             try:
                 for use in uses[layer.name]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..curvature import Operator
-from ..precision import wide_dtype
+from ..curvature.operators import StoredFactor
+from ..precision import wide, wide_dtype
 
 __all__ = ["Factor", "Placement", "Product"]
 
@@ -55,7 +56,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor plus damping, M + m·I.
+    """A factor plus damping, U Uᵀ + M + m·I.
 
     It is brought to the dtype that it is multiplied in for every product anew: that takes a
     fraction of the product's time, and a second copy would stay.
@@ -64,16 +65,22 @@ class Factor:
         values: M, shape [n, n], or [n] if it is diagonal.
         shift: m.
         low: The dtype to multiply a matrix in; None is that of Δ. A diagonal keeps its digits.
+        columns: U, shape [n, k], where M is diagonal; None without.
     """
 
     values: Tensor
     shift: float
     low: torch.dtype | None = None
+    columns: Tensor | None = None
 
     def times(self, delta: Tensor) -> Tensor:
         """Return Δ (M + m·I) of Δ [k, n], in the dtype of Δ."""
         if self.values.ndim == 1:
-            return delta * self._diagonal(delta)
+            product = delta * self._diagonal(delta)
+            if self.columns is None:
+                return product
+            U = self.columns.to(self.low or delta.dtype)
+            return product.add_(delta.to(U.dtype) @ U @ U.T)
         dtype = self.low or delta.dtype
         product = _matmul(delta.to(dtype), self.values.to(dtype)).to(delta.dtype)
         return product.add_(delta, alpha=self.shift) if self.shift else product
@@ -81,7 +88,11 @@ class Factor:
     def from_left(self, delta: Tensor) -> Tensor:
         """Return (M + m·I) Δ of Δ [n, k], in the dtype of Δ."""
         if self.values.ndim == 1:
-            return self._diagonal(delta)[:, None] * delta
+            product = self._diagonal(delta)[:, None] * delta
+            if self.columns is None:
+                return product
+            U = self.columns.to(self.low or delta.dtype)
+            return product.add_(U @ (U.T @ delta.to(U.dtype)))
         dtype = self.low or delta.dtype
         product = _matmul(self.values.to(dtype), delta.to(dtype)).to(delta.dtype)
         return product.add_(delta, alpha=self.shift) if self.shift else product
@@ -89,7 +100,8 @@ class Factor:
     def of(self, inputs: Tensor | slice) -> Factor:
         """Return the part of some of the inputs."""
         part = self.values[inputs] if self.values.ndim == 1 else self.values[inputs, inputs]
-        return replace(self, values=part)
+        columns = None if self.columns is None else self.columns[inputs]
+        return replace(self, values=part, columns=columns)
 
     def _diagonal(self, delta: Tensor) -> Tensor:
         return self.values.to(delta.dtype) + self.shift
@@ -125,11 +137,13 @@ class Product:
         self._low = placement.low if operator.cost(shape) > prod(shape) else None
         self.factors: list[tuple[Factor, Factor]] = []
         """G and A of each term of a sum of Kronecker products; empty of other curvatures."""
-        if operator.holds_factors:
-            placed = placement.operator(operator, device).kronecker_terms()
-            for one, there in zip(operator.kronecker_terms(), placed, strict=True):
-                G = Factor(there.G, damping * _mean_eigenvalue(one.G), self._low)
-                A = Factor(there.A, damping * _mean_eigenvalue(one.A), self._low)
+        if stored := operator.stored_factors():
+            placed = placement.operator(operator, device).stored_factors()
+            for one, there in zip(stored, placed, strict=True):
+                G, A = (
+                    Factor(own.values, damping * _mean_eigenvalue(exact), self._low, own.columns)
+                    for exact, own in zip(one, there, strict=True)
+                )
                 self.factors.append((G, A))
             return
         shift = operator.shift(damping)
@@ -164,7 +178,8 @@ class Product:
 
     def live_inputs(self) -> Tensor | None:
         """Return which inputs have any curvature, shape [p]; None if all have, or it is unknown."""
-        if not self.factors or any(A.values.ndim > 1 or A.shift for _, A in self.factors):
+        matrices = (A.values.ndim > 1 or A.columns is not None or A.shift for _, A in self.factors)
+        if not self.factors or any(matrices):
             return None
         return torch.stack([A.values > 0 for _, A in self.factors]).any(0)
 
@@ -181,7 +196,9 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=padded[:, :columns])
 
 
-def _mean_eigenvalue(factor: Tensor) -> float:
+def _mean_eigenvalue(factor: StoredFactor) -> float:
     """In the factor's own digits: a mean of bfloat16 numbers is not to be rounded to one."""
-    values = factor if factor.ndim == 1 else factor.diagonal()
-    return float(values.mean(dtype=wide_dtype(values.dtype)))
+    values, U = factor
+    values = values if values.ndim == 1 else values.diagonal()
+    mean = float(values.mean(dtype=wide_dtype(values.dtype)))
+    return mean if U is None else mean + float(wide(U).square().sum() / len(U))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -202,7 +203,7 @@ class LowRankTerm(BlockTerm):
 
     At W = W* and frozen, a Kronecker product needs no B·A:
     ⟨Δ, GΔA⟩ = s²·tr((Bᵀ G B)(A_l A A_lᵀ)), with A_l for the adapter's A. That takes q²r + p²r
-    multiplications in the place of q²p + qp².
+    multiplications in the place of q²p + qp²; of factors of rank k, 2kr(q + p).
 
     Args:
         prior: Number of its prior.
@@ -225,9 +226,9 @@ class LowRankTerm(BlockTerm):
         super().__init__(prior, fitted, anchor, damping, placement)
         assert fitted.adapter is not None
         self.adapter = fitted.adapter
-        q, p = fitted.block.shape
-        holds_factors = fitted.block.operator.holds_factors
-        self._forms = not holds_factors or rank * (q * q + p * p) >= q * p * (q + p)
+        operator, shape = fitted.block.operator, fitted.block.shape
+        numbers = sum(factor.numbers for pair in operator.stored_factors() for factor in pair)
+        self._forms = not numbers or rank * numbers >= operator.cost(shape) - prod(shape)
 
     @property
     @override

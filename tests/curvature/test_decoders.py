@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny.curvatures import KINDS, SHARINGS, assert_equal_matrices, dense, estimate, images, oracle
+from tiny.curvatures import (
+    KINDS,
+    SHARINGS,
+    assert_equal_matrices,
+    dense,
+    estimate,
+    images,
+    operators,
+    oracle,
+)
 from tiny.data import pad_texts, raw_texts
 from tiny.models import DECODER_VOCABULARY, DECODERS, bart, bert, gpt2, llama
 from torch import Tensor, nn
@@ -30,6 +39,7 @@ from hf_kfc.audit.membership import membership_auc
 from hf_kfc.curvature import (
     CurvatureArguments,
     Diagonal,
+    KroneckerSum,
     default_forward,
     default_position_mask,
     estimate_curvature,
@@ -227,7 +237,8 @@ def test_diagonal_is_exact(name: str, labels: str) -> None:
 @pytest.mark.parametrize("name", DECODERS)
 def test_kronecker_is_exact_for_one_decision(name: str, kind: str, labels: str) -> None:
     """Every example the same two tokens: only the first position has inputs that count and
-    gradients, so F = mean(g gᵀ) ⊗ a aᵀ. Of what is always diagonal, the diagonal is exact."""
+    gradients, so F = mean(g gᵀ) ⊗ a aᵀ. Of what is always diagonal, the diagonal is exact; the two
+    products of a tied weight are not (see below)."""
     model, data = DECODERS[name](), [torch.tensor([3, 7])] * 4
 
     def collate(rows: list[Tensor]) -> dict[str, Tensor]:
@@ -237,6 +248,8 @@ def test_kronecker_is_exact_for_one_decision(name: str, kind: str, labels: str) 
     curvature = estimate(model, data, collate, curvature=kind, labels=labels)
     exact, actual = oracle(model, data, curvature, labels, collate), dense(curvature)
     for block in curvature.blocks:
+        if isinstance(block.operator, KroneckerSum):
+            del actual[block.name], exact[block.name]
         if isinstance(block.operator, Diagonal):
             actual[block.name] = actual[block.name].diagonal()
             exact[block.name] = exact[block.name].diagonal()
@@ -247,7 +260,8 @@ def test_kronecker_is_exact_for_one_decision(name: str, kind: str, labels: str) 
         assert actual.pop(unused).abs().max() < 1e-25
     tied = name in ("gpt2", "llama_tied")
     kinds = {block.operator.kind for block in curvature.blocks if block.is_embedding}
-    assert kinds == ({"diagonal", kind} if name == "gpt2" else {"diagonal"} if tied else {kind})
+    of_tied = "kronecker_sum" if kind == "kronecker" else "diagonal"
+    assert kinds == ({of_tied, kind} if name == "gpt2" else {of_tied} if tied else {kind})
     assert_equal_matrices(actual, exact)
 
 
@@ -295,6 +309,62 @@ def test_normalisation_of_any_form_is_exact() -> None:
 def test_a_tied_weight_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 2 * 8 * DECODER_VOCABULARY)
     assert_exact_diagonal(gpt2())
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce", "average"])
+@pytest.mark.parametrize("name", ["gpt2", "llama_tied"])
+def test_a_tied_weight_has_the_factors_of_both_uses(name: str, sharing: str) -> None:
+    """Against plain hooks, each text alone: G_e ⊗ diag(a_e) + A_h ⊗ diag(g_h)."""
+    model, data = DECODERS[name]().eval(), raw_texts(4)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    seen: dict[str, Tensor] = {}
+
+    def looked_up(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.retain_grad()
+        seen["e"] = output
+
+    def scored(module: nn.Module, args: Any, output: Tensor) -> None:
+        output.retain_grad()
+        seen["h"], seen["z"] = args[0].detach(), output
+
+    hooks = [embedding.register_forward_hook(looked_up), head.register_forward_hook(scored)]
+    width, tokens = embedding.weight.shape[1], len(embedding.weight)
+    G_e, A_h = torch.zeros(width, width), torch.zeros(width, width)
+    a_e, g_h = torch.zeros(tokens), torch.zeros(tokens)
+    positions = sum(len(ids) for ids in data)
+    for ids in data:
+        logits = model(ids[None]).logits[0, :-1]
+        nn.functional.cross_entropy(logits, ids[1:], reduction="sum").backward()
+        g, h, z = seen["e"].grad[0], seen["h"][0], seen["z"].grad[0]
+        if sharing == "reduce":
+            g, h, z = g.sum(0)[None], h.mean(0)[None], z.sum(0)[None]
+        G_e, A_h, g_h = G_e + g.T @ g, A_h + h.T @ h, g_h + z.square().sum(0)
+        a_e += torch.bincount(ids, minlength=tokens)
+    for hook in hooks:
+        hook.remove()
+    mean = positions if sharing == "average" else len(data)
+    inputs = len(data) if sharing == "reduce" else positions
+    curvature = estimate(
+        model, data, pad_texts(), curvature="kronecker", sharing=sharing, curvature_batch_size=3
+    )
+    operator = next(b.operator for b in curvature.blocks if b.operator.kind == "kronecker_sum")
+    torch.testing.assert_close(operator.A, torch.stack([a_e / positions, g_h / mean]))
+    torch.testing.assert_close(operator.G, torch.stack([G_e / mean, A_h / inputs]))
+
+
+def test_scores_of_a_large_vocabulary_have_the_diagonal_of_g(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = DECODERS["gpt2_untied"](), raw_texts(4)
+    whole = operators(estimate(model, data, pad_texts(), curvature="kronecker"))
+    monkeypatch.setattr("hf_kfc.curvature.passes.MOST_SCORES", DECODER_VOCABULARY - 1)
+    for kind in ("kronecker", "kronecker_eigen"):
+        found = operators(estimate(model, data, pad_texts(), curvature=kind))
+        assert found["lm_head"].G.shape == (DECODER_VOCABULARY,)
+        torch.testing.assert_close(found["lm_head"].G, whole["lm_head"].G.diagonal())
+        torch.testing.assert_close(found["lm_head"].A, whole["lm_head"].A)
+        others = {operator.kind for name, operator in found.items() if "attn" in name}
+        assert others == {kind}
 
 
 def test_a_tied_weight_with_a_padding_token() -> None:

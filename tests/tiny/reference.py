@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_kfc.curvature import Block, Diagonal, Kronecker, KroneckerEigen, Layout, Operator
+from hf_kfc.curvature import (
+    Block,
+    Diagonal,
+    Kronecker,
+    KroneckerEigen,
+    KroneckerSum,
+    Layout,
+    LowRankKronecker,
+    Operator,
+)
 from hf_kfc.priors import ConsolidationPrior
 
 
@@ -27,6 +36,12 @@ def dense(operator: Operator, q: int, p: int, damping: float) -> Tensor:
             mean = factor.diagonal().mean()
             factors.append(factor + damping * mean * torch.eye(len(factor)).double())
         return torch.kron(*factors)
+    if isinstance(operator, LowRankKronecker):
+        A, G = (state[f"{x}_U"] @ state[f"{x}_U"].T + state[f"{x}_d"].diag() for x in "AG")
+        return dense(Kronecker(A, G), q, p, damping)
+    if isinstance(operator, KroneckerSum):
+        pairs = zip(operator.A, operator.G, strict=True)
+        return torch.stack([dense(Kronecker(A, G), q, p, damping) for A, G in pairs]).sum(0)
     if isinstance(operator, KroneckerEigen):
         u_a = state["U_A"] if state["U_A"].ndim == 2 else torch.eye(p).double()
         basis = torch.kron(state["U_G"].contiguous(), u_a.contiguous())

@@ -109,13 +109,17 @@ def assert_equals_autograd(
 @pytest.mark.parametrize("damping", [0.0, 0.1])
 @pytest.mark.parametrize("rank", [2, 30], ids=["without_forming", "by_forming"])
 @pytest.mark.parametrize("distance", [0.0, 0.1], ids=["at_the_anchor", "away_from_it"])
-@pytest.mark.parametrize("kind", ["kronecker", "mixed"])
+@pytest.mark.parametrize("kind", ["kronecker", "low_rank", "mixed"])
 @pytest.mark.parametrize("make", TARGETS, ids=lambda make: make.__name__)
 def test_value_and_gradient(
     make: Callable[[], PreTrainedModel], kind: str, distance: float, rank: int, damping: float
 ) -> None:
     plain = make()
-    prior = make_prior(plain, kind, distance=distance, ignore=ignored(plain))
+    own = "kronecker" if kind == "low_rank" else kind
+    prior = make_prior(plain, own, distance=distance, ignore=ignored(plain))
+    if kind == "low_rank":
+        prior = prior.compress(rank=1)
+        assert "low_rank_kronecker" in {block.operator.kind for block in prior.curvature.blocks}
     model = adapted(plain, TARGETS[make], rank).double()
     fit(prior, model)
     gradients = assert_equals_autograd(model, prior, damping)
@@ -132,8 +136,9 @@ def ignored(model: nn.Module) -> list[str]:
     ("distance", "rank", "method"),
     [(0.0, 2, "_without_forming"), (0.0, 30, "_by_forming"), (0.1, 2, "_by_forming")],
 )
+@pytest.mark.parametrize("compressed", [False, True])
 def test_which_products_are_formed(
-    distance: float, rank: int, method: str, monkeypatch: pytest.MonkeyPatch
+    distance: float, rank: int, method: str, compressed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, original = [], getattr(LowRankTerm, method)
 
@@ -143,6 +148,7 @@ def test_which_products_are_formed(
 
     monkeypatch.setattr(LowRankTerm, method, noted)
     prior = make_prior(ranking_bert(), "kronecker", distance=distance)
+    prior = prior.compress(rank=1) if compressed else prior
     ConsolidationPenalty(adapted(ranking_bert(), ["query"], rank), [prior], [1.0], 0.1)()
     assert len(calls) == 2
 

@@ -8,7 +8,7 @@ from tiny.priors import make_operator
 from torch import Tensor
 
 from hf_kfc.curvature import OPERATORS, Operator
-from hf_kfc.curvature.operators import KroneckerSum, LowRankKronecker
+from hf_kfc.curvature.operators import KroneckerSum, LowRankKronecker, LowRankKroneckerSum
 from hf_kfc.training.damped import Placement, Product
 
 Q, P = 5, 7
@@ -28,6 +28,9 @@ def operators(kind: str, q: int = Q, p: int = P) -> list[Operator]:
     if kind == "kronecker_sum":
         A, G = (torch.stack([part[name] for part in parts]) for name in ("A", "G"))
         return [KroneckerSum(A, G), KroneckerSum(rand(3, p), G), KroneckerSum(A, rand(3, q))]
+    if kind == "low_rank_kronecker_sum":
+        G_U, G_d = rand(2, q, 2), rand(2, q)
+        return [LowRankKroneckerSum(rand(2, p, k), rand(2, p), G_U, G_d) for k in (3, 0)]
     assert kind == "low_rank_kronecker"
     G_U, G_d = rand(q, 2), rand(q)
     return [LowRankKronecker(rand(p, k), rand(p), G_U, G_d) for k in (3, 0)]

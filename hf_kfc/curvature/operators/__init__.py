@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ...errors import CurvatureError
-from .base import Eigenbasis, KroneckerTerm, Operator, relative_difference
+from .base import Eigenbasis, KroneckerTerm, Operator, StoredFactor, relative_difference
 from .eigen import KroneckerEigen
 from .elementwise import Diagonal, Identity
 from .factors import spread_columns, trace
@@ -31,6 +31,7 @@ __all__ = [
     "LowRankKroneckerSum",
     "Operator",
     "Solution",
+    "StoredFactor",
     "register_operator",
     "relative_difference",
     "spread_columns",

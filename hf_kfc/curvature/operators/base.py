@@ -13,7 +13,7 @@ from ...errors import CurvatureError
 from .factors import diagonal_in, eigenvalues, inner_of_factors, seen_from, spread_columns, trace
 from .solving import Solution, conjugate_gradients
 
-__all__ = ["Eigenbasis", "KroneckerTerm", "Operator", "relative_difference"]
+__all__ = ["Eigenbasis", "KroneckerTerm", "Operator", "StoredFactor", "relative_difference"]
 
 _DENSE = 2048  # parameters of a block whose matrix may be formed for want of a better way
 
@@ -23,6 +23,23 @@ class KroneckerTerm(Protocol):
 
     A: Tensor
     G: Tensor
+
+
+class StoredFactor(NamedTuple):
+    """A factor U Uᵀ + M as it is stored.
+
+    Args:
+        values: M, shape [n, n], or [n] if it is diagonal.
+        columns: U, shape [n, k]; None without.
+    """
+
+    values: Tensor
+    columns: Tensor | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it is."""
+        return self.values.numel() + (0 if self.columns is None else self.columns.numel())
 
 
 class Eigenbasis(NamedTuple):
@@ -109,6 +126,12 @@ class Operator(ABC):
     def kronecker_terms(self) -> Sequence[KroneckerTerm]:
         """Return Kronecker products that add up to this curvature; none if it is no such sum."""
         return []
+
+    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
+        """Return G and A of each product as they are stored; none if no products are."""
+        if not self.holds_factors:
+            return []
+        return [(StoredFactor(t.G), StoredFactor(t.A)) for t in self.kronecker_terms()]
 
     def eigenbasis(self, shape: tuple[int, int]) -> Eigenbasis | None:
         """Return the Kronecker basis in which F is diagonal; None if none is known at hand.

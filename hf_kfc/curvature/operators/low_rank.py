@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from ...errors import CurvatureError
 from ...precision import wide_dtype
-from .base import Operator
+from .base import Operator, StoredFactor
 from .checks import negative, wrong_shape
 from .kronecker import Kronecker, Products
 
@@ -82,6 +82,10 @@ class LowRankKronecker(_LowRankFactors):
         return [Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))]
 
     @override
+    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
+        return [(_stored(self.G_U, self.G_d), _stored(self.A_U, self.A_d))]
+
+    @override
     def inner(self, other: Operator, shape: tuple[int, int]) -> Tensor:
         if not isinstance(other, LowRankKronecker):
             return super().inner(other, shape)
@@ -119,6 +123,10 @@ class LowRankKronecker(_LowRankFactors):
         return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
 
 
+def _stored(U: Tensor, d: Tensor) -> StoredFactor:
+    return StoredFactor(d, U if U.shape[1] else None)
+
+
 class LowRankKroneckerSum(_LowRankFactors):
     """F = Σ_s G_s ⊗ A_s, each as in :class:`LowRankKronecker`.
 
@@ -148,6 +156,10 @@ class LowRankKroneckerSum(_LowRankFactors):
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
         return [product for term in self.terms for product in term.kronecker_terms()]
+
+    @override
+    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
+        return [pair for term in self.terms for pair in term.stored_factors()]
 
     @override
     def trace(self, shape: tuple[int, int]) -> Tensor:
