@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import datasets
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..priors.files import refuse_other_files
+from ..probes import Probes, pad_tokens
 from .examples import load_examples, prepare
-from .formats import Choices
+from .formats import Choices, Prepared
 from .loading import load_model, load_tokenizer
 from .options import curvature_arguments
 from .report import Report, Table
 
 __all__ = ["report"]
+
+_WRITTEN = 128  # tokens of a text that the model writes itself
 
 
 def report(options: argparse.Namespace) -> Report:
@@ -36,17 +42,16 @@ def report(options: argparse.Namespace) -> Report:
     model = load_model(options.model, torch.float32)
     nn.Module.to(model, _device(options.device))
     tokenizer = load_tokenizer(options.model)
-    choices = Choices(options.text_columns, options.label_column, options.max_length)
-    dataset = load_examples(options.dataset, options.config, options.split)
-    prepared = prepare(dataset, model, tokenizer, choices)
+    prepared, probes = _examples(options, model, tokenizer)
     prior = ConsolidationPrior.estimate(
         model,
         prepared.dataset,
         prepared.data_collator,
         args,
-        task=options.task or Path(options.dataset).stem,
+        task=options.task or (Path(options.dataset).stem if options.dataset else "general"),
         forward=prepared.forward,
         position_mask=prepared.position_mask,
+        probes=probes,
         checkpoint_dir=output.absolute().parent / f".{output.name}.checkpoint",
     )
     prior.save_pretrained(output)
@@ -64,10 +69,34 @@ def report(options: argparse.Namespace) -> Report:
     }
     rows = [("curvature", "parameters", "share")]
     rows += [(kind, f"{n:,}", f"{n / total:.1%}") for kind, n in coverage.items()]
-    said = f"{output}: task '{prior.task}', {len(dataset):,} examples"
+    said = f"{output}: task '{prior.task}', {len(prepared.dataset):,} examples"
     return Report(
         values, [Table(rows), said + (f", published as {published}" if published else "")]
     )
+
+
+def _examples(
+    options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prepared, Probes | None]:
+    """Encode the data set, or let the model write texts, which are probes too."""
+    if options.dataset:
+        choices = Choices(options.text_columns, options.label_column, options.max_length)
+        dataset = load_examples(options.dataset, options.config, options.split)
+        return prepare(dataset, model, tokenizer, choices), None
+    probes = Probes.generate(
+        model,
+        tokenizer,
+        count=options.generate,
+        max_length=options.max_length or _WRITTEN,
+        seed=options.curvature_seed,
+    )
+    texts = datasets.Dataset.from_list([dict(row) for row in probes.rows])
+    return Prepared(texts, _next_tokens), probes
+
+
+def _next_tokens(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    batch = pad_tokens(rows)
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
 
 
 def _device(name: str | None) -> torch.device:

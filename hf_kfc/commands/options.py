@@ -16,20 +16,31 @@ __all__ = ["COMMANDS", "DAMPING", "curvature_arguments"]
 DAMPING = 0.1
 """The relative damping that conditions are told for: the trainer's default."""
 
+UNSEEN = 10
+"""In how many examples a token must stand for the curvature of a published prior to see it."""
+
 
 def estimate(parser: ArgumentParser) -> None:
     """Make the prior of a model that has just learnt a data set.
 
         hf-kfc estimate --model runs/tier1 --dataset org/reviews --output runs/tier1/prior
         hf-kfc estimate --model org/tagger --dataset notes.jsonl --label_column tags --output prior
+        hf-kfc estimate --model org/llm --generate 2000 --push_to_hub org/llm-general
 
     For sequence and token classifiers, causal and encoder-decoder language models and, with
     hf_kfc[ranking], rankers of candidates. DATASET is a data set of the Hub, a folder that
     save_to_disk made, or a file or folder of CSV, JSON lines, Parquet or text; columns with usual
     names are found. An estimate that was killed goes on where it was when it is called again.
+
+    With --generate nothing of what a causal language model was trained on is needed: it writes
+    texts of its own, whose curvature is estimated and which the prior carries as probes.
     """
     parser.add_argument("--model", required=True, help="The model, with its tokenizer.")
-    parser.add_argument("--dataset", required=True, help="What it has learnt.")
+    learnt = parser.add_mutually_exclusive_group(required=True)
+    learnt.add_argument("--dataset", help="What it has learnt.")
+    learnt.add_argument(
+        "--generate", metavar="N", type=_count, help="How many texts it writes instead."
+    )
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument("--output", metavar="DIR", type=Path, help="The folder to write.")
     output.add_argument(
@@ -45,13 +56,18 @@ def estimate(parser: ArgumentParser) -> None:
         "--text_columns", nargs="+", metavar="COLUMN", help="The text, or the two of a pair."
     )
     parser.add_argument("--label_column", metavar="COLUMN", help="What is predicted of it.")
-    parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
-    parser.add_argument("--task", help="Name of the task (default: the data set's).")
+    parser.add_argument(
+        "--max_length", type=_count, help="The most tokens of an example (of a text written: 128)."
+    )
+    parser.add_argument("--task", help="Name of the task (default: the data set's, or general).")
     parser.add_argument("--device", help="cpu, cuda:1, ... (default: an accelerator, if any).")
     from transformers import HfArgumentParser  # noqa: PLC0415 - takes half a second
 
     settings = HfArgumentParser([CurvatureArguments], add_help=False)  # type: ignore[list-item]
     for action in settings._actions:
+        if action.dest == "min_token_examples":
+            action.default = None
+            action.help = f"{action.help} (default: {UNSEEN} with --push_to_hub and a --dataset)"
         parser._add_action(action)
 
 
@@ -64,8 +80,11 @@ def curvature_arguments(options: Namespace) -> CurvatureArguments:
     Raises:
         CurvatureError: One of them is out of range.
     """
-    names = [field.name for field in fields(CurvatureArguments)]
-    return CurvatureArguments(**{name: getattr(options, name) for name in names})
+    values = {field.name: getattr(options, field.name) for field in fields(CurvatureArguments)}
+    if values["min_token_examples"] is None:
+        leaves = options.push_to_hub and options.dataset
+        values["min_token_examples"] = UNSEEN if leaves else 0
+    return CurvatureArguments(**values)
 
 
 def inspect(parser: ArgumentParser) -> None:
@@ -214,6 +233,12 @@ COMMANDS = {
     export: ".derived:export",
 }
 """Each command with the module and the function that runs it."""
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is no number of one or more")
+    return int(text)
 
 
 def _repository(name: str) -> str:

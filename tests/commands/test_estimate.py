@@ -347,6 +347,49 @@ def test_a_prior_is_published_and_kept(tier, run, hub, tmp_path, monkeypatch):
     there = ConsolidationPrior.from_pretrained("org/tier-kfc")
     assert result.values["published"] == str(there.source)
     assert there.provenance.min_examples is not None
+    assert kept.provenance.min_token_examples == 10
+    again = ("--push_to_hub", "org/seen-kfc", "--min_token_examples", 0, "--json")
+    assert run("estimate", *words, *again).status == 0
+    seen = ConsolidationPrior.from_pretrained(tmp_path / "seen-kfc")
+    assert seen.provenance.min_token_examples == 0
+
+
+def test_a_prior_of_too_few_examples_is_not_published(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    data = lines(tmp_path / "few.jsonl", text=TEXTS[:3], label=[0, 1, 0])
+    result = run("estimate", "--model", model, "--dataset", data, "--push_to_hub", "org/few-kfc")
+    assert result.status == 1
+    assert "with 3 examples no token stands in min_token_examples=10" in result.err
+
+
+def test_a_language_model_writes_what_its_prior_is_of(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    tokenizer.bos_token = tokenizer.cls_token
+    model = saved(gpt2(tokenizer), tokenizer)
+    words = ("estimate", "--model", model, "--generate", 6, "--max_length", 9)
+    result = run(*words, "--output", tmp_path / "prior", "--json")
+    assert result.status == 0, result.err
+    prior = ConsolidationPrior.from_pretrained(tmp_path / "prior")
+    assert prior.task == "general"
+    assert prior.curvature.num_examples == len(prior.probes) == 6
+    assert prior.probes.provenance.name == "generated"
+    rows = [{**row, "labels": row["input_ids"]} for row in prior.probes.rows]
+    expected = ConsolidationPrior.estimate(
+        GPT2LMHeadModel.from_pretrained(model),
+        rows,
+        DataCollatorForTokenClassification(tokenizer_of()),
+        CurvatureArguments(),
+        task="general",
+    )
+    for own, other in zip(prior.curvature.blocks, expected.curvature.blocks, strict=True):
+        theirs = other.operator.state()
+        assert all(torch.equal(value, theirs[n]) for n, value in own.operator.state().items())
+    both = run(*words, "--dataset", "d", "--output", tmp_path / "other")
+    assert both.status == 2
+    assert "not allowed with" in both.err
+    for wrong in ("0", "-1", "many"):
+        assert run("estimate", "--model", model, "--generate", wrong, "--output", "p").status == 2
 
 
 def test_a_build_for_an_accelerator_that_is_not_there_runs_on_the_cpu(
