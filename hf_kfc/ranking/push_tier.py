@@ -101,7 +101,7 @@ def push_tier(folder: str | Path, args: PushArguments) -> str:
     prior = ConsolidationPrior.from_pretrained(Path(folder) / "prior")
     # Without the commit, which is not the same when this is done again.
     prior.provenance = replace(prior.provenance, base_model=repo_id, base_revision=None)
-    name = f"{repo_id}-{method_name([prior])}"
+    name = f"{repo_id}-{method_name([prior]).partition('+')[0]}"  # of the curvature alone
     card = prior_card(
         without_rare_inputs(prior, args.min_examples),
         name,
