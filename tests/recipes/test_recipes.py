@@ -253,8 +253,9 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
     # A bias that shifts all candidates alike has no gradient but rounding errors, which Adam blows
     # up; the classifier's input moves with the one below it.
     for name in (name for name in expected if not name.endswith(("bias", "classifier/A"))):
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-3, msg=name)
-        if "curvature" not in name:
+        atol = 1e-2 if "probes" in name else 1e-3  # what the model says of them, after all layers
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=atol, msg=name)
+        if "curvature" not in name and "probes" not in name:
             start_name = f"model.safetensors/{name.rpartition('/')[2]}"
             assert (found[name] - before[start_name]).abs().max() > 1e-2
     assert results(tmp_path / "two")["outcomes"] == results(tmp_path / "one")["outcomes"]
