@@ -138,13 +138,12 @@ def test_each_tier_goes_on_from_the_methods_own_model_with_its_priors(tmp_path, 
     )
     learned_by = {_digest(learned.model): task.name for _, task, *_, learned in calls}
     tier3 = [call for call in calls if len(call[2]) == 2]
-    assert len(tier3) == 18
+    assert len(tier3) == 6  # a method of one strength keeps it
     kept_at_tier2 = {priors[0].task: kept for _, _, priors, _, kept, _ in calls if len(priors) == 1}
     for start, task, priors, strengths, kept, _ in tier3:
         assert learned_by[start] == priors[1].task  # from the model that learnt the second task
         assert len({priors[0].task, priors[1].task, task.name}) == 3
-        assert strengths[0] == 7.0
-        assert strengths[1] in (pytest.approx(0.07), pytest.approx(7.0), pytest.approx(700.0))
+        assert strengths == [7.0, 7.0]
         assert len(task.train) == 32  # an update
         assert priors[0].provenance.num_examples == 48  # tier 1 learns all there is
         assert priors[1].provenance.num_examples == 32
