@@ -127,7 +127,7 @@ def measure(linker: EntityLinker, mentions: Sequence[Mention], learnt: set[str])
         if gold is not None:
             places = [hit.position for hit in found if hit.score > 0]
             ranks[i] = places.index(gold) if gold in places else ranks[i]
-            right[i] = bool(own.candidates) and own.candidates[0].concept == ontology[gold].id
+            right[i] = bool(own.candidates) and own.candidates[0].id == ontology[gold].id
             seen[i] = ontology[gold].id in learnt
         given[i] = own.concept is not None
     linked_to = np.array([not is_nil(mention.concept) for mention in mentions])

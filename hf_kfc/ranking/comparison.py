@@ -289,7 +289,7 @@ def method_name(priors: Sequence[Any]) -> str:
     """
     names = {kind: name for name, kind in METHODS.items()} | {"identity": "l2"}
     name = " + ".join(dict.fromkeys(names[prior.provenance.curvature] for prior in priors))
-    has_probes = any(getattr(prior, "probes", None) is not None for prior in priors)
+    has_probes = any(prior.probes is not None for prior in priors)
     return f"{name}+probes" if has_probes else name
 
 

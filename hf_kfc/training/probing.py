@@ -186,7 +186,7 @@ class Probing:
             priors: Of earlier tasks.
         """
         names = {id(probes): name for name, probes in self._given.items()}
-        own = [names.get(id(getattr(prior, "probes", None))) for prior in priors]
+        own = [names.get(id(prior.probes)) for prior in priors]
         most = 1.0 if self.budget is None else self.budget.largest
         return [most if name is None else self.factor(name) for name in own]
 
@@ -374,7 +374,7 @@ def probes_by_task(
     Raises:
         ConsolidationError: Something else than probes.
     """
-    carried = [(prior.task, getattr(prior, "probes", None)) for prior in priors]
+    carried = [(prior.task, prior.probes) for prior in priors]
     own = [(task, probes) for task, probes in carried if probes is not None]
     more = [given] if isinstance(given, Probes) else list(given)
     for probes in more:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...commands.report import Report, Table
 from ..concepts import surface_forms
-from ..formats.documents import Candidate, Document, Span
+from ..formats.documents import Document, Span
 from ..formats.files import check_place, read_documents, write_documents
 from ..linker import EntityLinker, LinkedMention, with_answers
 
@@ -122,5 +122,5 @@ def _linked(span: Span, said: LinkedMention) -> Span:
         concepts=() if said.concept is None else (said.concept,),
         names=() if said.name is None else (said.name,),
         probability=said.probability,
-        candidates=tuple(Candidate(*candidate) for candidate in said.candidates),
+        candidates=said.candidates,
     )

@@ -1,8 +1,9 @@
 """From text and an ontology to linked mentions: retriever, ranker and thresholds in one object."""
 
+from ..formats.documents import Candidate
 from .calibration import Calibration, calibration_error
 from .inputs import as_document, with_answers
-from .linked import Candidate, LinkedMention
+from .linked import LinkedMention
 from .linker import EntityLinker
 from .settings import LinkerSettings
 

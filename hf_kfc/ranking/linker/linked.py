@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-__all__ = ["Candidate", "LinkedMention"]
+from ..formats.documents import Candidate
 
-
-class Candidate(NamedTuple):
-    """A concept that a mention may be linked to.
-
-    Args:
-        concept: Its identifier, as the ontology writes it.
-        name: Its preferred name.
-        probability: That it is the right one.
-    """
-
-    concept: str
-    name: str
-    probability: float
+__all__ = ["LinkedMention"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ..candidates import cut_context, shown_name, span_mention
 from ..collator import CandidateCollator
 from ..concepts import is_nil
 from ..encoding import CandidateEncoder
+from ..formats.documents import Candidate
 from ..loss import masked_logits
 from ..ontologies import Ontology
 from ..ontologies.ontology import widened
@@ -30,7 +31,7 @@ from ..schema import Concept, Mention
 from . import files
 from .calibration import Calibration, Floats, calibrated
 from .inputs import as_document, documents_of, is_one, with_answers
-from .linked import Candidate, LinkedMention
+from .linked import LinkedMention
 from .settings import LinkerSettings
 
 __all__ = ["EntityLinker"]
@@ -454,7 +455,7 @@ class EntityLinker:
             start,
             end,
             text,
-            best.concept if is_given else None,
+            best.id if is_given else None,
             best.name if is_given else None,
             best.probability,
             tuple(found),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import DataError
+from ...files import replace_file
 from ..concepts import canonical_id, concept_from_names
 from ..schema import Concept
 
@@ -170,16 +170,12 @@ class Ontology(Sequence[Concept]):
             path: The file, in a folder that exists; an older file is replaced once the new one is
                 whole, so that ontologies which have mapped it keep what they have.
         """
-        partial = Path(f"{path}.partial-{os.getpid()}")
-        try:
-            with (
-                pa.OSFile(str(partial), "wb") as sink,
-                pa.ipc.new_file(sink, self._table.schema) as file,
-            ):
-                file.write_table(self._table)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with (
+            replace_file(Path(path)) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, self._table.schema) as file,
+        ):
+            file.write_table(self._table)
 
     @classmethod
     def load(cls, path: str | Path) -> Ontology:

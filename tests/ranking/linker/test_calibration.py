@@ -114,7 +114,7 @@ def test_what_is_measured_is_what_the_linker_then_does(linker, ontology):
     truly = sum(own is None for _, own in nil)
     assert measured.nil_precision == pytest.approx(truly / len(nil) if nil else 0)
     assert measured.nil_recall == pytest.approx(truly / 10)
-    best = [ontology.position(own.candidates[0].concept) for own in found]
+    best = [ontology.position(own.candidates[0].id) for own in found]
     hits = [mine == own for mine, own in zip(best, golds, strict=True)]
     assert measured.accuracy == pytest.approx(sum(hits) / 40)
     assert measured.error_after == pytest.approx(

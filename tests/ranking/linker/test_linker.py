@@ -44,7 +44,7 @@ def test_mentions_get_concepts_names_and_probabilities(linker):
     probabilities = [candidate.probability for candidate in first.candidates]
     assert probabilities == sorted(probabilities, reverse=True)
     assert first.probability == probabilities[0] and 0 < sum(probabilities) <= 1 + 1e-12
-    assert all(linker.ontology.position(c.concept) is not None for c in first.candidates)
+    assert all(linker.ontology.position(c.id) is not None for c in first.candidates)
 
 
 def test_every_form_of_input_says_the_same(linker):
@@ -160,8 +160,8 @@ def test_probabilities_are_the_softmax_of_the_rankers_scores(linker, model, toke
     with torch.no_grad():
         shares = (model(**batch).logits[0].double() / 2).softmax(-1)
     expected = dict(zip(row["candidate_ids"], shares.tolist(), strict=True))
-    assert {c.concept: pytest.approx(c.probability) for c in found.candidates} == {
-        c.concept: expected[c.concept] for c in found.candidates
+    assert {c.id: pytest.approx(c.probability) for c in found.candidates} == {
+        c.id: expected[c.id] for c in found.candidates
     }
 
 
@@ -250,7 +250,7 @@ def test_a_thousand_new_concepts_are_linked_without_training(
         start += len(word) + 1
     linker.settings = LinkerSettings(retrieval=retrieval, num_candidates=2)
     found = linker(text, spans)
-    offered = [{c.concept for c in own.candidates} for own in found]
+    offered = [{c.id for c in own.candidates} for own in found]
     assert all(f"U{n}" in own for n, own in enumerate(offered))
     if retrieval == "bm25":  # a word of its own has one concept
         assert [own.concept for own in found] == list(names)

@@ -149,4 +149,4 @@ def test_another_ontology_keeps_the_settings(linker, tmp_path):
     own = Ontology([Concept("A", "knee pain"), Concept("B", "jaw wound")])
     other = EntityLinker.from_pretrained(tmp_path / "saved", own, cache_dir=tmp_path)
     assert other.settings == linker.settings
-    assert {c.concept for c in other(TEXT, SPANS)[0].candidates} <= {"A", "B"}
+    assert {c.id for c in other(TEXT, SPANS)[0].candidates} <= {"A", "B"}
