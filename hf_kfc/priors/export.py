@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..curvature import Block
 from ..errors import PriorError
 from ..files import refuse_blocked, replace_file
 from ..precision import wide
 from .base import BasePrior
 
 __all__ = ["export_covariances"]
+
+logger = logging.getLogger(__name__)
 
 
 def export_covariances(prior: BasePrior, path: str | Path) -> int:
@@ -30,7 +34,7 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
         path: The file to write.
 
     Returns:
-        Number of layers.
+        Number of layers; those that have a diagonal alone are left out, and a warning names one.
 
     Raises:
         PriorError: No layer has such a factor.
@@ -40,6 +44,16 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
         raise PriorError(
             f"prior of task '{prior.task}' knows no second moments of inputs; estimate one with "
             "curvature='kronecker'"
+        )
+    layers = [b.name for b in prior.curvature.blocks if _is_matrix(b) and not b.is_embedding]
+    left = [name for name in layers if name not in covariances]
+    if left:
+        logger.warning(
+            "%d layers of prior '%s' have no second moment of inputs and are left out (%s, ...); "
+            "CorDA must not target them",
+            len(left),
+            prior.task,
+            left[0],
         )
     path = Path(path)
     refuse_blocked(path.parent)
@@ -51,16 +65,18 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
 
 def _input_moments(prior: BasePrior) -> Iterator[tuple[str, Tensor]]:
     """A of each linear layer by its name, once in memory for those that share it."""
-    known: dict[
-        tuple[int, int], tuple[Tensor, Tensor]
-    ] = {}  # an id is free when its tensor is gone
-    for block in prior.curvature.blocks:
-        weight, *bias = block.shapes.values()
+    # With the tensor: its id is free when it is gone.
+    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for block in filter(_is_matrix, prior.curvature.blocks):
         moment = block.operator.input_moment()
-        if len(weight) != 2 or moment is None or moment.ndim != 2:
+        if moment is None or moment.ndim != 2:
             continue
-        size = len(moment) - len(bias)
+        size = len(moment) - (len(block.shapes) - 1)  # without the bias
         key = id(moment), size
         if key not in known:
             known[key] = moment, wide(moment)[:size, :size].contiguous()
         yield block.name, known[key][1]
+
+
+def _is_matrix(block: Block) -> bool:
+    return len(next(iter(block.shapes.values()))) == 2

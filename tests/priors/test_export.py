@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,21 @@ def test_a_prior_without_factors_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(HfKfcError, match="is not a folder"):
         prior_of_texts(text_llama, raw_texts(2)).export_covariances(tmp_path / "file" / "c")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_layer_that_has_no_factor_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = prior_of_texts(text_llama, raw_texts(3))
+    count = whole.export_covariances(tmp_path / "whole.pt")
+    assert "left out" not in caplog.text
+    diagonal = prior_of_texts(text_llama, raw_texts(3), curvature="diagonal").curvature.blocks
+    name = "model.layers.0.mlp.down_proj"
+    (own,) = (block for block in diagonal if block.name == name)
+    mixed = tuple(own if block.name == name else block for block in whole.curvature.blocks)
+    curvature = replace(whole.curvature, blocks=mixed)
+    prior = ConsolidationPrior(whole.anchor, curvature, whole.provenance)
+    assert prior.export_covariances(tmp_path / "mixed.pt") == count - 1
+    assert f"1 layers of prior 'old' have no second moment of inputs and are left out ({name}" in (
+        caplog.text
+    )
