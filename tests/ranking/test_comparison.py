@@ -106,9 +106,13 @@ def test_measured_are_the_old_tasks_their_mean_and_the_new_one():
 
 def test_methods_are_named_by_the_curvatures_of_their_priors():
     kinds = ("kronecker", "diagonal", "kronecker", "identity", "kronecker_eigen")
-    priors = [SimpleNamespace(provenance=SimpleNamespace(curvature=kind)) for kind in kinds]
+    priors = [
+        SimpleNamespace(provenance=SimpleNamespace(curvature=kind), probes=None) for kind in kinds
+    ]
     assert method_name(priors) == "kfc + ewc + l2 + ekfac"
     assert method_name(priors[2:3]) == "kfc"
+    priors[2].probes = "of any kind"
+    assert method_name(priors[2:3]) == "kfc+probes"
 
 
 def refuse_constant(name: str) -> None:
