@@ -21,7 +21,9 @@ class LmMethod:
         strength: λ of the penalty.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         distilled: Weight of the KL on the new texts themselves; None for none.
-        rank: Of a LoRA update that learns in the place of the parameters; 0 for all of these.
+        adapter: What learns in the place of the parameters, see
+            :data:`~laboratory.lm.adapters.ADAPTERS`; None for all of these.
+        size: Of the adapter.
         rate: Multiple of the learning rate.
         average: Share of the trained parameters in the mean with the anchor's.
     """
@@ -31,7 +33,8 @@ class LmMethod:
     strength: float = 0.0
     probes: float | None = None
     distilled: float | None = None
-    rank: int = 0
+    adapter: str | None = None
+    size: float = 0.0
     rate: float = 1.0
     average: float = 1.0
 
@@ -56,6 +59,11 @@ def _part(text: str, number: float, name: str, **others: Any) -> Part:
     return Part(text, lambda value: {name: value, **others}, number, (0.0, float("inf")))
 
 
+def _adapter(kind: str, text: str, rank: int) -> Part:
+    """Make a part of an adapter whose number is its rank."""
+    return Part(text, lambda r: {"adapter": kind, "size": int(r)}, rank, (1, 4096))
+
+
 LM_METHODS: Mapping[str, Part] = {
     "none": Part("plain fine-tuning", lambda _: {}),
     "kfc": _part(
@@ -74,11 +82,19 @@ LM_METHODS: Mapping[str, Part] = {
         1.0,
         "distilled",
     ),
-    "lora": Part(
-        "a low-rank update alone (Hu et al. 2021), merged; its rank",
-        lambda rank: {"rank": int(rank)},
+    "lora": _adapter("lora", "a low-rank update alone (Hu et al. 2021), merged; its rank", 8),
+    "corda": _adapter(
+        "corda",
+        "likewise along what old inputs use least (CorDA, Yang et al. 2024, knowledge-preserved "
+        "mode), by a Kronecker-factored prior of sampled texts; its rank",
         8,
-        (1, 4096),
+    ),
+    "osf": Part(
+        "what is orthogonal to the largest singular directions of each matrix (OSF, Nayak et al. "
+        "2025), merged; the share of these",
+        lambda share: {"adapter": "osf", "size": share},
+        0.5,
+        (0.01, 0.99),
     ),
     "rate": _part("a multiple of the learning rate", 1.0, "rate"),
     "average": Part(

@@ -31,6 +31,7 @@ from ..arguments import settings_of
 from ..averaging import average_parameters
 from ..ledger import Ledger
 from ..points import Point
+from .adapters import with_adapter
 from .arguments import LmArguments
 from .data import Domain, read_domain
 from .evaluation import Evaluation
@@ -211,12 +212,15 @@ class Stage:
 
     def _learn(self, method: LmMethod) -> tuple[PreTrainedModel, dict[str, Any]]:
         args, model = self.args, copy.deepcopy(self.anchor)
-        learning: Any = _with_lora(model, method.rank) if method.rank else model
+        learning: Any = model
+        if method.adapter is not None:
+            prior = self.prior("kronecker") if method.adapter == "corda" else None
+            learning = with_adapter(model, method.adapter, method.size, prior)
         trainer = self.trainer(method, learning)
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        if method.rank:
+        if method.adapter is not None:
             model = learning.merge_and_unload()
         names = ("step", "loss", "task_loss", "penalty", "probe_loss")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -294,10 +298,3 @@ class Distilling(ConsolidationTrainer):
             old = log_softmax(self.teacher.train(False)(**read).logits[mask].float(), -1)
         new = log_softmax(outputs.logits[mask].float(), -1)
         return loss + self.weight * kl_div(new, old, reduction="batchmean", log_target=True)
-
-
-def _with_lora(model: PreTrainedModel, rank: int) -> nn.Module:
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an extra of the recipes
-
-    linear = "all-linear"
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linear))

@@ -1,5 +1,6 @@
 """The stage of a language model: rows, measures against plain sums, and runs that go on."""
 
+import copy
 import io
 import json
 import re
@@ -15,12 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hf_kfc.errors import ConsolidationError
 from laboratory.ledger import read_ledger
 from laboratory.lm import LmArguments, LmMethod, run_lm
+from laboratory.lm.adapters import with_adapter
 from laboratory.lm.data import read_domain
 from laboratory.lm.evaluation import Evaluation
 from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
 
-METHODS = ["none", "average:0", "average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2"]
+KEEP = ["average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2", "corda:2", "osf:0.9"]
+METHODS = ["none", "average:0", *KEEP]
 NOTES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
 
 
@@ -116,7 +119,7 @@ def test_a_stage_runs_measures_and_goes_on(data, model, tmp_path):
     assert plain["new"]["cross_entropy"] < anchor["new"]["cross_entropy"] - 0.5
     for name in ("general", "new"):  # nothing of what was learnt is all of the anchor
         assert by_method["average:0"][name] == pytest.approx(anchor[name], abs=1e-4)
-    for name in ("average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2"):
+    for name in KEEP:
         assert 0 < by_method[name]["meter"]["kl"] < plain["meter"]["kl"], name
     run_lm(args)  # nothing is missing
     assert Path(args.results).read_bytes() == written
@@ -205,6 +208,37 @@ def test_distillation_is_the_mean_divergence_of_what_is_read(data, model, tmp_pa
     old, new = (net(**read).logits[mask].log_softmax(-1) for net in (stage.anchor, other))
     due = plain + 3 * kl_div(new, old, reduction="batchmean", log_target=True)
     assert float(trainer.compute_loss(other, batch)) == pytest.approx(float(due), rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("lora", 3), ("corda", 3), ("osf", 0.75)])
+def test_an_adapter_begins_at_the_anchor_and_learns_in_the_directions_that_are_left(
+    data, model, tmp_path, kind, size
+):
+    stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
+    prior = stage.prior("kronecker")
+    batch = stage.collator(stage.domain.test)
+    before = stage.anchor(**batch).logits
+    wrapped = with_adapter(copy.deepcopy(stage.anchor), kind, size, prior)
+    torch.testing.assert_close(wrapped(**batch).logits, before, rtol=1e-3, atol=1e-4)
+    trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * 7 * {"lora": 2, "corda": 2, "osf": 3}[kind]  # of two layers
+    optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], 0.1)
+    wrapped(**batch).loss.backward()
+    optimizer.step()
+    name = "model.layers.1.mlp.up_proj"
+    old, new = (m.get_submodule(name).weight for m in (stage.anchor, wrapped.merge_and_unload()))
+    change, (left, _, right) = (new - old).detach(), torch.linalg.svd(old.detach())
+    assert change.norm() > 1e-4
+    if kind == "osf":  # 12 of 16 directions are kept
+        kept = left[:, :12].T @ change, change @ right[:12].T
+        assert max(part.norm() for part in kept) < 1e-3 * change.norm()
+    else:
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) <= 2 * size
+    if kind == "corda":  # along what the old inputs use less than they do others
+        (block,) = (b for b in prior.curvature.blocks if b.name == name)
+        moment = block.operator.input_moment()
+        used = torch.trace(change @ moment @ change.T) / change.norm() ** 2
+        assert used < 0.5 * torch.trace(moment) / len(moment)
 
 
 def test_what_is_wrong_is_told(data, model, tmp_path):
