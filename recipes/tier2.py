@@ -64,7 +64,7 @@ class Tier2Arguments:
     )
     output_dir: str = field(
         default="runs/tier2",
-        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+        metadata={"help": "Folder for the model, its prior (in prior/), table, picture and page."},
     )
 
     def __post_init__(self) -> None:
@@ -149,7 +149,8 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
         trainer = new_trainer(olds[0])
         trainer.train()
         model.load_state_dict(trainer.accelerator.unwrap_model(trainer.model).state_dict())
-    before = measure("before", new_trainer(new, priors)).old  # refuses what does not fit
+    untaught = new_trainer(new, priors)
+    before = measure("before", untaught).old  # refuses what does not fit
     probes = [own.probes for own in priors if own.probes is not None]
     if args.model is None and candidates[1] is not None:
         probes = [probing.probes(model, candidates[1], collator, data.max_length)]
@@ -178,14 +179,16 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
     prior = prior.with_probes(probing.probes(model, candidates[0], collator, data.max_length))
     old_task = " + ".join(old.old_names or [own.task for own in priors])
     remembered = [ranking.Remembered.of(own) for own in methods[method][0]]
-    comparison = ranking.Comparison(old_task, data.name, before, outcomes, settings, remembered)
+    found = ranking.regressions_of_trainers(untaught, trainer, old.old_names, splits[1:], olds)
+    told = (before, outcomes, settings, remembered, found)
+    comparison = ranking.Comparison(old_task, data.name, *told)
     if state.is_main_process:
         with replace_directory(Path(args.output_dir)) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             prior.save_pretrained(partial / "prior")
             comparison.save(partial)
-        print(f"\n{comparison.table()}\n\nsaved in {args.output_dir}")
+        print(f"\n{comparison.report()}\n\nsaved in {args.output_dir}")
     state.wait_for_everyone()
 
 

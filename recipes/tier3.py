@@ -48,7 +48,7 @@ class Tier3Arguments:
     )
     output_dir: str = field(
         default="runs/tier3",
-        metadata={"help": "Folder for the model, its prior (in prior/), table and picture."},
+        metadata={"help": "Folder for the model, its prior (in prior/), table, picture and page."},
     )
 
 
@@ -112,7 +112,8 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
         return ranking.Outcome.of(method, trainer, new["test"], by_name)
 
     # With no method, then held by the priors of all earlier tasks.
-    before = measure("before", new_trainer(priors)).old  # also refuses priors that do not fit
+    untaught = new_trainer(priors)
+    before = measure("before", untaught).old  # also refuses priors that do not fit
     outcomes = []
     for method, own in {"none": [], ranking.method_name(priors): priors}.items():
         trainer = new_trainer(own)
@@ -126,14 +127,16 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
     prior = prior.with_probes(probing.probes(model, candidates, collator, data.max_length))
     old_task = " + ".join(old.old_names or [own.task for own in priors])
     remembered = [ranking.Remembered.of(own) for own in priors]
-    comparison = ranking.Comparison(old_task, data.name, before, outcomes, settings, remembered)
+    found = ranking.regressions_of_trainers(untaught, trainer, old.old_names, splits[1:], olds)
+    told = (before, outcomes, settings, remembered, found)
+    comparison = ranking.Comparison(old_task, data.name, *told)
     if state.is_main_process:
         with replace_directory(Path(args.output_dir)) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             prior.save_pretrained(partial / "prior")
             comparison.save(partial)
-        print(f"\n{comparison.table()}\n\nsaved in {args.output_dir}")
+        print(f"\n{comparison.report()}\n\nsaved in {args.output_dir}")
     state.wait_for_everyone()
 
 

@@ -59,6 +59,7 @@ from .scoring import (
     answers_of_scores,
     concept_counts,
     find_regressions,
+    regressions_of_trainers,
     score_answers,
 )
 from .scripts import LearningArguments, ScriptParser, check_processes
@@ -125,6 +126,7 @@ __all__ = [
     "ranking_forward",
     "ranking_loss",
     "ranking_position_mask",
+    "regressions_of_trainers",
     "relative_change",
     "require_matplotlib",
     "score_answers",

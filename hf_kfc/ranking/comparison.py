@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ConsolidationError
 from .metrics import cf_reduction, relative_change
+from .scoring import Regressions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,6 +141,7 @@ class Comparison:
         settings: Everything needed to repeat it.
         remembered: The earlier tasks that the last method remembers, in the order of its
             strengths.
+        regressions: Which mentions of each old task the model of the last method has lost and won.
 
     Example:
         >>> outcomes = [Outcome("none", [], None, 0.5, 0.64), Outcome("kfc", [5], 0.1, 0.6, 0.62)]
@@ -152,6 +154,7 @@ class Comparison:
     outcomes: list[Outcome] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     remembered: list[Remembered] = field(default_factory=list)
+    regressions: dict[str, Regressions] = field(default_factory=dict)
 
     def change(self, outcome: Outcome) -> float:
         """Return the relative change of the old task in percent.
@@ -187,16 +190,32 @@ class Comparison:
         rows = [list(known), ruler, *map(list, zip(*known.values(), strict=True))]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
+    def report(self) -> str:
+        """Return the table, and under it how many mentions of each old task changed."""
+        changes = [f"{name}: {own.summary()}" for name, own in self.regressions.items()]
+        return "\n\n".join([self.table(), *changes])
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values, with the command and the versions that made it."""
+        """Return everything as JSON values, with the command and the versions that made it.
+
+        Of what changed there are the numbers: the mentions themselves are of the old data.
+        """
         outcomes = [
             asdict(o) | {"change": _json(self.change(o)), "cf_reduction": _json(self.reduction(o))}
             for o in self.outcomes
         ]
-        return asdict(self) | {"outcomes": outcomes, "command": command(), "versions": versions()}
+        changes = {
+            name: {"lost": len(own.lost), "won": len(own.won), "p_value": own.p_value}
+            for name, own in self.regressions.items()
+        }
+        values = asdict(replace(self, regressions={})) | {"regressions": changes}
+        return values | {"outcomes": outcomes, "command": command(), "versions": versions()}
 
     def save(self, directory: str | Path) -> None:
         """Write ``results.json``, ``results.md`` and, of a measured old task, ``forgetting.png``.
+
+        Of changes, ``regressions.html`` shows the mentions in their context; where there are
+        several old tasks, ``regressions-1.html`` and so on, in their order.
 
         Args:
             directory: An existing folder.
@@ -207,7 +226,11 @@ class Comparison:
         folder = Path(directory)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
         (folder / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
-        (folder / RESULTS_TABLE).write_text(self.table() + "\n", encoding="utf-8")
+        (folder / RESULTS_TABLE).write_text(self.report() + "\n", encoding="utf-8")
+        for number, (name, own) in enumerate(self.regressions.items(), 1):
+            page = own.html(f"{name}, after learning {self.new_task}: what changed")
+            of_several = f"-{number}" if len(self.regressions) > 1 else ""
+            (folder / f"regressions{of_several}.html").write_text(page, encoding="utf-8")
         if self.old_before is not None:
             self.save_figure(folder / FIGURE_NAME)
 

@@ -3,9 +3,17 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from made_up_answers import draw
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.ranking import Comparison, Outcome, choose_strength, is_finished, method_name
+from hf_kfc.ranking import (
+    Comparison,
+    Outcome,
+    choose_strength,
+    find_regressions,
+    is_finished,
+    method_name,
+)
 
 PLAIN = Outcome("none", [], None, 0.5, 0.70)
 
@@ -77,6 +85,21 @@ def test_save_writes_json_and_table(comparison, tmp_path):
     assert "λ" in text
     assert json.loads(text) == comparison.to_dict()
     assert (tmp_path / "results.md").read_text("utf-8") == comparison.table() + "\n"
+
+
+def test_changes_of_each_old_task_are_counted_and_have_a_page(comparison, tmp_path):
+    found = find_regressions(draw(1), draw(2))
+    comparison.regressions = {"articles": found, "a/b": found}
+    comparison.save(tmp_path)
+    pages = [path.read_text("utf-8") for path in sorted(tmp_path.glob("*.html"))]
+    assert ["a/b, after learning patients" in page for page in pages] == [False, True]
+    assert comparison.to_dict()["regressions"]["a/b"] == {
+        "lost": len(found.lost),
+        "won": len(found.won),
+        "p_value": found.p_value,
+    }
+    told = (tmp_path / "results.md").read_text("utf-8")
+    assert told.startswith(comparison.table() + "\n\narticles: 200 mentions in 20 documents: ")
 
 
 def test_a_folder_is_finished_for_the_very_settings_and_versions(comparison, tmp_path, monkeypatch):

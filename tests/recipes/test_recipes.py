@@ -23,6 +23,8 @@ TIER_FILES = {
     *("prior", "prior/config.json", "prior/prior.safetensors"),
 }
 
+MEASURED = {"forgetting.png", "regressions.html"}  # where the old data is at hand
+
 
 @pytest.fixture(scope="module")
 def tier2(recipes, tier1, tmp_path_factory) -> Path:
@@ -46,7 +48,7 @@ def results(directory: Path) -> dict:
 @pytest.mark.parametrize("tier", ["tier1", "tier2"])
 def test_folder_holds_everything_and_nothing_is_left_beside_it(tier, recipes, request):
     directory = request.getfixturevalue(tier)
-    expected = TIER_FILES | ({"forgetting.png"} if tier == "tier2" else set())
+    expected = TIER_FILES | (MEASURED if tier == "tier2" else set())
     assert set(content(directory)) == expected
     assert list(directory.parent.iterdir()) == [directory]
     assert recipes.leftovers() == []
@@ -99,6 +101,18 @@ def test_results_of_tier_2_are_complete(tier1, tier2):
         assert outcome["change"] == pytest.approx(expected)
     assert found["settings"]["tier"]["priors"] == [str(tier1 / "prior")]
     assert (tier2 / "forgetting.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_tier_2_changed_is_told_and_shown(tier2):
+    found = results(tier2)
+    (changed,) = found["regressions"].values()
+    share = 32 * (found["old_before"] - found["outcomes"][-1]["old"])
+    assert changed["lost"] - changed["won"] == pytest.approx(share)
+    sentence = f"{changed['lost']} were right and now are wrong, {changed['won']} the other way"
+    assert sentence in (tier2 / "results.md").read_text("utf-8")
+    page = (tier2 / "regressions.html").read_text("utf-8")
+    assert "articles, after learning patients: what changed" in page
+    assert page.count("<mark>") == changed["lost"] + changed["won"] > 0
 
 
 def test_the_penalty_keeps_the_model_nearer_to_the_prior(recipes, tier1, tmp_path):
@@ -207,7 +221,7 @@ def test_without_priors_tier_1_is_done_and_all_methods_compared(recipes, tmp_pat
     assert all(value > 0 for value in forgotten.values())
     assert forgotten["probes"] < forgotten["none"]
     assert ConsolidationPrior.from_pretrained(tmp_path / "tier2" / "prior").probes is not None
-    assert set(content(tmp_path / "tier2")) == TIER_FILES | {"forgetting.png"}
+    assert set(content(tmp_path / "tier2")) == TIER_FILES | MEASURED
 
 
 def test_an_older_result_is_replaced_only_by_a_whole_one(recipes, tier1, tmp_path, monkeypatch):
@@ -225,9 +239,7 @@ def test_an_older_result_is_replaced_only_by_a_whole_one(recipes, tier1, tmp_pat
             recipes.call("tier2", *TINY, *arguments)
     assert content(tmp_path) == before
     assert recipes.call("tier2", *TINY, *arguments).status == 0
-    assert set(content(tmp_path)) == {"tier2"} | {
-        f"tier2/{name}" for name in TIER_FILES | {"forgetting.png"}
-    }
+    assert set(content(tmp_path)) == {"tier2"} | {f"tier2/{name}" for name in TIER_FILES | MEASURED}
     assert results(output)["new_task"] == "patients"
 
 

@@ -2,7 +2,7 @@
 
 from .answers import Answer, Answers, answers_of_documents, answers_of_scores, concept_counts
 from .bootstrap import Estimate
-from .regressions import Regressions, find_regressions
+from .regressions import Regressions, find_regressions, regressions_of_trainers
 from .scores import Scores, score_answers
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "answers_of_scores",
     "concept_counts",
     "find_regressions",
+    "regressions_of_trainers",
     "score_answers",
 ]

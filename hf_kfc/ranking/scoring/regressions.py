@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...commands.report import Report, Table
 from ...errors import DataError
-from .answers import Answer, Answers
+from .answers import Answer, Answers, answers_of_scores
 from .bootstrap import Bootstrap, Estimate
 from .page import page
 
-__all__ = ["Change", "Flip", "Regressions", "find_regressions"]
+__all__ = ["Change", "Flip", "Regressions", "find_regressions", "regressions_of_trainers"]
 
 _SHOWN = 20
 
@@ -83,9 +83,7 @@ class Regressions:
             flips = getattr(self, name)
             values[name] = [asdict(old) | {"now": new.predicted} for old, new in flips]
         parts: list[Table | str] = [
-            f"{self.mentions:,} mentions in {self.documents:,} documents: {len(self.lost):,} were "
-            f"right and now are wrong, {len(self.won):,} the other way (McNemar's exact test: "
-            f"p = {self.p_value:.2g})",
+            self.summary(),
             Table(
                 [
                     ("right", "", "95 % interval"),
@@ -106,6 +104,14 @@ class Regressions:
         ]
         parts += [Table([("lost in", "", "right", "now"), *flips], left=4)] if flips else []
         return Report(values, parts)
+
+    def summary(self) -> str:
+        """Tell in one sentence how many mentions changed."""
+        return (
+            f"{self.mentions:,} mentions in {self.documents:,} documents: {len(self.lost):,} were "
+            f"right and now are wrong, {len(self.won):,} the other way (McNemar's exact test: "
+            f"p = {self.p_value:.2g})"
+        )
 
     def name(self, id_: str | None) -> str:
         """Say a concept with its name."""
@@ -178,3 +184,25 @@ def find_regressions(
         {key: own for key, own in by_concept.items() if own.lost or own.won},
         old.names | new.names,
     )
+
+
+def regressions_of_trainers(
+    old: Any, new: Any, names: Iterable[str], splits: Iterable[Any], encoded: Iterable[Any]
+) -> dict[str, Regressions]:
+    """Find what a training changed in the test mentions of some tasks.
+
+    Args:
+        old: The Trainer of the model as it was; of several processes all are to ask.
+        new: That of the model as it is.
+        names: What the tasks are called.
+        splits: The ranking examples of each.
+        encoded: The same, encoded.
+
+    Returns:
+        The changes by task.
+    """
+    found = {}
+    for name, examples, own in zip(names, splits, encoded, strict=True):
+        scores = (trainer.predict(own["test"]).predictions for trainer in (old, new))
+        found[name] = find_regressions(*(answers_of_scores(examples["test"], s) for s in scores))
+    return found
