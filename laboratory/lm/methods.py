@@ -19,7 +19,9 @@ class LmMethod:
         name: As given.
         curvature: Of the penalty; None for no penalty.
         strength: λ of the penalty.
+        rank: Of the curvature's factors, which are kept in bfloat16 then; 0 for all of them.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
+        rows: Of these in a step; 0 for as many as the command line says.
         distilled: Weight of the KL on the new texts themselves; None for none.
         adapter: What learns in the place of the parameters, see
             :data:`~laboratory.lm.adapters.ADAPTERS`; None for all of these.
@@ -31,7 +33,9 @@ class LmMethod:
     name: str
     curvature: str | None = None
     strength: float = 0.0
+    rank: int = 0
     probes: float | None = None
+    rows: int = 0
     distilled: float | None = None
     adapter: str | None = None
     size: float = 0.0
@@ -59,6 +63,11 @@ def _part(text: str, number: float, name: str, **others: Any) -> Part:
     return Part(text, lambda value: {name: value, **others}, number, (0.0, float("inf")))
 
 
+def _count(name: str, text: str, number: int) -> Part:
+    """Make a part whose number is that field of a method, and whole."""
+    return Part(text, lambda value: {name: int(value)}, number, (1, 65536))
+
+
 def _adapter(kind: str, text: str, rank: int) -> Part:
     """Make a part of an adapter whose number is its rank."""
     return Part(text, lambda r: {"adapter": kind, "size": int(r)}, rank, (1, 4096))
@@ -77,6 +86,8 @@ LM_METHODS: Mapping[str, Part] = {
     ),
     "l2": _part("L2 towards the anchor; its λ", 0.01, "strength", curvature="identity"),
     "probes": _part("KL to the anchor on texts that it sampled; its weight", 1.0, "probes"),
+    "rank": _count("rank", "the curvature compressed, as it is published; eigenpairs a factor", 64),
+    "rows": _count("rows", "sampled texts of a step", 1),
     "lwf": _part(
         "learning without forgetting (Li & Hoiem 2016): KL on the new texts; its weight",
         1.0,

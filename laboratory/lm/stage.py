@@ -174,12 +174,15 @@ class Stage:
         kept: Probes = torch.load(file, weights_only=False)  # of our own
         return kept.split(0.25, self.seed)
 
-    def prior(self, curvature: str) -> ConsolidationPrior:
+    def prior(self, curvature: str, rank: int = 0) -> ConsolidationPrior:
         """Return the prior of the sampled texts that are not the meter's.
 
         Args:
             curvature: Its kind.
+            rank: To compress it to, in bfloat16; 0 for as it is.
         """
+        if rank:
+            return self.prior(curvature).compress(rank=rank, dtype=torch.bfloat16)
         if curvature == "identity":
             return ConsolidationPrior.l2(self.anchor, task=OLD)
         folder = self.folder / f"prior-{curvature}"
@@ -202,7 +205,7 @@ class Stage:
         return Distilling(
             model,
             self._arguments(method),
-            priors=[] if method.curvature is None else [self.prior(method.curvature)],
+            priors=[] if method.curvature is None else [self.prior(method.curvature, method.rank)],
             probes=[] if method.probes is None else self.probes[0],
             train_dataset=self.domain.train[: self.args.steps * self.args.batch_size],
             data_collator=self.collator,
@@ -251,7 +254,7 @@ class Stage:
             penalty_every=args.penalty_every,
             penalty_dtype=args.dtype,
             probe_weight=method.probes or 0.0,
-            probe_batch_size=args.probe_batch_size,
+            probe_batch_size=method.rows or args.probe_batch_size,
             probe_every=args.probe_every,
             probe_held_out=0.0,
         )

@@ -22,7 +22,8 @@ from laboratory.lm.evaluation import Evaluation
 from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
 
-KEEP = ["average:0.5", "lwf:4", "kfc:0.1+probes:1", "ewc:0.1", "lora:2", "corda:2", "osf:0.9"]
+OURS = ["kfc:0.1+probes:1", "kfc:0.1+rank:4+probes:1+rows:1"]
+KEEP = [*OURS, "average:0.5", "lwf:4", "ewc:0.1", "lora:2", "corda:2", "osf:0.9"]
 METHODS = ["none", "average:0", *KEEP]
 NOTES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
 
@@ -208,6 +209,15 @@ def test_distillation_is_the_mean_divergence_of_what_is_read(data, model, tmp_pa
     old, new = (net(**read).logits[mask].log_softmax(-1) for net in (stage.anchor, other))
     due = plain + 3 * kl_div(new, old, reduction="batchmean", log_target=True)
     assert float(trainer.compute_loss(other, batch)) == pytest.approx(float(due), rel=1e-5)
+
+
+def test_a_method_has_a_rank_and_rows_of_its_own(data, model, tmp_path):
+    stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
+    whole, small = (stage.trainer(LmMethod.parse(name), stage.anchor) for name in OURS)
+    assert (whole.args.probe_batch_size, small.args.probe_batch_size) == (2, 1)
+    errors = [trainer.priors[0].provenance.approximation_errors for trainer in (whole, small)]
+    assert not errors[0]
+    assert max(errors[1].values()) > 0.01
 
 
 @pytest.mark.parametrize(("kind", "size"), [("lora", 3), ("corda", 3), ("osf", 0.75)])
