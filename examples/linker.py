@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_kfc import ConsolidationArguments, ConsolidationPrior, CurvatureArguments
 from hf_kfc.ranking import (
@@ -32,7 +32,7 @@ from hf_kfc.ranking import (
     RankingConsolidationTrainer,
     compute_metrics,
     encode_candidates,
-    load_ranker,
+    load_pretrained,
     ranking_forward,
     ranking_position_mask,
     train_tokenizer,
@@ -142,8 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             tokenizer = train_tokenizer(str(row[part]) for row in rows for part in parts)
             model = CnnForMultipleChoice(CnnConfig(vocab_size=len(tokenizer), hidden_size=32))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = load_ranker(name)
+            model, tokenizer = load_pretrained(name)
         train, test = (
             {task: encode_candidates(data[split], tokenizer, 48) for task, data in corpora.items()}
             for split in ("train", "test")

@@ -11,24 +11,20 @@ from typing import Any, cast
 
 import datasets
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
-    set_seed,
 )
 
 from hf_kfc.curvature import CurvatureArguments, survey
-from hf_kfc.errors import ConsolidationError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.probes import Probes
 from hf_kfc.ranking import (
     CandidateCollator,
     compute_metrics,
-    load_ranker,
+    load_pretrained,
     new_cnn,
     ranking_forward,
     ranking_position_mask,
@@ -73,26 +69,12 @@ def new_ranker(
         The model and its tokenizer.
 
     Raises:
-        ConsolidationError: The model or its tokenizer is missing or damaged.
+        HfKfcError: The model or its tokenizer is missing or damaged.
     """
     if args.ranker != "cnn":
-        set_seed(seed)
-        return _load(args)
+        return load_pretrained(args.ranker, num_layers=args.num_layers, seed=seed)
     examples = datasets.concatenate_datasets([splits["train"] for splits in tasks])
     return new_cnn(examples, hidden_size=args.hidden_size, vocab_size=args.vocab_size, seed=seed)
-
-
-def _load(args: RankerArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.ranker)
-        return load_ranker(args.ranker, num_layers=args.num_layers), tokenizer
-    except HfKfcError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ConsolidationError(
-            f"ranker '{args.ranker}' cannot be loaded ({str(error).strip()}); give 'cnn', the "
-            "folder of a model with its tokenizer, or the name of a Hub repository"
-        ) from error
 
 
 def prepare(

@@ -26,7 +26,6 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import AutoTokenizer
 
 from hf_kfc.ranking import (
     CandidateCollator,
@@ -35,7 +34,7 @@ from hf_kfc.ranking import (
     Concept,
     EntityLinker,
     Mention,
-    load_ranker,
+    load_pretrained,
     train_tokenizer,
 )
 from hf_kfc.ranking.candidates import cut_context
@@ -154,8 +153,7 @@ def make(ranker: str, ontology: Ontology, chosen: Sequence[Mention], args: Any) 
     """Make a ranker; how well it ranks does not matter to its speed."""
     torch.manual_seed(0)
     if ranker == "minilm":
-        tokenizer = AutoTokenizer.from_pretrained(args.minilm)
-        model = load_ranker(args.minilm, num_layers=3)
+        model, tokenizer = load_pretrained(args.minilm, num_layers=3)
     else:
         texts = (f"{m.left} {m.text} {m.right}" for m in chosen)
         tokenizer = train_tokenizer(texts, 8_000)

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from transformers import BertConfig, BertForMultipleChoice, PreTrainedModel
 
 from hf_kfc.ranking.cnn import CnnConfig, CnnForMultipleChoice
-from hf_kfc.ranking.encoder import load_ranker
+from hf_kfc.ranking.loading import load_pretrained
 
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
@@ -27,7 +27,7 @@ def encoder(
 ) -> PreTrainedModel:
     """Make a BERT with a multiple-choice head from a random start, or the first layers of one."""
     if folder is not None:
-        return load_ranker(folder, num_layers=layers)
+        return load_pretrained(folder, num_layers=layers)[0]
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=vocabulary,

@@ -21,7 +21,6 @@ from .comparison import (
     method_name,
     require_matplotlib,
 )
-from .encoder import load_ranker
 from .encoding import encode_candidates, train_tokenizer
 from .loading import (
     DataArguments,
@@ -114,7 +113,6 @@ __all__ = [
     "is_finished",
     "load_examples",
     "load_pretrained",
-    "load_ranker",
     "masked_logits",
     "method_name",
     "model_card",

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForMultipleChoice,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -287,19 +290,28 @@ def _texts(example: Mapping[str, Any]) -> Iterator[str]:
 
 
 def load_pretrained(
-    model: str | Path, *, seed: int = 0, learnt: bool = False, token: str | None = None
+    model: str | Path,
+    *,
+    num_layers: int | None = None,
+    seed: int = 0,
+    learnt: bool = False,
+    token: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a ranker, or an encoder that gets a new head, with its tokenizer.
 
+    The model is in evaluation mode and in float32 whatever it was saved in: small steps are lost on
+    weights of 16 bits. For 16-bit arithmetic set ``bf16`` in the training arguments.
+
     Args:
         model: A folder, ``"org/name"`` or ``"org/name@revision"``.
+        num_layers: Keep only the first layers, this many; by default all.
         seed: Of a new head.
         learnt: Whether to refuse an encoder, whose new head has learnt nothing.
         token: Access token; by default the one logged in with.
 
     Raises:
-        HfKfcError: The model or its tokenizer is missing, damaged or out of reach, or it has a
-            part that has learnt nothing.
+        HfKfcError: The model or its tokenizer is missing, damaged or out of reach, has no such
+            number of layers, or has a part that has learnt nothing.
 
     Example:
         >>> model, tokenizer = load_pretrained("runs/tier1")  # doctest: +SKIP
@@ -308,9 +320,19 @@ def load_pretrained(
     set_seed(seed)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, token=token)
+        config = AutoConfig.from_pretrained(path, revision=revision, token=token)
+        if num_layers is not None:
+            _keep_layers(config, num_layers)
         ranker, info = AutoModelForMultipleChoice.from_pretrained(
-            path, revision=revision, token=token, output_loading_info=True
+            path,
+            config=config,
+            dtype=torch.float32,
+            revision=revision,
+            token=token,
+            output_loading_info=True,
         )
+    except HfKfcError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError, HfHubHTTPError) as error:
         raise HfKfcError(
             f"model '{model}' cannot be loaded ({' '.join(str(error).split())}); give the folder "
@@ -322,6 +344,18 @@ def load_pretrained(
             "train it to rank first"
         )
     return ranker, tokenizer
+
+
+def _keep_layers(config: PreTrainedConfig, num_layers: int) -> None:
+    available = getattr(config, "num_hidden_layers", 0)
+    if not 1 <= num_layers <= available:
+        raise HfKfcError(
+            f"num_layers is {num_layers}, and the {config.model_type} model has {available}; give "
+            "1 to as many, or none"
+        )
+    config.num_hidden_layers = num_layers
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:num_layers]
 
 
 def find_sources(model: str, priors: Sequence[str] = ()) -> tuple[str, list[str]]:

@@ -8,11 +8,17 @@ from transformers import (
     ModernBertForMultipleChoice,
 )
 
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.errors import HfKfcError
 from hf_kfc.ranking.cnn import CnnForMultipleChoice
-from hf_kfc.ranking.encoder import load_ranker
+from hf_kfc.ranking.encoding import train_tokenizer
+from hf_kfc.ranking.loading import load_pretrained
 
 INPUT = {"input_ids": torch.tensor([[[3, 4, 5], [3, 6, 7]]])}
+
+
+def load(path, **options):
+    train_tokenizer(["some words"]).save_pretrained(path)
+    return load_pretrained(path, **options)[0]
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +30,30 @@ def folder(tmp_path_factory):
 
 def test_all_layers_by_default(folder):
     saved = BertForMultipleChoice.from_pretrained(folder)
-    loaded = load_ranker(folder)
+    loaded = load(folder)
     assert torch.equal(loaded(**INPUT).logits, saved(**INPUT).logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_saved_in_16_bits_are_learnt_in_32(folder, tmp_path, dtype):
     BertForMultipleChoice.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
-    assert {p.dtype for p in load_ranker(tmp_path).parameters()} == {torch.float32}
+    assert {p.dtype for p in load(tmp_path).parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_the_first_layers_are_kept(folder, layers):
     saved = BertForMultipleChoice.from_pretrained(folder)
     saved.bert.encoder.layer = saved.bert.encoder.layer[:layers]
-    loaded = load_ranker(folder, num_layers=layers)
+    loaded = load(folder, num_layers=layers)
     assert loaded.config.num_hidden_layers == layers
     assert loaded.state_dict().keys() == saved.state_dict().keys()
     assert torch.equal(loaded(**INPUT).logits, saved(**INPUT).logits)
 
 
 def test_a_shortened_model_saves_and_loads_as_such(folder, tmp_path):
-    short = load_ranker(folder, num_layers=1)
+    short = load(folder, num_layers=1)
     short.save_pretrained(tmp_path)
-    again = load_ranker(tmp_path)
+    again = load(tmp_path)
     assert again.config.num_hidden_layers == 1
     assert torch.equal(again(**INPUT).logits, short(**INPUT).logits)
 
@@ -66,16 +72,16 @@ def test_an_encoder_with_a_list_of_layer_types_is_shortened_too(tmp_path):
         sep_token_id=2,
     )
     ModernBertForMultipleChoice(config).save_pretrained(tmp_path / "long")
-    short = load_ranker(tmp_path / "long", num_layers=2)
+    short = load(tmp_path / "long", num_layers=2)
     short.save_pretrained(tmp_path / "short")
-    again = load_ranker(tmp_path / "short")
+    again = load(tmp_path / "short")
     assert again.config.layer_types == config.layer_types[:2]
     assert torch.equal(again(**INPUT).logits, short(**INPUT).logits)
 
 
 def test_a_bare_encoder_gets_a_head(folder, tmp_path):
     BertModel.from_pretrained(folder).save_pretrained(tmp_path)
-    loaded = load_ranker(str(tmp_path), num_layers=2)
+    loaded = load(str(tmp_path), num_layers=2)
     assert isinstance(loaded, BertForMultipleChoice)
     saved = BertForMultipleChoice.from_pretrained(folder)
     word = "bert.embeddings.word_embeddings.weight"
@@ -84,12 +90,12 @@ def test_a_bare_encoder_gets_a_head(folder, tmp_path):
 
 @pytest.mark.parametrize("layers", [0, -1, 4])
 def test_wrong_numbers_of_layers_are_refused(folder, layers):
-    with pytest.raises(ConsolidationError, match=f"num_layers is {layers}.*has 3 layers"):
-        load_ranker(folder, num_layers=layers)
+    with pytest.raises(HfKfcError, match=f"num_layers is {layers}.*has 3;"):
+        load(folder, num_layers=layers)
 
 
 def test_the_cnn_loads_but_has_no_layers_to_choose(tmp_path):
     cnn().save_pretrained(tmp_path)
-    assert type(load_ranker(tmp_path)) is CnnForMultipleChoice
-    with pytest.raises(ConsolidationError, match=r"hf_kfc_cnn model .* has no num_hidden_layers"):
-        load_ranker(tmp_path, num_layers=1)
+    assert type(load(tmp_path)) is CnnForMultipleChoice
+    with pytest.raises(HfKfcError, match="the hf_kfc_cnn model has 0;"):
+        load(tmp_path, num_layers=1)
