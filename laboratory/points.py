@@ -8,7 +8,7 @@ from statistics import fmean, geometric_mean
 from typing import Any
 
 from hf_kfc.errors import ConsolidationError
-from hf_kfc.ranking import Outcome, choose_strength
+from hf_kfc.ranking import Outcome
 
 __all__ = [
     "ANY_CHOICE",
@@ -17,6 +17,7 @@ __all__ = [
     "Choices",
     "Point",
     "Record",
+    "choose_strength",
     "mean_of_old",
     "periods_so_far",
     "tier3_strengths",
@@ -28,6 +29,8 @@ TIER3_FACTORS = (0.01, 1.0, 100.0)
 BASELINES = ("individual", "individual:0.1", "individual:update", "combined")
 """Runs that are no method: a task alone (on a share of its examples, or as many as a later tier
 learns of it), and tasks together."""
+
+_TOLERANCE = 0.01  # of accuracy
 
 Record = Mapping[str, Any]
 """What a run came to, as JSON values; under ``validation`` and ``test`` its accuracies by task."""
@@ -103,7 +106,7 @@ class Choices:
     old: Callable[[Point, Record], float] = mean_of_old
 
     def chosen(self, tasks: Sequence[str], method: str) -> Point:
-        """Choose among the runs of a method by :func:`~hf_kfc.ranking.choose_strength`.
+        """Choose among the runs of a method by :func:`choose_strength`.
 
         Args:
             tasks: In the order learnt.
@@ -163,3 +166,30 @@ def tier3_strengths(
     )
     for factor in TIER3_FACTORS:
         yield Point(choices.seed, tuple(chain), method, (*first, second * factor))
+
+
+def choose_strength(candidates: Sequence[Outcome], plain: Outcome) -> Outcome:
+    """Choose a strength on the development splits, by the rule of McInerney et al. 2021.
+
+    The least drop of the old task without too much loss on the new one: among the strengths whose
+    new-task accuracy is at most a point below that of no method, the one with the highest
+    old-task accuracy (the smaller strength, if two are equal). If none keeps the new task, the
+    one that loses least of it.
+
+    Args:
+        candidates: Outcomes of one method at several strengths, measured on development splits.
+        plain: Outcome of no method.
+
+    Returns:
+        One of ``candidates``.
+
+    Raises:
+        ConsolidationError: There is no candidate.
+    """
+    if not candidates:
+        raise ConsolidationError("there is no strength to choose from; run at least one")
+    ordered = sorted(candidates, key=lambda o: tuple(o.strengths))
+    kept = [o for o in ordered if o.new >= plain.new - _TOLERANCE]
+    if not kept:
+        return max(ordered, key=lambda o: o.new)
+    return max(kept, key=lambda o: o.old or 0.0)

@@ -28,7 +28,6 @@ __all__ = [
     "Comparison",
     "Outcome",
     "Remembered",
-    "choose_strength",
     "command",
     "is_finished",
     "method_name",
@@ -270,36 +269,6 @@ class Comparison:
         axes.set_ylabel("accuracy afterwards (%)")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.15)
-
-
-def choose_strength(
-    candidates: Sequence[Outcome], plain: Outcome, tolerance: float = 0.01
-) -> Outcome:
-    """Choose a strength on the development splits, by the rule of McInerney et al. 2021.
-
-    The least drop of the old task without too much loss on the new one: among the strengths whose
-    new-task accuracy is at most ``tolerance`` below that of no method, the one with the highest
-    old-task accuracy (the smaller strength, if two are equal). If none keeps the new task, the
-    one that loses least of it.
-
-    Args:
-        candidates: Outcomes of one method at several strengths, measured on development splits.
-        plain: Outcome of no method.
-        tolerance: Loss on the new task that is not too much.
-
-    Returns:
-        One of ``candidates``.
-
-    Raises:
-        ConsolidationError: There is no candidate.
-    """
-    if not candidates:
-        raise ConsolidationError("there is no strength to choose from; run at least one")
-    ordered = sorted(candidates, key=lambda o: tuple(o.strengths))
-    kept = [o for o in ordered if o.new >= plain.new - tolerance]
-    if not kept:
-        return max(ordered, key=lambda o: o.new)
-    return max(kept, key=lambda o: o.old or 0.0)
 
 
 def method_name(priors: Sequence[Any]) -> str:

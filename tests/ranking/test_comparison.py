@@ -5,11 +5,9 @@ from types import SimpleNamespace
 import pytest
 from made_up_answers import draw
 
-from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking import (
     Comparison,
     Outcome,
-    choose_strength,
     find_regressions,
     is_finished,
     method_name,
@@ -171,38 +169,3 @@ def test_where_no_method_forgets_nothing_there_is_no_reduction(plain):
     comparison = Comparison("a", "b", 0.5, [*outcomes, kfc(1.0, 0.4, 0.7)])
     assert math.isnan(comparison.reduction(comparison.outcomes[-1]))
     assert comparison.change(comparison.outcomes[-1]) == pytest.approx(-20)
-
-
-def test_chosen_is_the_highest_old_accuracy_among_those_that_keep_the_new_task():
-    candidates = [kfc(1, 0.5, 0.70), kfc(10, 0.6, 0.695), kfc(100, 0.9, 0.68)]
-    assert choose_strength(candidates, PLAIN) is candidates[1]
-
-
-def test_the_tolerance_is_inclusive_and_can_be_set():
-    plain = Outcome("none", [], None, 0.5, 0.75)
-    candidates = [kfc(1, 0.5, 0.75), kfc(10, 0.9, 0.5)]
-    assert choose_strength(candidates, plain, tolerance=0.25) is candidates[1]
-    assert choose_strength(candidates, plain, tolerance=0.2) is candidates[0]
-    assert choose_strength(candidates, plain) is candidates[0]
-
-
-def test_of_equal_old_accuracies_the_smaller_strength_is_chosen():
-    candidates = [kfc(10, 0.6, 0.72), kfc(1, 0.6, 0.7), kfc(3, 0.6, 0.71), kfc(0.5, 0.5, 0.8)]
-    assert choose_strength(candidates, PLAIN) is candidates[1]
-
-
-def test_if_none_keeps_the_new_task_the_one_that_loses_least_is_chosen():
-    candidates = [kfc(1, 0.5, 0.60), kfc(10, 0.6, 0.65), kfc(100, 0.9, 0.3)]
-    assert choose_strength(candidates, PLAIN) is candidates[1]
-    tie = [kfc(10, 0.9, 0.6), kfc(1, 0.5, 0.6)]
-    assert choose_strength(tie, PLAIN) is tie[1]
-
-
-def test_an_old_task_that_was_not_measured_counts_as_forgotten():
-    candidates = [kfc(1, None, 0.7), kfc(10, 0.1, 0.7)]
-    assert choose_strength(candidates, PLAIN) is candidates[1]
-
-
-def test_nothing_to_choose_from_is_refused():
-    with pytest.raises(ConsolidationError, match="no strength to choose from"):
-        choose_strength([], PLAIN)
