@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..curvature import Block, Curvature
 from ..errors import PriorError
+from ..hub import Source
 from ..probes import Probes
 from ..text import printable
 from .content import Parts, fingerprint_of, to_content
@@ -33,6 +34,9 @@ class BasePrior:
         provenance: Where it comes from.
         probes: Inputs on which the anchor's outputs are kept.
 
+    Attributes:
+        source: The commit on the Hub that it was read from; None of a folder or a fresh one.
+
     Raises:
         PriorError: The parts do not fit each other; all problems are listed.
     """
@@ -48,6 +52,7 @@ class BasePrior:
         self.curvature = curvature
         self.provenance = provenance
         self.probes = probes
+        self.source: Source | None = None
         if problems := problems_of_parts(self.anchor, curvature, provenance, probes):
             raise PriorError(
                 f"prior of task '{provenance.task}' is unusable: {'; '.join(problems)}"
@@ -67,12 +72,7 @@ class BasePrior:
 
 
 def tell_left_out(prior: BasePrior, reason: str) -> None:
-    """Warn that what is made of a prior has not its probes.
-
-    Args:
-        prior: The prior.
-        reason: Why, as the end of a sentence.
-    """
+    """Warn that what is made of a prior has not its probes; the reason ends the sentence."""
     if prior.probes is not None:
         logger.warning(
             "the %d probes of prior '%s' are left out: %s",
@@ -87,18 +87,7 @@ PriorT = TypeVar("PriorT", bound=BasePrior)
 
 
 def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
-    """Leave blocks out of a prior; their parameters are ignored, and probes are left out aloud.
-
-    Args:
-        prior: The prior.
-        patterns: Of the names of blocks or of their parameters.
-
-    Returns:
-        Anchor, curvature and provenance of what is left.
-
-    Raises:
-        PriorError: A pattern matches none, or nothing is left.
-    """
+    """Leave blocks out of a prior; their parameters are ignored, and probes are left out aloud."""
     left, out = list[Block](), list[Block]()
     missed = dict.fromkeys(patterns)
     for block in prior.curvature.blocks:

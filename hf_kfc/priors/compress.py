@@ -17,19 +17,7 @@ __all__ = ["compressed_parts"]
 
 
 def compressed_parts(prior: BasePrior, rank: int | None, dtype: torch.dtype | None) -> Parts:
-    """Store a prior's curvature in fewer bytes; the anchor stays.
-
-    Args:
-        prior: The prior.
-        rank: Eigenpairs of every factor.
-        dtype: Of the stored curvature.
-
-    Returns:
-        The same anchor, the compressed curvature, and the provenance with its errors.
-
-    Raises:
-        PriorError: Nothing is asked for, or it cannot be done; the block is named.
-    """
+    """Store a prior's curvature in fewer bytes; the anchor stays, and provenance has the errors."""
     if rank is None and dtype is None:
         raise PriorError(
             f"prior of task '{prior.task}' would stay as it is; give a rank, a dtype or both"

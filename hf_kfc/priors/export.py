@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def export_covariances(prior: BasePrior, path: str | Path) -> int:
-    """Write the ``covariance_file`` of PEFT's CorDA (Yang et al. 2024, arXiv:2406.05223).
+    """Write second moments of inputs as PEFT's CorDA reads them (Yang et al., arXiv:2406.05223).
 
     It is a dictionary of A = mean of a aᵀ over all positions, [in, in] without the bias, by the
     names of the linear layers, as ``torch.save`` writes it. PEFT itself sums XᵀX over the positions
@@ -30,14 +30,17 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
     large entries count less there.
 
     Args:
-        prior: With factors, as ``kronecker`` curvature has.
-        path: The file to write.
+        path: The file to write, CorDA's ``covariance_file``.
 
     Returns:
         Number of layers; those that have a diagonal alone are left out, and a warning names one.
 
     Raises:
-        PriorError: No layer has such a factor.
+        PriorError: No layer has such a factor, as ``kronecker`` curvature has.
+
+    Example:
+        >>> prior.export_covariances("covariances.pt")  # doctest: +SKIP
+        >>> corda = CordaConfig(covariance_file="covariances.pt")  # doctest: +SKIP
     """
     covariances = dict(_input_moments(prior))
     if not covariances:

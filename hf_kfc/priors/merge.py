@@ -32,20 +32,7 @@ def merged_parts(
     weights: Sequence[float] | None,
     damping: float,
 ) -> Parts:
-    """Merge priors into one, whose penalty is near to the weighted sum of theirs.
-
-    Args:
-        priors: Of the same parameters.
-        rank: The most Kronecker products of a layer.
-        weights: Of each prior's F.
-        damping: That the merged prior will be used with.
-
-    Returns:
-        Anchor, curvature and provenance.
-
-    Raises:
-        PriorError: The priors have no common sum, or an argument is out of range.
-    """
+    """Merge priors into one, whose penalty is near to the weighted sum of theirs."""
     if not priors:
         raise PriorError("there are no priors to merge; give one or more")
     if not (isfinite(damping) and damping >= 0):

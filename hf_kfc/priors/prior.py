@@ -23,16 +23,15 @@ from ..curvature.objective import (
     default_position_mask,
 )
 from ..errors import PriorError
-from ..hub import Source
 from ..precision import wide_dtype
 from ..probes import Probes, TokenTable
 from .base import BasePrior, parts_without
 from .compress import compressed_parts
-from .export import export_covariances
+from .export import export_covariances as _export_covariances
 from .merge import merged_parts
 from .privacy import MIN_EXAMPLES, kept_tokens
 from .provenance import Provenance
-from .push import PushedPrior, push_to_hub
+from .push import push_to_hub as _push_to_hub
 from .store import load, save
 
 __all__ = ["ConsolidationPrior"]
@@ -60,16 +59,6 @@ class ConsolidationPrior(BasePrior):
         >>> prior = ConsolidationPrior.from_pretrained("runs/tier1/prior")  # doctest: +SKIP
         >>> trainer = ConsolidationTrainer(model, args, priors=[prior], ...)  # doctest: +SKIP
     """
-
-    def __init__(
-        self,
-        anchor: Mapping[str, Tensor],
-        curvature: Curvature,
-        provenance: Provenance,
-        probes: Probes | None = None,
-    ) -> None:
-        super().__init__(anchor, curvature, provenance, probes)
-        self.source: Source | None = None
 
     @classmethod
     def estimate(
@@ -162,7 +151,7 @@ class ConsolidationPrior(BasePrior):
 
         Of embeddings, tokens that a prior does not cover count as never seen by it, and in how many
         examples a token was seen is the most that any one prior tells: they may be of the same
-        examples, which added up would pass :func:`~hf_kfc.priors.privacy.without_rare_inputs`.
+        examples, which added up would be published as if there were more of them.
         Directions in which no prior has curvature keep the mean of the anchors.
 
         The priors' probes are left out, with a warning: each is of its own anchor. A trainer takes
@@ -336,34 +325,9 @@ class ConsolidationPrior(BasePrior):
         """
         save(self, Path(directory), max_shard_size, anchor=anchor, token=token)
 
-    def export_covariances(self, path: str | Path) -> int:
-        """Write the second moments of the layers' inputs as PEFT's CorDA reads them.
-
-        Args:
-            path: The file to write; see :func:`~hf_kfc.priors.export.export_covariances`.
-
-        Returns:
-            Number of layers.
-
-        Example:
-            >>> prior.export_covariances("covariances.pt")  # doctest: +SKIP
-            >>> corda = CordaConfig(covariance_file="covariances.pt")  # doctest: +SKIP
-        """
-        return export_covariances(self, path)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> PushedPrior:
-        """Push the prior to a repository of its own, in one commit, without rare tokens.
-
-        Args:
-            repo_id: The repository, ``"organisation/name"``; made if it is not there.
-            **options: ``private``, ``revision``, ``create_pr``, ``tag``, ``commit_message``,
-                ``token``, ``min_examples``, ``max_shard_size``, ``anchor``, ``card`` and
-                ``pictures`` of :func:`~hf_kfc.priors.push.push_to_hub`, which this calls.
-
-        Returns:
-            The commit and its tag.
-        """
-        return push_to_hub(self, repo_id, **options)
+    # Written as functions of a prior, each in a file of its own.
+    export_covariances = _export_covariances
+    push_to_hub = _push_to_hub
 
     @classmethod
     def from_pretrained(
@@ -394,9 +358,7 @@ class ConsolidationPrior(BasePrior):
                 valid prior (names, shapes, dtypes, non-finite values, asymmetric or indefinite
                 factors); all problems are listed.
         """
-        prior, source = load(cls, name_or_path, revision, layers, token, cache_dir)
-        prior.source = source
-        return prior
+        return load(cls, name_or_path, revision, layers, token, cache_dir)
 
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:

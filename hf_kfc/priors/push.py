@@ -72,7 +72,7 @@ def push_to_hub(
     card: str | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> PushedPrior:
-    """Push a prior to a repository of its own, in one commit, and tag it.
+    """Push the prior to a repository of its own, in one commit, without rare tokens, and tag it.
 
     It takes the place of an older prior there, which stays what its tag and its hash name. If
     anything fails, or the process is killed, call it again: what is done is not done twice. Where
@@ -80,7 +80,6 @@ def push_to_hub(
     alone is made anew by every call.
 
     Args:
-        prior: The prior; tokens seen in too few examples are left out of what is pushed.
         repo_id: The repository, ``"organisation/name"``; made if it is not there.
         private: Whether only its members may see the repository.
         revision: The branch, made if it is not there; by default the main one.
@@ -88,12 +87,12 @@ def push_to_hub(
         tag: By default the task and the first digits of the pushed prior's fingerprint.
         commit_message: By default it names the task.
         token: Access token; by default the one logged in with.
-        min_examples: In how many examples a token must have been seen to be kept; see
-            :func:`~hf_kfc.priors.privacy.without_rare_inputs`.
+        min_examples: In how many examples a token must have been seen to be kept: its row of an
+            embedding, and its anchor.
         max_shard_size: Size above which the tensors are split into several files.
         anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the anchor: it
             is pointed at, and not stored again.
-        card: Text of the README; by default :func:`~hf_kfc.priors.card.prior_card`.
+        card: Text of the README; by default what the prior tells of itself.
         pictures: What the card shows: PNG or SVG files by name.
 
     Returns:

@@ -30,19 +30,7 @@ def save(
     anchor: str | None,
     token: str | None,
 ) -> None:
-    """Save a prior to a folder that is either whole or not there.
-
-    Args:
-        prior: The prior.
-        directory: The folder.
-        max_shard_size: Size above which the tensors are split into several files.
-        anchor: A model on the Hub to point at, ``"org/model@<full hash>"``.
-        token: Access token for that model.
-
-    Raises:
-        PriorError: The folder holds something else, or the model is not the anchor.
-        HubError: That model cannot be read.
-    """
+    """Save a prior to a folder that is either whole or not there."""
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:
@@ -59,23 +47,8 @@ def load(
     layers: str | Sequence[str] | None,
     token: str | None,
     cache_dir: str | Path | None,
-) -> tuple[PriorT, Source | None]:
-    """Load a prior from a folder or the Hub, and refuse what is not as it was saved.
-
-    Args:
-        kind: What to make of the parts.
-        name_or_path: Folder or repository.
-        revision: Branch, tag or hash.
-        layers: Patterns of block names.
-        token: Access token.
-        cache_dir: Where downloads are kept.
-
-    Returns:
-        The prior, and the commit that it was read from.
-
-    Raises:
-        PriorError: Files are missing, damaged or out of reach, or the content is no valid prior.
-    """
+) -> PriorT:
+    """Load a prior of a kind from a folder or the Hub, and refuse what is not as it was saved."""
     place = _find(name_or_path, revision, token, cache_dir)
     config, tensors, damages = read_prior_files(place, layers)
     try:
@@ -91,7 +64,8 @@ def load(
             f"prior at {place} cannot be loaded: its content is not what was saved "
             f"({CONFIG_NAME} has another fingerprint)"
         )
-    return prior, place.source if isinstance(place, Snapshot) else None
+    prior.source = place.source if isinstance(place, Snapshot) else None
+    return prior
 
 
 def _find(
