@@ -33,14 +33,7 @@ _SHOWN = 20
 
 
 def report(options: argparse.Namespace) -> Report:
-    """Audit a prior.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: Something is missing or damaged, or does not fit the prior.
-    """
+    """Audit a prior."""
     tested = [options.model, options.members, options.non_members]
     if any(tested) and not all(tested):
         raise PriorError("a membership test needs --model, --members and --non_members; give all")

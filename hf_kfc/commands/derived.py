@@ -20,15 +20,7 @@ _COLUMNS = ("name", "operator", "error")
 
 
 def merge(options: argparse.Namespace) -> Report:
-    """Merge priors and write the result.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: A prior is missing or damaged, they have no common sum, or the output folder
-            holds something else.
-    """
+    """Merge priors and write the result."""
     refuse_other_files(options.output)
     priors = [ConsolidationPrior.from_pretrained(name) for name in options.priors]
     merged = ConsolidationPrior.merge(
@@ -39,15 +31,7 @@ def merge(options: argparse.Namespace) -> Report:
 
 
 def compress(options: argparse.Namespace) -> Report:
-    """Compress a prior and write the result.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: The prior is missing or damaged, has no such form, or the output folder holds
-            something else.
-    """
+    """Compress a prior and write the result."""
     refuse_other_files(options.output)
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
@@ -55,14 +39,7 @@ def compress(options: argparse.Namespace) -> Report:
 
 
 def export(options: argparse.Namespace) -> Report:
-    """Write the second moments of inputs for another library.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: The prior is missing or damaged, or has none.
-    """
+    """Write the second moments of inputs for another library."""
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     count = prior.export_covariances(options.output)
     size = options.output.stat().st_size

@@ -37,14 +37,7 @@ class BlockDifference:
 
 
 def report(options: argparse.Namespace) -> Report:
-    """Compare two priors.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: A prior is missing or damaged.
-    """
+    """Compare two priors."""
     a, b = (
         ConsolidationPrior.from_pretrained(name, revision=revision)
         for name, revision in ((options.a, options.revision_a), (options.b, options.revision_b))
@@ -64,12 +57,7 @@ def report(options: argparse.Namespace) -> Report:
 
 
 def compare_blocks(first: ConsolidationPrior, second: ConsolidationPrior) -> list[BlockDifference]:
-    """Compare the blocks that two priors have in common.
-
-    Args:
-        first: What the differences are relative to.
-        second: The other prior.
-    """
+    """Compare the blocks that two priors have in common; differences are relative to the first."""
     others = {block.name: block for block in second.curvature.blocks}
     return [
         _compare((block, first.anchor), (others[block.name], second.anchor))

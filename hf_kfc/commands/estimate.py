@@ -27,15 +27,7 @@ _WRITTEN = 128  # tokens of a text that the model writes itself
 
 
 def report(options: argparse.Namespace) -> Report:
-    """Estimate a prior, write it and, if asked to, publish it.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: Something is missing or damaged, the model's curvature is unknown, the folder
-            holds something else, or the Hub refuses.
-    """
+    """Estimate a prior, write it and, if asked to, publish it."""
     args = curvature_arguments(options)
     output: Path = options.output or Path(options.push_to_hub.rpartition("/")[2])
     refuse_other_files(output)

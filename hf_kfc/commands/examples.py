@@ -64,17 +64,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     choices: Choices,
 ) -> Prepared:
-    """Encode examples in the format that is theirs; plugins are asked before the library's own.
-
-    Args:
-        dataset: The examples.
-        model: What they are for.
-        tokenizer: Its tokenizer.
-        choices: What the user says of them.
-
-    Raises:
-        DataError: No format fits, a column is missing, or an example is not of its format.
-    """
+    """Encode examples in the format that is theirs; plugins are asked before the library's own."""
     failures = load_plugins()
     formats = (*registered_formats(), *TEXT_FORMATS)
     columns = dataset.column_names

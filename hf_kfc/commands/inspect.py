@@ -49,14 +49,7 @@ class LayerSummary:
 
 
 def report(options: argparse.Namespace) -> Report:
-    """Inspect a prior.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: The prior is missing or damaged.
-    """
+    """Inspect a prior."""
     prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
     layers = summarise_layers(prior)
     size = sum(layer.bytes for layer in layers)
@@ -92,11 +85,7 @@ def _probes(prior: ConsolidationPrior) -> list[Table]:
 
 
 def summarise_layers(prior: ConsolidationPrior) -> list[LayerSummary]:
-    """Summarise every block of a prior.
-
-    Args:
-        prior: The prior.
-    """
+    """Summarise every block of a prior."""
     counted = set[int]()
     return [
         LayerSummary(

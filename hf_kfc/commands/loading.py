@@ -30,16 +30,7 @@ def register_model(kind: type[PreTrainedModel]) -> None:
 
 @contextmanager
 def loading(what: str, advice: str, kind: type[HfKfcError] = ConsolidationError) -> Iterator[None]:
-    """Tell whatever another library makes of files that anybody wrote in one line.
-
-    Args:
-        what: What is loaded.
-        advice: What to give instead.
-        kind: Of the error.
-
-    Raises:
-        HfKfcError: Of this kind.
-    """
+    """Tell in one line what another library makes of files that anybody wrote, and the advice."""
     try:
         yield
     except HfKfcError:
@@ -84,14 +75,7 @@ def load_model(name: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
-
-    Args:
-        name: A folder, ``org/name`` or ``org/name@revision``.
-
-    Raises:
-        ConsolidationError: There is none, or it is damaged.
-    """
+    """Load a tokenizer by a model's name."""
     load_plugins()  # a tokenizer's class is found by the model's configuration
     path, revision = split_revision(name)
     with loading(f"the tokenizer of '{name}'", "a folder or repository that has one"):

@@ -72,14 +72,7 @@ def estimate(parser: ArgumentParser) -> None:
 
 
 def curvature_arguments(options: Namespace) -> CurvatureArguments:
-    """Gather the options of an estimate that say how the curvature is estimated.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        CurvatureError: One of them is out of range.
-    """
+    """Gather the options of an estimate that say how the curvature is estimated."""
     values = {field.name: getattr(options, field.name) for field in fields(CurvatureArguments)}
     if values["min_token_examples"] is None:
         leaves = options.push_to_hub and options.dataset

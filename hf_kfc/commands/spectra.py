@@ -34,12 +34,7 @@ class Spectrum:
 
 
 def spectrum_of(operator: Operator, shape: tuple[int, int]) -> Spectrum:
-    """Summarise the eigenvalues of a curvature.
-
-    Args:
-        operator: The curvature of one block.
-        shape: (q, p) of the block.
-    """
+    """Summarise the eigenvalues of the curvature of a block, its shape being (q, p)."""
     operator = operator.to(dtype=torch.float64)
     total, squared = float(operator.trace(shape)), float(operator.inner(operator, shape))
     rank = total**2 / squared if squared else 0.0

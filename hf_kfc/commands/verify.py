@@ -20,14 +20,7 @@ __all__ = ["report"]
 
 
 def report(options: argparse.Namespace) -> Report:
-    """Verify a prior against its model.
-
-    Args:
-        options: The parsed command line.
-
-    Raises:
-        HfKfcError: The model is missing or damaged.
-    """
+    """Verify a prior against its model."""
     values: dict[str, Any] = {"prior": options.prior, "model": options.model}
     try:
         # Loading checks files against their sha256, and tensors for shape, finiteness, symmetry

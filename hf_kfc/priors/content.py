@@ -87,14 +87,13 @@ def from_content(
     """Undo :func:`to_content`.
 
     Args:
-        config: The values.
+        config: The values; untrusted, as the tensors are.
         tensors: The tensors by name.
-        model: Parameters to take the anchors from that are not among the tensors.
         damages: Why tensors may be missing; if there are any, only what else is wrong is added.
+        model: Parameters to take the anchors from that are not among the tensors.
 
     Raises:
-        PriorError: There are damages, or the content is malformed; all is listed, including what
-            :func:`problems_of_parts` finds in the rest.
+        PriorError: There are damages, or something is malformed or does not fit; all is listed.
     """
     problems = list(damages)
     outputs = {n.removeprefix(_PROBES): t for n, t in tensors.items() if n.startswith(_PROBES)}
@@ -205,12 +204,7 @@ def fingerprint_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def stored_bytes(name: str, tensor: Tensor) -> int:
-    """Return how many bytes a tensor takes in a prior's files.
-
-    Args:
-        name: ``anchor/<parameter>`` or ``curvature/<part>``.
-        tensor: As the prior holds it.
-    """
+    """Return how many bytes ``anchor/<parameter>`` or ``curvature/<part>`` takes in the files."""
     return tensor.numel() * _stored_dtype(name, tensor).itemsize
 
 

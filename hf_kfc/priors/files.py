@@ -94,14 +94,7 @@ def _text(config: Mapping[str, Any], directory: Path) -> str:
 
 
 def refuse_other_files(directory: Path) -> None:
-    """Make sure that a prior may be written to a folder, which it replaces.
-
-    Args:
-        directory: Absent, empty or an older prior.
-
-    Raises:
-        HfKfcError: The folder holds something other than a prior, or cannot be made.
-    """
+    """Make sure that a prior may be written to a folder: absent, empty or an older prior."""
     if foreign := _foreign(directory):
         raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
     refuse_blocked(directory)
@@ -175,28 +168,12 @@ def read_prior_files(
 
 
 def find(place: Path | Snapshot, name: str, limit: int) -> Path:
-    """Return where a file of a folder or repository is on this machine.
-
-    Args:
-        place: The folder or repository.
-        name: The file's name.
-        limit: The most bytes that are downloaded.
-
-    Raises:
-        HubError: It cannot be fetched.
-    """
+    """Return where a file is on this machine; of a repository, fetch it up to so many bytes."""
     return place / name if isinstance(place, Path) else place.fetch(name, limit)
 
 
 def read_config(place: Path | Snapshot) -> dict[str, Any]:
-    """Read what describes a prior.
-
-    Args:
-        place: Its folder or repository.
-
-    Raises:
-        PriorError: It is missing, damaged, or of an unknown format.
-    """
+    """Read what describes a prior, and refuse what is missing, damaged or of another format."""
     where = f"{place}/{CONFIG_NAME}"
     again = "save the prior again"
     try:
@@ -238,11 +215,7 @@ def read_config(place: Path | Snapshot) -> dict[str, Any]:
 
 
 def holds_tensors(name: str) -> bool:
-    """Whether a file of this name, beside a prior's description, is that prior's.
-
-    Args:
-        name: The file's name.
-    """
+    """Whether a file of this name, beside a prior's description, is that prior's."""
     return name == _INDEX_NAME or _SHARD.fullmatch(name) is not None
 
 
@@ -267,14 +240,7 @@ def _checksum(config: Mapping[str, Any]) -> str:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Return a file's size, SHA-256 and tensor names.
-
-    Args:
-        path: A safetensors file.
-
-    Raises:
-        PriorError: It is not one.
-    """
+    """Return the size, SHA-256 and tensor names of a safetensors file."""
     try:
         with safe_open(path, "pt") as file:
             names = sorted(file.keys())
@@ -284,11 +250,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def checksum_of(path: Path) -> dict[str, Any]:
-    """Return a file's size and SHA-256.
-
-    Args:
-        path: The file.
-    """
+    """Return a file's size and SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}

@@ -69,16 +69,7 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
 
 
 def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:
-    """Return which columns of an embedding's block are of tokens that enough examples hold.
-
-    Args:
-        prior: The prior.
-        block: Of an embedding.
-        min_examples: In how many examples a token must stand.
-
-    Raises:
-        PriorError: The prior does not tell it.
-    """
+    """Return which columns of an embedding's block are of tokens that enough examples hold."""
     if block.input_examples is not None:
         return torch.nonzero(block.input_examples >= min_examples).flatten()
     already = prior.provenance.min_examples

@@ -23,15 +23,7 @@ def problems_of_parts(
     *,
     incomplete: bool = False,
 ) -> list[str]:
-    """Say what is wrong with a prior's parts, one phrase per problem.
-
-    Args:
-        anchor: Parameters by name.
-        curvature: Should cover exactly the anchor.
-        provenance: Where they come from.
-        probes: Should be of the anchor.
-        incomplete: Whether missing parts are known about.
-    """
+    """Say what is wrong with a prior's parts; of what is ``incomplete``, not that parts miss."""
     blocks = curvature.blocks
     problems = provenance.problems()
     if not (blocks or incomplete):
@@ -50,7 +42,13 @@ def problems_of_parts(
     names = Counter(block.name for block in blocks)
     problems += [f"two blocks have the name '{name}'" for name, n in names.items() if n > 1]
     for block in blocks:
-        wrong = block_problems(block) or _operator_problems(block)
+        state = block.operator.state().items()
+        # Of what has no sound shape or values that are not even finite, nothing more is said.
+        wrong = (
+            block_problems(block)
+            or [phrase for part, value in state for phrase in _bad_values(part, value)]
+            or block.operator.problems(block.shape)
+        )
         problems += [f"{block.name}: {phrase}" for phrase in wrong]
     if probes is not None and not problems:
         problems += _other_anchors(anchor, blocks, probes)
@@ -81,11 +79,7 @@ def _anchor_shapes(block: Block) -> dict[str, tuple[int, ...]]:
 
 
 def block_problems(block: Block) -> list[str]:
-    """Say why parameters cannot be joined to a matrix, or tokens not be those of its columns.
-
-    Args:
-        block: Its operator is not looked at.
-    """
+    """Say why parameters cannot be joined to a matrix, or tokens not be those of its columns."""
     if len(block.shapes) not in (1, 2):
         return [f"{len(block.shapes)} parameters do not make a weight and a bias"]
     (name, weight), *bias = block.shapes.items()
@@ -120,13 +114,6 @@ def _row_problems(block: Block, tokens: int) -> list[str]:
     ):
         return [f"input_examples are not {size} counts"]
     return []
-
-
-def _operator_problems(block: Block) -> list[str]:
-    state = block.operator.state().items()
-    unusable = [phrase for part, value in state for phrase in _bad_values(part, value)]
-    # Of values that are not even finite, nothing more is said.
-    return unusable or block.operator.problems(block.shape)
 
 
 def _bad_values(name: str, value: Tensor) -> list[str]:

@@ -110,11 +110,7 @@ class Provenance:
 
 
 def summarise_errors(errors: Mapping[str, float]) -> str:
-    """Say in words by how much curvatures are off.
-
-    Args:
-        errors: Relative errors by block.
-    """
+    """Say in words by how much the curvatures of blocks are off."""
     if not errors:
         return "-"
     worst = max(errors, key=lambda name: errors[name])
@@ -126,9 +122,5 @@ def compounded(first: float, second: float) -> float:
 
     With ‖F − F₁‖ ≤ e₁‖F‖ and ‖F₁ − F₂‖ ≤ e₂‖F₁‖, the triangle inequality gives
     ‖F − F₂‖ ≤ (e₁ + e₂ + e₁e₂)‖F‖.
-
-    Args:
-        first: e₁.
-        second: e₂.
     """
     return first + second + first * second

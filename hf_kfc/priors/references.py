@@ -30,16 +30,8 @@ def refer_to_model(
 ) -> dict[str, Any]:
     """Make sure that a model's parameters are a prior's anchor, bit by bit.
 
-    Args:
-        model: The model's repository.
-        curvature: Says which parameters, and which rows of them, the anchor has.
-        tensors: The anchor, as it would be stored.
-
     Returns:
         What to store in its place: the commit, and the sums of the model's files.
-
-    Raises:
-        PriorError: The model has other parameters, or cannot be fetched.
     """
     wanted = curvature.parameters
     files: dict[str, dict[str, Any]] = {}
@@ -67,12 +59,7 @@ def refer_to_model(
 def read_reference(
     config: Mapping[str, Any], token: str | None, cache_dir: str | Path | None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Read the parameters that a prior points at.
-
-    Args:
-        config: The prior's description; untrusted. It may point at nothing.
-        token: Access token; by default the one logged in with.
-        cache_dir: Where downloads are kept; by default the cache of the Hub's client.
+    """Read the parameters that a prior's description, untrusted, points at, if it does.
 
     Returns:
         Parameters by name, and one phrase for each file that is missing or damaged.

@@ -83,14 +83,7 @@ class Outline:
 
 
 def entries_of(config: Mapping[str, Any]) -> tuple[list[BlockEntry], list[str]]:
-    """Read the blocks of a description.
-
-    Args:
-        config: The values; untrusted.
-
-    Returns:
-        Those that are sound, and one phrase for each thing that is wrong with the others.
-    """
+    """Return the sound blocks of a description, and a phrase for each thing wrong with others."""
     blocks = config.get("blocks")
     found = [
         read(BlockEntry, values, f"block {n}")
@@ -105,10 +98,6 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
 
     So are the probes: a part of a prior is read for a model that differs in the rest, which decides
     something else.
-
-    Args:
-        config: The values; untrusted.
-        layers: Patterns of the names of the blocks that stay.
 
     Raises:
         PriorError: A pattern matches none, there is no pattern, or the description is malformed.
@@ -134,11 +123,7 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
 
 
 def tensors_of(config: Mapping[str, Any]) -> set[str]:
-    """Return the names of the tensors that the sound blocks and their anchors need.
-
-    Args:
-        config: The values; untrusted.
-    """
+    """Return the names of the tensors that the sound blocks and their anchors need."""
     entries, _ = entries_of(config)
     anchors = {ANCHOR + name for entry in entries for name in entry.parameters}
     return anchors.union(*((*e.tensors.values(), *e.rows.values()) for e in entries))
