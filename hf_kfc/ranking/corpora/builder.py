@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import logging
-import os
 import random
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +24,7 @@ from ..problems import Problems
 from ..retrieval import Retriever, get_retriever
 from ..schema import FEATURES, Concept, Mention
 from .config import SPLITS, RankingConfig
+from .consistency import as_patterns, check_documents, warn_of_repeats, warn_of_strangers
 from .counts import Counts, SplitCounts
 
 __all__ = ["COUNTS_FILE", "CandidateRankingBuilder"]
@@ -70,6 +69,9 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
     BUILDER_CONFIG_CLASS = RankingConfig
     FILES: ClassVar[tuple[str, ...]] = ()
     OPTIONAL_FILES: ClassVar[tuple[str, ...]] = ()
+    EITHER: ClassVar[
+        Sequence[tuple[str, ...]]
+    ] = ()  # sets of optional files, one of which is given
     LICENSE: ClassVar[License | None] = None  # of the text; pushing asks for it
 
     config: RankingConfig
@@ -79,7 +81,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             raise DataError("data_dir is cached by name alone; pass data_files instead")
         self._check_file_keys(data_files or {})
         if data_files:
-            kwargs["data_files"] = {key: _as_patterns(paths) for key, paths in data_files.items()}
+            kwargs["data_files"] = {key: as_patterns(paths) for key, paths in data_files.items()}
         super().__init__(**kwargs)
         self.config.check()
         self.files: dict[str, list[str]] = {}
@@ -192,12 +194,18 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                     f"{type(self).__name__} was given no file {key!r}; pass data_files with "
                     f"{', '.join(self.FILES)}"
                 )
+        either = [{*files} for files in self.EITHER if {*files} <= {*known}]
+        if either and {*data_files} & set().union(*either) not in either:
+            raise DataError(
+                f"{type(self).__name__} was given the files {', '.join(data_files)}; give "
+                f"{', or '.join(map(', '.join, self.EITHER))}"
+            )
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         super()._download_and_prepare(*args, **kwargs)
         # Read back from the examples: several processes may have made them.
         for split, counts in self.counts.splits.items():
-            _count_examples(self._as_dataset(datasets.Split(split)), counts)
+            counts.add_examples(self._as_dataset(datasets.Split(split)))
             logger.info("%s/%s: %s", self.dataset_name, split, counts)
         # `_output_dir` is a temporary folder here, moved to its place once all is written.
         self.counts.save(Path(self._output_dir) / COUNTS_FILE)
@@ -209,8 +217,8 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         self.files = {key: sorted(paths) for key, paths in downloaded.items()}
         splits = {split: SplitCounts() for split in SPLITS}
         mentions = {split: self._read(split, counts) for split, counts in splits.items()}
-        _check_documents(mentions)
-        _warn_of_repeats(self.dataset_name, mentions)
+        check_documents(mentions)
+        warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
         lenders = [m for split in self.config.names_from for _, m in mentions[split]]
         own, ontology = self._ontology(lenders, problems)
@@ -246,7 +254,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             own = _held(widened(own, names))
         known = own is not None and strict
         if own is not None:
-            _warn_of_strangers(self.dataset_name, own, {mention.concept for mention in lenders})
+            warn_of_strangers(self.dataset_name, own, {mention.concept for mention in lenders})
         ontology = Ontology(widened(own, surface_forms(lenders), only_known=known))
         if len(ontology) < 2:
             raise DataError(
@@ -365,84 +373,3 @@ def _held(concepts: Iterable[Concept]) -> Ontology | None:
     remaining = iter(concepts)
     first = next(remaining, None)
     return None if first is None else Ontology(chain([first], remaining))
-
-
-def _as_patterns(paths: Any) -> list[str]:
-    """Check paths and write them as the glob patterns that `datasets` reads; a folder is `/**`."""
-    patterns = []
-    # Not `Path`: `datasets` puts a class of its own in its place in this module.
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        if "://" in str(path):
-            patterns.append(str(path))
-        elif Path(path).is_dir():
-            patterns.append(f"{glob.escape(str(path))}/**")
-        elif Path(path).is_file():
-            patterns.append(glob.escape(str(path)))
-        else:
-            raise DataError(f"{path}: no such file; check the path or fetch the corpus")
-    return patterns
-
-
-def _warn_of_repeats(name: str, mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
-    """Say so where mentions of test stand in train too, in the same words, under another document.
-
-    Mentions with fewer than ten words around them may well be the same by chance.
-    """
-    words = {split: [(m.left, m.text, m.right) for _, m in own] for split, own in mentions.items()}
-    learnt = {own for own in words["train"] if len(" ".join(own[::2]).split()) > 9}
-    repeated = sum(own in learnt for own in words["test"])
-    if repeated:
-        logger.warning(
-            "%s: %d of %d mentions of test stand in train too, with the same words around them; "
-            "look for one text under two identifiers",
-            name,
-            repeated,
-            len(words["test"]),
-        )
-
-
-def _warn_of_strangers(name: str, ontology: Ontology, golds: Collection[str]) -> None:
-    """Say so where the ontology has few of the concepts that mentions name.
-
-    They then have the mentions' words for names, so that nothing else would tell of an ontology of
-    another vocabulary, or of one whose columns are swapped.
-    """
-    known = sum(ontology.position(gold) is not None for gold in golds)
-    if 2 * known < len(golds):
-        logger.warning(
-            "%s: only %d of %d concepts of the mentions are in the ontology, the others are called "
-            "by the mentions' words alone; check that it is of the corpus's vocabulary, with "
-            "identifiers in the first column",
-            name,
-            known,
-            len(golds),
-        )
-
-
-def _check_documents(mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
-    """Refuse a document that stands in two splits."""
-    owners: dict[str, str] = {}
-    for split, own in mentions.items():
-        for _, mention in own:
-            owner = owners.setdefault(mention.document, split)
-            if owner != split:
-                raise DataError(
-                    f"document {mention.document!r} is in the splits {owner} and {split}; keep "
-                    "each document in one split"
-                )
-
-
-def _count_examples(examples: datasets.Dataset, counts: SplitCounts) -> None:
-    """Add to the counts of a split what only its examples tell."""
-    columns = ["label", "same_name", "gold_rank", "num_retrieved", "candidate_ids"]
-    counts.gold_at = []
-    for row in examples.select_columns(columns):
-        k = len(row["candidate_ids"])
-        counts.gold_at += [0] * (k - len(counts.gold_at))
-        if row["gold_rank"] >= 0:
-            counts.gold_at[row["gold_rank"]] += 1
-        # Where nothing more was found, one of the random ones gave its place to the gold.
-        put_in = row["gold_rank"] < 0
-        counts.filled += max(0, k - row["num_retrieved"] - put_in)
-        counts.same_name += bool(row["same_name"])
-        counts.gold_same_name += row["label"] in row["same_name"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from typing_extensions import override
 
@@ -77,17 +76,10 @@ class ClinicalNotes(CodedNotes):
     LICENSE = CORPUS_LICENSES["clinical_notes"]
     FILES = ("ontology",)
     OPTIONAL_FILES = (*SPLITS, "notes", "texts")
+    EITHER = (SPLITS, ("notes",))
     BUILDER_CONFIG_CLASS = ClinicalNotesConfig
 
     config: ClinicalNotesConfig
-
-    def _check_file_keys(self, data_files: Mapping[str, Any]) -> None:
-        super()._check_file_keys(data_files)
-        if {*data_files} & {*SPLITS, "notes"} not in ({*SPLITS}, {"notes"}):
-            raise DataError(
-                f"ClinicalNotes was given the files {', '.join(data_files)}; give "
-                f"{', '.join(SPLITS)}, or notes alone to have them split"
-            )
 
     def _documents(self, split: str, problems: Problems) -> Iterable[Document]:
         first, one_set = split == SPLITS[0], "notes" in self.files

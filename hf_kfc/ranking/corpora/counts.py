@@ -64,6 +64,21 @@ class SplitCounts:
         """
         self.remarks[what] = self.remarks.get(what, 0) + 1
 
+    def add_examples(self, examples: Any) -> None:
+        """Count what only the examples of the split tell, a `datasets.Dataset`."""
+        columns = ["label", "same_name", "gold_rank", "num_retrieved", "candidate_ids"]
+        self.gold_at = []
+        for row in examples.select_columns(columns):
+            k = len(row["candidate_ids"])
+            self.gold_at += [0] * (k - len(self.gold_at))
+            if row["gold_rank"] >= 0:
+                self.gold_at[row["gold_rank"]] += 1
+            # Where nothing more was found, one of the random ones gave its place to the gold.
+            put_in = row["gold_rank"] < 0
+            self.filled += max(0, k - row["num_retrieved"] - put_in)
+            self.same_name += bool(row["same_name"])
+            self.gold_same_name += row["label"] in row["same_name"]
+
     def recall(self, k: int | None = None) -> float:
         """Share of the kept mentions whose gold concept is among the first ``k`` retrieved.
 

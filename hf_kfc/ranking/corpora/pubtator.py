@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import override
 
@@ -79,19 +79,12 @@ class Pubtator(DocumentCorpus):
     BUILDER_CONFIG_CLASS = PubtatorConfig
     FILES: ClassVar[tuple[str, ...]] = ("ontology",)
     OPTIONAL_FILES: ClassVar[tuple[str, ...]] = (*SPLITS, "corpus", *ID_LISTS)
+    EITHER = (SPLITS, ("corpus", *ID_LISTS))
     SEVERAL = "composite mention"
     AMBIGUOUS = "span marked for several concepts"
     OVERLAPPING = "overlaps another mention"
 
     config: PubtatorConfig
-
-    def _check_file_keys(self, data_files: Mapping[str, Any]) -> None:
-        super()._check_file_keys(data_files)
-        if set(data_files) - {"ontology"} not in ({*SPLITS}, {"corpus", *ID_LISTS}):
-            raise DataError(
-                f"{type(self).__name__} was given the files {', '.join(data_files)}; pass ontology "
-                f"with either {', '.join(SPLITS)} or corpus, {', '.join(ID_LISTS)}"
-            )
 
     def _refusal(self, span: Span) -> str:
         types = self.config.types

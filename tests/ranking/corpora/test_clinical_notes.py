@@ -177,7 +177,7 @@ def test_unknown_code_and_empty_ontology(build, tmp_path):
     [
         (["train", "test"], {}, "was given the files ontology, train, test; give train, valid"),
         (["notes", "test"], {}, "was given the files ontology, notes, test; give train, valid"),
-        ([], {}, "was given the files ontology; give train, validation, test, or notes alone"),
+        ([], {}, "was given the files ontology; give train, validation, test, or notes"),
         (["notes"], {"form": "table"}, "form 'table' and 0 files 'texts'; give texts to the"),
         (["notes", "texts"], {}, "form 'jsonl' and 1 files 'texts'; give texts to the form 'ta"),
         (["notes"], {"form": "xml"}, "form is 'xml'; give 'jsonl' or 'brat' or 'table'"),

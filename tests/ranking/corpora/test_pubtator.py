@@ -203,8 +203,8 @@ def test_neither_set_of_files_is_given_in_full(tmp_path, keys):
     (tmp_path / "file").write_text(ONTOLOGY)
     files = dict.fromkeys(["ontology", *keys], Path(tmp_path / "file"))
     message = (
-        rf"^Pubtator was given the files {', '.join(files)}; pass ontology with either train, "
-        "validation, test or corpus, train_ids, validation_ids, test_ids$"
+        rf"^Pubtator was given the files {', '.join(files)}; give train, validation, test, "
+        "or corpus, train_ids, validation_ids, test_ids$"
     )
     with pytest.raises(DataError, match=message):
         Pubtator(data_files=files)

@@ -1,0 +1,83 @@
+"""What is checked of a corpus as a whole: its files, its splits, and whether its ontology fits."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ..ontologies import Ontology
+from ..schema import Mention
+
+__all__ = ["as_patterns", "check_documents", "warn_of_repeats", "warn_of_strangers"]
+
+logger = logging.getLogger(__name__)
+
+
+def as_patterns(paths: Any) -> list[str]:
+    """Check paths and write them as the glob patterns that `datasets` reads; a folder is `/**`."""
+    patterns = []
+    # Not `Path`: `datasets` puts a class of its own in its place in this module.
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        if "://" in str(path):
+            patterns.append(str(path))
+        elif Path(path).is_dir():
+            patterns.append(f"{glob.escape(str(path))}/**")
+        elif Path(path).is_file():
+            patterns.append(glob.escape(str(path)))
+        else:
+            raise DataError(f"{path}: no such file; check the path or fetch the corpus")
+    return patterns
+
+
+def warn_of_repeats(name: str, mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
+    """Say so where mentions of test stand in train too, in the same words, under another document.
+
+    Mentions with fewer than ten words around them may well be the same by chance.
+    """
+    words = {split: [(m.left, m.text, m.right) for _, m in own] for split, own in mentions.items()}
+    learnt = {own for own in words["train"] if len(" ".join(own[::2]).split()) > 9}
+    repeated = sum(own in learnt for own in words["test"])
+    if repeated:
+        logger.warning(
+            "%s: %d of %d mentions of test stand in train too, with the same words around them; "
+            "look for one text under two identifiers",
+            name,
+            repeated,
+            len(words["test"]),
+        )
+
+
+def warn_of_strangers(name: str, ontology: Ontology, golds: Collection[str]) -> None:
+    """Say so where the ontology has few of the concepts that mentions name.
+
+    They then have the mentions' words for names, so that nothing else would tell of an ontology of
+    another vocabulary, or of one whose columns are swapped.
+    """
+    known = sum(ontology.position(gold) is not None for gold in golds)
+    if 2 * known < len(golds):
+        logger.warning(
+            "%s: only %d of %d concepts of the mentions are in the ontology, the others are called "
+            "by the mentions' words alone; check that it is of the corpus's vocabulary, with "
+            "identifiers in the first column",
+            name,
+            known,
+            len(golds),
+        )
+
+
+def check_documents(mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
+    """Refuse a document that stands in two splits."""
+    owners: dict[str, str] = {}
+    for split, own in mentions.items():
+        for _, mention in own:
+            owner = owners.setdefault(mention.document, split)
+            if owner != split:
+                raise DataError(
+                    f"document {mention.document!r} is in the splits {owner} and {split}; keep "
+                    "each document in one split"
+                )
