@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_kfc.errors import ConsolidationError, DataError
 from hf_kfc.probes import Source
-from hf_kfc.ranking import candidates_of, encode_splits, ontology_examples
+from hf_kfc.ranking import candidates_of, contexts_of, encode_splits, ontology_examples
 from hf_kfc.ranking.checks import check_examples
 from hf_kfc.ranking.corpora.builder import CandidateRankingBuilder
 
@@ -42,7 +42,7 @@ class Names:
         self.examples = lru_cache(self._examples)
 
     def _examples(
-        self, min_documents: int | None, learnt: int, seed: int
+        self, min_documents: int | None, with_contexts: bool, learnt: int, seed: int
     ) -> tuple[Examples, Source]:
         """Make inputs of the ontology's names.
 
@@ -51,12 +51,15 @@ class Names:
 
         Args:
             min_documents: See :meth:`CandidateRankingBuilder.read_ontology`.
+            with_contexts: Half of the mentions stand among words that stand in ten documents of
+                what was learnt.
             learnt: How many training examples the ranker has learnt.
             seed: Of all that is drawn.
         """
         train = self._builder.as_dataset()["train"]
         least = max(1, min(10, learnt // 100))
-        learnt_from = candidates_of(train.select(range(learnt)), min_examples=least)
+        own = train.select(range(learnt))
+        learnt_from = candidates_of(own, min_examples=least)
         ontology = self._builder.read_ontology(min_documents)
         return ontology_examples(
             ontology,
@@ -65,6 +68,7 @@ class Names:
             retrieval=self._builder.config.retrieval,
             num_candidates=self._builder.config.num_candidates,
             max_length=self._max_length,
+            contexts=contexts_of(own, count=3000, seed=seed) if with_contexts else (),
             seed=seed,
         )
 
@@ -95,8 +99,9 @@ class TaskData:
         """Make inputs on which a ranker that has learnt the task is to stay as it is.
 
         Args:
-            kind: ``names`` (the ontology's, and words of mentions in 10 documents), ``own_names``
-                (the ontology's alone), ``aliases`` (with all words of training mentions),
+            kind: ``names`` (the ontology's, and words of mentions in 10 documents), ``texts``
+                (half of these among words that stand in 10 documents), ``own_names`` (the
+                ontology's alone), ``aliases`` (with all words of training mentions),
                 ``uniform`` (random tokens), ``new`` (the new task's inputs) or ``old`` (the task's
                 own training inputs).
             seed: Of what is drawn.
@@ -114,14 +119,20 @@ class TaskData:
                 raise ConsolidationError(
                     f"'{self.name}' has no ontology to make probes of; take another method"
                 )
-            return self.names.examples(_DOCUMENTS[kind], len(self.train), seed)
+            return self.names.examples(*_DOCUMENTS[kind], len(self.train), seed)
         if kind == "uniform":
             return random_examples(tokenizer, 3000, seed), "tokens"
         return (new.train, "new task") if kind == "new" else (self.train, "dataset")
 
 
-_DOCUMENTS = {"names": 10, "own_names": None, "aliases": 1}
-"""In how many documents mentions must consist of the words that such probes are made of."""
+_DOCUMENTS: dict[str, tuple[int | None, bool]] = {
+    "names": (10, False),
+    "texts": (10, True),
+    "own_names": (None, False),
+    "aliases": (1, False),
+}
+"""In how many documents mentions must consist of the words that such probes are made of, and
+whether they have contexts."""
 
 
 def encode_task(

@@ -36,6 +36,7 @@ class Method:
         probes: The inputs on which the model of the old task is to stay as it is, a kind of
             :meth:`~laboratory.data.TaskData.probe_examples`; None for none.
         probe_weight: Weight of KL(old model ‖ model) on them.
+        probe_temperature: Temperature of that KL.
         probe_batch: How many a step has, of all old tasks together.
         budget: Nats of each old task that may be forgotten on probes, which sets weight and λ while
             training; None leaves both as they are.
@@ -58,6 +59,7 @@ class Method:
     data_free: bool = False
     probes: str | None = None
     probe_weight: float = 1.0
+    probe_temperature: float = 1.0
     probe_batch: int = 32
     budget: float | None = None
     rehearsal: str | None = None
@@ -209,6 +211,12 @@ METHODS: Mapping[str, Part] = {
         1.0,
         _WEIGHT,
     ),
+    "text_probes": Part(
+        "likewise, half of them among words that stand in 10 old documents",
+        _probes("texts"),
+        1.0,
+        _WEIGHT,
+    ),
     "own_probes": Part(
         "likewise, the ontology's own names alone", _probes("own_names"), 1.0, _WEIGHT
     ),
@@ -232,6 +240,18 @@ METHODS: Mapping[str, Part] = {
         _probes("old"),
         1.0,
         _WEIGHT,
+    ),
+    "temperature": Part(
+        "with probes: the temperature of that KL (Hinton et al. 2015)",
+        lambda temperature: {"probe_temperature": temperature},
+        2.0,
+        (0.1, 10.0),
+    ),
+    "probe_batch": Part(
+        "with probes: how many are in a step",
+        lambda size: {"probe_batch": int(size)},
+        64.0,
+        (1.0, 4096.0),
     ),
     "budget": Part(
         "with probes: their weight, and λ, are set while training so that this many nats of each "

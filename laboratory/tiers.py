@@ -378,6 +378,7 @@ def _trainer(
             penalty_every=args.penalty_every,
             penalty_dtype=args.penalty_dtype,
             probe_weight=method.probe_weight,
+            probe_temperature=method.probe_temperature,
             probe_batch_size=method.probe_batch,
             forgetting_every=0 if method.budget is None else 10,
             forgetting_budget=method.budget,

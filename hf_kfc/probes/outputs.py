@@ -28,7 +28,7 @@ class Divergences(NamedTuple):
     """How far a model's outputs are from the anchor's.
 
     Args:
-        loss: Mean over the decisions, with a gradient; 0 of none.
+        loss: Mean over the decisions, at the temperature asked for, with a gradient; 0 of none.
         each: Of every decision, shape [M], without gradient: KL(anchor ‖ model) in nats of classes
             and of labels of yes or no; the squared difference of numbers.
         changed: Whether another class, or the other of yes and no, is the likeliest; shape [M].
@@ -71,11 +71,15 @@ class Targets(NamedTuple):
         moved = [x.to(device) if isinstance(x, Tensor) else x for x in self]
         return Targets(*moved)  # type: ignore[arg-type]
 
-    def divergences(self, outputs: Outputs) -> Divergences:
+    def divergences(self, outputs: Outputs, temperature: float = 1.0) -> Divergences:
         """Compare a model's outputs with the anchor's.
 
         Args:
             outputs: Of the same inputs.
+            temperature: T of the loss, T²·KL(p^{1/T} ‖ q^{1/T}), both scaled to sum to 1 (Hinton et
+                al. 2015, arXiv:1503.02531). What is kept of many classes is tempered as it is
+                kept, with the rest as one of them. Numbers have none, and what is measured of
+                each decision is at 1.
 
         Raises:
             ProbeError: They are of other decisions.
@@ -87,37 +91,36 @@ class Targets(NamedTuple):
                 f" made {len(self.scores)} ({self.family.value}); pass the `forward` that the "
                 "probes were made with, and a collator that gives an attention_mask"
             )
-        if self.family is Family.CATEGORICAL:
-            each, changed = self._of_classes(scores)
-        elif self.family is Family.BERNOULLI:
-            p, anchor, z = self.scores.sigmoid(), self.scores, scores
-            each = p * (functional.logsigmoid(anchor) - functional.logsigmoid(z)) + (1 - p) * (
-                functional.logsigmoid(-anchor) - functional.logsigmoid(-z)
-            )
-            each, changed = each[:, 0], ((anchor > 0) != (z > 0))[:, 0]
-        else:
+        if self.family is Family.GAUSSIAN:
             each = (scores - self.scores).square()[:, 0]
             changed = torch.zeros_like(each, dtype=torch.bool)
-        loss = each.mean() if len(each) else scores.sum() * 0
-        return Divergences(loss, each.detach(), changed, self.owners)
+            return Divergences(_mean(each, scores), each.detach(), changed, self.owners)
+        if self.family is Family.CATEGORICAL:
+            log_p, log_q, changed = self._of_classes(scores)
+        else:
+            log_p, log_q = _of_two(self.scores), _of_two(scores)
+            changed = ((self.scores > 0) != (scores > 0))[:, 0]
+        each = loss = _kl(log_p, log_q)
+        if temperature != 1:
+            tempered = [(log / temperature).log_softmax(-1) for log in (log_p, log_q)]
+            loss = temperature**2 * _kl(*tempered)
+        return Divergences(_mean(loss, scores), each.detach(), changed, self.owners)
 
-    def _of_classes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        kept = self.scores.exp()
+    def _of_classes(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p and log q [M, classes], and whether another one is the likeliest."""
         if self.indices is None:
             compact = _offered(scores, self.sizes, self.scores.shape[1])
-            log_q = compact.log_softmax(-1)
-            each = (kept * (self.scores - log_q)).sum(-1)
-            return each, compact.argmax(-1) != self.scores.argmax(-1)
+            changed = compact.argmax(-1) != self.scores.argmax(-1)
+            return self.scores, compact.log_softmax(-1), changed
         # Not 1 − Σ q: its logarithm loses all digits where the classes kept have nearly all mass.
         assert self.rest is not None
         # dtype's minimum, not −inf, of which logsumexp has no gradient where all are so.
         scores = scores.clamp(min=torch.finfo(scores.dtype).min)
-        whole = scores.logsumexp(-1)
-        others = scores.scatter(-1, self.indices, torch.finfo(scores.dtype).min).logsumexp(-1)
-        log_q = scores.gather(-1, self.indices) - whole[:, None]
-        each = (kept * (self.scores - log_q)).sum(-1)
-        each = each + self.rest.exp() * (self.rest - (others - whole))
-        return each, scores.argmax(-1) != self.indices[:, 0]
+        whole = scores.logsumexp(-1, keepdim=True)
+        others = scores.scatter(-1, self.indices, torch.finfo(scores.dtype).min)
+        log_q = torch.cat([scores.gather(-1, self.indices), others.logsumexp(-1, keepdim=True)], -1)
+        log_p = torch.cat([self.scores, self.rest[:, None]], -1)
+        return log_p, log_q - whole, scores.argmax(-1) != self.indices[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +329,19 @@ def kept_of(outputs: Outputs, top_k: int | None) -> Cache:
         family,
         logits.shape[-1],
     )
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _of_two(scores: Tensor) -> Tensor:
+    """Return the log-probabilities of yes and of no, [M, 2]."""
+    return torch.cat([functional.logsigmoid(scores), functional.logsigmoid(-scores)], -1)
+
+
+def _mean(values: Tensor, scores: Tensor) -> Tensor:
+    return values.mean() if len(values) else scores.sum() * 0
 
 
 def _decided(outputs: Outputs) -> Tensor:

@@ -348,6 +348,7 @@ class Probes:
         collator: Collator,
         *,
         forward: Forward = unlabelled_forward,
+        temperature: float = 1.0,
     ) -> Divergences:
         """Measure how far a model's outputs are from the anchor's.
 
@@ -361,6 +362,8 @@ class Probes:
             indices: Of the probes.
             collator: Makes a batch of a list of rows.
             forward: That of :meth:`from_dataset`.
+            temperature: T of the mean, T²·KL(p^{1/T} ‖ q^{1/T}), both scaled to sum to 1; each
+                decision's value is at 1.
 
         Returns:
             The mean, with a gradient, and each decision's value.
@@ -372,7 +375,7 @@ class Probes:
         inputs, targets = self.batch(indices, collator)
         device = next(model.parameters()).device
         inputs = {name: value.to(device) for name, value in inputs.items()}
-        return targets.to(device).divergences(forward(model, inputs))
+        return targets.to(device).divergences(forward(model, inputs), temperature)
 
     def select(self, indices: Sequence[int]) -> Self:
         """Keep some of the probes.

@@ -43,6 +43,7 @@ from .probes import (
     Candidates,
     ProbeArguments,
     candidates_of,
+    contexts_of,
     ontology_examples,
     probes_from_ontology,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "check_processes",
     "compute_metrics",
     "concept_counts",
+    "contexts_of",
     "dataset_name",
     "encode_candidates",
     "encode_splits",

@@ -12,8 +12,8 @@ import datasets
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import DataError
-from ..probes import Probes, Source
+from ..errors import DataError, ProbeError
+from ..probes import Probes, Source, TokenTable
 from .collator import CandidateCollator
 from .encoding import encode_candidates
 from .objective import ranking_forward
@@ -25,6 +25,7 @@ __all__ = [
     "Candidates",
     "ProbeArguments",
     "candidates_of",
+    "contexts_of",
     "ontology_examples",
     "probes_from_ontology",
 ]
@@ -38,7 +39,8 @@ class ProbeArguments:
         default=1000,
         metadata={
             "help": "How many inputs the prior keeps with what the model says of them: names of "
-            "concepts as mentions, with their candidates; 0 for none."
+            "concepts as mentions, with their candidates, half of them among words that stand in "
+            "10 training documents; 0 for none."
         },
     )
     min_probe_examples: int | None = field(
@@ -67,7 +69,8 @@ class ProbeArguments:
         if not self.max_probes:
             return None
         least = self.min_probe_examples or max(1, min(10, len(examples) // 100))
-        return candidates_of(examples, min_examples=least)
+        found = candidates_of(examples, min_examples=least)
+        return found._replace(contexts=contexts_of(examples, count=self.max_probes))
 
     def probes(
         self,
@@ -97,21 +100,24 @@ class ProbeArguments:
             max_probes=self.max_probes,
             num_candidates=candidates.most,
             max_length=max_length,
+            contexts=candidates.contexts,
         )
 
 
 class Candidates(NamedTuple):
-    """The concepts that stand among the candidates of a task's examples.
+    """What probes are made of, of a task's examples: concepts that stand among their candidates.
 
     Args:
         ontology: The concepts, by the names that they stand there under.
         counts: In how many lists each stands, by identifier.
         most: Candidates of the longest list.
+        contexts: Of :func:`contexts_of`.
     """
 
     ontology: Ontology
     counts: dict[str, int]
     most: int
+    contexts: Sequence[tuple[str, str]] = ()
 
 
 def probes_from_ontology(
@@ -174,8 +180,8 @@ def ontology_examples(
         num_candidates: Candidates of each, as the old task had them.
         max_length: The most tokens of text and candidate name together, likewise.
         drop_share: Share of the mentions that lack a word of the name, if it has several.
-        contexts: Pairs (left, right) of words that may stand around a mention, drawn alike. Without
-            any a mention stands alone.
+        contexts: Pairs (left, right) of words that may stand around a mention, drawn alike, as of
+            :func:`contexts_of`. Without any a mention stands alone.
         seed: Of all that is drawn.
 
     Returns:
@@ -254,6 +260,53 @@ def candidates_of(examples: Iterable[Mapping[str, Any]], *, min_examples: int = 
         Concept(id_, first, tuple(others)) for id_ in kept for first, *others in [names[id_]]
     )
     return Candidates(Ontology(concepts), kept, most)
+
+
+def contexts_of(
+    examples: Iterable[Mapping[str, Any]],
+    *,
+    count: int,
+    min_documents: int = 10,
+    words: int = 16,
+    share: float = 0.5,
+    seed: int = 0,
+) -> list[tuple[str, str]]:
+    """Write words to stand around mentions, as often as they stand around those of examples.
+
+    They are drawn one after another (:class:`~hf_kfc.probes.TokenTable`). No word, and no pair of
+    neighbours out of the examples, is in them that fewer than ``min_documents`` documents have. A
+    ranker's scores are held where its inputs are: a mention alone is not one of them.
+
+    Args:
+        examples: With the columns ``left`` and ``right``; one without ``document`` is a document of
+            its own.
+        count: How many contexts.
+        min_documents: In how many documents a word, or a pair, must stand.
+        words: The most on each side.
+        share: Of the contexts that have words; the others are empty.
+        seed: Of all that is drawn.
+
+    Returns:
+        Pairs (left, right); none if no word stands in so many documents.
+    """
+    known: dict[str, int] = {}
+    documents: dict[Any, list[list[int]]] = defaultdict(list)
+    for number, example in enumerate(examples):
+        sides = [example[side].split() for side in ("left", "right")]
+        ids = [[known.setdefault(word, len(known)) for word in own] for own in sides]
+        documents[example.get("document", number)] += [own for own in ids if own]
+    rows = [{"input_ids": lists} for lists in documents.values() if lists]
+    try:
+        table = TokenTable.count(rows, min_examples=min_documents)
+    except ProbeError:
+        return []
+    full, by_number = round(share * count), list(known)
+    texts = [
+        " ".join(by_number[id_] for id_ in ids)
+        for ids in table.draw(2 * full, (1, words), seed=seed)
+    ]
+    empty = [("", "")] * (count - full)
+    return [*zip(texts[:full], texts[full:], strict=True), *empty]
 
 
 def _mentions(

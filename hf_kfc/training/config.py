@@ -91,6 +91,13 @@ class PenaltySettings:
             "it. Without probes it means nothing."
         },
     )
+    probe_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Temperature of that KL, times its square: above 1 also scores count that "
+            "hardly change a probability."
+        },
+    )
     probe_batch_size: int = field(
         default=32,
         metadata={
@@ -128,6 +135,11 @@ class PenaltySettings:
         for name, is_right, wanted in (
             ("damping", _is_size(self.damping), "a number ≥ 0"),
             ("probe_weight", _is_size(self.probe_weight), "a number ≥ 0"),
+            (
+                "probe_temperature",
+                _is_size(self.probe_temperature) and 0.1 <= self.probe_temperature <= 10,
+                "a number from 0.1 to 10",
+            ),
             ("probe_batch_size", _is_count(self.probe_batch_size, 1), "a whole number ≥ 1"),
             ("probe_every", _is_count(self.probe_every, 1), "a whole number ≥ 1"),
             (
@@ -193,6 +205,10 @@ class ConsolidationConfig(PenaltySettings):
             the i-th earlier task's probes, in nats: p_i is what the model of that task said, p what
             this one says, both without dropout. With 0 it is measured only, and the training is
             bit for bit the one without probes.
+        probe_temperature: T of T²·KL(p_i^{1/T} ‖ p^{1/T}) in its place, both scaled to sum to 1
+            (Hinton et al. 2015, arXiv:1503.02531). Where p_i is sure, KL at 1 is flat; the larger T
+            is, the more it is half the variance of the differences of all scores, whatever their
+            probabilities. Of numbers there is none.
         probe_batch_size: How many probes an optimizer step has, whatever the accumulation, over
             all processes and earlier tasks together; rounded up so that all have equally many.
         probe_every: k: probes are in every k-th optimizer step, the k-th first, at k times their

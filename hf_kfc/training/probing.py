@@ -347,7 +347,13 @@ class Probing:
     def _divergences(self, probes: Probes, indices: Sequence[int]) -> Divergences:
         module = self._module if torch.is_grad_enabled() else self._plain
         with self._trainer.compute_loss_context_manager():
-            return probes.loss(module, indices, self._collator, forward=self._forward)
+            return probes.loss(
+                module,
+                indices,
+                self._collator,
+                forward=self._forward,
+                temperature=self._settings.probe_temperature,
+            )
 
     @contextmanager
     def _as_in_evaluation(self, step: int) -> Iterator[None]:

@@ -87,7 +87,8 @@ def identity_of(
         probes: By the names of their tasks.
     """
     of_probes = (
-        *("probe_weight", "probe_batch_size", "probe_every", "probe_held_out"),
+        *("probe_weight", "probe_temperature", "probe_batch_size"),
+        *("probe_every", "probe_held_out"),
         "forgetting_budget",
     )
     return {

@@ -164,19 +164,65 @@ def test_divergences_are_those_worked_out_by_hand(case):
     assert probes.family is Family.GAUSSIAN or found.changed.any()
 
 
-def test_the_gradient_is_that_of_finite_differences():
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_gradient_is_that_of_finite_differences(temperature):
     model = models.classifier().double()
     probes = Probes.from_dataset(model, texts(), pad())
     weight = moved(model).classifier.weight
-    probes.loss(model, everything(probes), pad()).loss.backward()
+
+    def loss():
+        return probes.loss(model, everything(probes), pad(), temperature=temperature).loss
+
+    loss().backward()
     step = 1e-6
     values = []
     for sign in (1, -1):
         with torch.no_grad():
             weight[0, 0] += sign * step
-            values.append(float(probes.loss(model, everything(probes), pad()).loss))
+            values.append(float(loss()))
             weight[0, 0] -= sign * step
     assert float(weight.grad[0, 0]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_temperature_is_of_the_distributions_as_they_are_kept(top_k):
+    """T²·KL of softmax(z/T): of three classes of all, with the others as one."""
+    model = models.classifier(labels=5).double().eval()
+    probes = Probes.from_dataset(model, texts(), pad(), top_k=top_k)
+    inputs, _ = probes.batch(everything(probes), pad())
+    with torch.no_grad():
+        old = model(**inputs).logits.softmax(-1)
+        new = moved(model, 0.6)(**inputs).logits.softmax(-1)
+    if top_k:
+        kept = old.topk(top_k).indices
+        old, new = (
+            torch.cat([p.gather(1, kept), p.gather(1, kept).sum(1, keepdim=True)], 1)
+            for p in (old, new)
+        )
+        old[:, -1], new[:, -1] = 1 - old[:, -1], 1 - new[:, -1]
+    p, q = ((x ** (1 / 3)) / (x ** (1 / 3)).sum(-1, keepdim=True) for x in (old, new))
+    expected = 9 * (p * (p / q).log()).sum(-1).mean()
+    at_one, at_three = (
+        probes.loss(model, everything(probes), pad(), temperature=t) for t in (1.0, 3.0)
+    )
+    assert float(at_three.loss.detach()) == pytest.approx(float(expected), rel=1e-6)
+    assert torch.equal(at_one.each, at_three.each)
+
+
+def test_a_temperature_leaves_out_what_is_padded_and_masked_and_goes_to_the_variance_of_scores():
+    model, rows = models.RANKERS["cnn"](), data.make_examples(6)
+    model = model.double().eval()
+    probes = Probes.from_dataset(model, rows, ranking_pad, forward=ranking_forward)
+    alone = [probes.batch([i], ranking_pad)[0] for i in everything(probes)]
+    with torch.no_grad():
+        old = [ranking_forward(model, single).logits[0] for single in alone]
+        moved(model, 0.02)
+        new = [ranking_forward(model, single).logits[0] for single in alone]
+        how = {"forward": ranking_forward, "temperature": 10.0}
+        found = float(probes.loss(model, everything(probes), ranking_pad, **how).loss)
+    variances = [(b - a).var(unbiased=False) / 2 for a, b in zip(old, new, strict=True)]
+    assert len({len(own) for own in old}) > 1
+    assert found == pytest.approx(float(torch.stack(variances).mean()), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["masked", "llama", "t5"])

@@ -1,5 +1,7 @@
 """Probes of a ranker, made of an ontology."""
 
+from itertools import pairwise
+
 import datasets
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hf_kfc.ranking import (
     CandidateCollator,
     Concept,
     candidates_of,
+    contexts_of,
     ontology_examples,
     probes_from_ontology,
     ranking_forward,
@@ -94,6 +97,21 @@ def test_contexts_stand_around_the_mentions(tokenizer):
         assert (left.removeprefix("[CLS] "), right) == CONTEXT
 
 
+def test_contexts_have_no_word_and_no_pair_of_fewer_documents():
+    """A rare word stays out, and so do pairs; what one document says often counts once."""
+    common = [{"document": n, "left": "seen on monday", "right": "by night"} for n in range(3)]
+    rare = [{"document": 9, "left": "monday Smith seen", "right": "monday seen"}] * 5
+    found = contexts_of([*common, *rare], count=40, min_documents=3, words=6)
+    assert len(found) == 40
+    assert sum(own == ("", "") for own in found) == 20
+    sides = [side.split() for own in found for side in own]
+    assert {word for side in sides for word in side} == {"seen", "on", "monday", "by", "night"}
+    assert max(map(len, sides)) == 6
+    assert {b for side in sides for a, b in pairwise(side) if a == "seen"} == {"on"}
+    assert found == contexts_of([*common, *rare], count=40, min_documents=3, words=6)
+    assert contexts_of([*common, *rare], count=40, min_documents=5) == []
+
+
 @pytest.mark.parametrize("weights", [{}, {"C1": 0}, {"elsewhere": 1}])
 def test_weights_of_no_concept_are_refused(tokenizer, weights):
     with pytest.raises(DataError, match="no concept of the ontology has a weight"):
@@ -106,8 +124,8 @@ def test_candidates_that_stand_in_enough_lists_are_collected():
         {"candidate_ids": ids, "candidate_names": [CONCEPTS[int(i[1])].name for i in ids]}
         for ids in lists
     ]
-    ontology, counts, most = candidates_of(examples, min_examples=2)
-    assert most == 2
+    ontology, counts, most, contexts = candidates_of(examples, min_examples=2)
+    assert (most, contexts) == (2, ())
     assert counts == {"C1": 3, "C2": 2}
     assert [concept.names for concept in ontology] == [(c.name,) for c in CONCEPTS[1:3]]
     with pytest.raises(DataError, match="1 concepts stand among the candidates of 3 examples"):

@@ -97,15 +97,19 @@ def reference_task_loss(model: nn.Module, examples: Sequence[dict[str, Any]]) ->
 
 
 def reference_divergence(
-    model: nn.Module, anchor: nn.Module, examples: Sequence[dict[str, Any]]
+    model: nn.Module,
+    anchor: nn.Module,
+    examples: Sequence[dict[str, Any]],
+    temperature: float = 1.0,
 ) -> Tensor:
-    """Mean of KL(anchor ‖ model), each example alone and each candidate alone."""
+    """Mean of T²·KL(anchor ‖ model) at T, each example alone and each candidate alone."""
     values = []
     for example in examples:
         with torch.no_grad():
-            p = log_probabilities(anchor, example)
-        values.append((p.exp() * (p - log_probabilities(model, example))).sum())
-    return torch.stack(values).mean()
+            p = (log_probabilities(anchor, example) / temperature).log_softmax(0)
+        q = (log_probabilities(model, example) / temperature).log_softmax(0)
+        values.append((p.exp() * (p - q)).sum())
+    return temperature**2 * torch.stack(values).mean()
 
 
 def log_probabilities(model: nn.Module, example: dict[str, Any]) -> Tensor:

@@ -50,6 +50,7 @@ def test_one_number_is_a_strength(strengths: Any) -> None:
         ({"damping": float("inf")}, "damping inf is not"),
         ({"penalty_dtype": "float16"}, "penalty_dtype float16 is not one of float32, bfloat16"),
         ({"penalty_every": 0.5}, "penalty_every 0.5 is not a number ≥ 1"),
+        ({"probe_temperature": 0}, "probe_temperature 0 is not a number from 0.1 to 10"),
         ({"ignore": "classifier"}, "ignore 'classifier' is not a list of patterns"),
         ({"added_rows": [3]}, r"added_rows \[3\] is not a list of patterns"),
     ],

@@ -40,9 +40,9 @@ def test_one_process(
     check_run(case, [run(case, tmp_path)])
 
 
-def divergence_gradients(name: str) -> dict[str, Tensor]:
+def divergence_gradients(name: str, temperature: float) -> dict[str, Tensor]:
     model = RANKERS[name]().double().eval()
-    reference_divergence(model, moved(name).double().eval(), PROBED).backward()
+    reference_divergence(model, moved(name).double().eval(), PROBED, temperature).backward()
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -55,8 +55,17 @@ def divergence_gradients(name: str) -> dict[str, Tensor]:
         ("cnn", 0.3, {"gradient_accumulation_steps": 3}, 0.0),
         ("bert", 0.3, {CHECKPOINTING: True}, 0.0),
         ("cnn", 0.0, {"torch_compile": True, "torch_compile_backend": "eager"}, 0.0),
+        ("cnn", 0.0, {"probe_temperature": 3.0}, 0.0),
     ],
-    ids=["bert-bf16", "cnn-bf16", "bert-dropout", "cnn-dropout", "checkpointing", "compiled"],
+    ids=[
+        "bert-bf16",
+        "cnn-bf16",
+        "bert-dropout",
+        "cnn-dropout",
+        "checkpointing",
+        "compiled",
+        "hot",
+    ],
 )
 def test_without_priors_the_gradient_differs_by_that_of_the_divergence(
     name: str, dropout: float, changes: dict[str, Any], tolerance: float, tmp_path: Path
@@ -78,7 +87,8 @@ def test_without_priors_the_gradient_differs_by_that_of_the_divergence(
         ).recorder.steps[0]
         for weight in (0.0, 2.0)
     )
-    for parameter, expected in divergence_gradients(name).items():
+    temperature = changes.get("probe_temperature", 1.0)
+    for parameter, expected in divergence_gradients(name, temperature).items():
         found = with_probes[parameter] - without[parameter]
         if tolerance:
             assert (found - 2 * expected).norm() <= tolerance * (2 * expected).norm() + 1e-3
