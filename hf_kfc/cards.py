@@ -45,23 +45,14 @@ _TEMPLATES.filters |= {"as_text": _as_text, "as_code": _as_code}
 def render(template: str, **values: Any) -> str:
     """Fill in a template of the folder ``model_cards``.
 
-    Names that others gave go through the filters ``as_text`` and ``as_code`` there.
-
-    Args:
-        template: Its file name.
-        **values: What it names; a value that is missing is an error.
+    Names that others gave go through the filters ``as_text`` and ``as_code`` there. A value that it
+    names and is not given is an error.
     """
     return _TEMPLATES.get_template(template).render(values).strip() + "\n"
 
 
 def with_section(card: str, name: str, section: str) -> str:
-    """Put a section into a card, in place of an older one of its name or at the end.
-
-    Args:
-        card: The card; all of it but the older section stays as it is.
-        name: What the section is found by; a comment around it holds the name.
-        section: Its text.
-    """
+    """Put a section into a card, in place of an older one of its name or at the end."""
     start, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     block = f"{start}\n{section.strip()}\n{end}"
     older = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
@@ -73,14 +64,9 @@ def with_section(card: str, name: str, section: str) -> str:
 def metadata_of(card: str) -> dict[str, Any]:
     """Read the metadata at the head of a card that anybody may have written.
 
-    Every value is text, a list or a mapping. Aliases are refused, by which a few hundred bytes
-    become gigabytes, and so are metadata that are too long or too deep.
-
-    Args:
-        card: The card.
-
-    Returns:
-        The metadata; empty if there are none.
+    Every value is text, a list or a mapping; of a card without any, there is none. Aliases are
+    refused, by which a few hundred bytes become gigabytes, and metadata that are too long or too
+    deep.
 
     Raises:
         HfKfcError: They cannot be read; the message says why.

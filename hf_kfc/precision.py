@@ -9,18 +9,10 @@ __all__ = ["wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float32, or the wider dtype.
-
-    Args:
-        dtype: Of floating-point numbers.
-    """
+    """Return float32, or the wider dtype of floating-point numbers."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Return a tensor in float32 or its own wider dtype; the same tensor if it is so already.
-
-    Args:
-        tensor: Of floating-point numbers.
-    """
+    """Return a tensor in float32 or its own wider dtype; the same tensor if it is so already."""
     return tensor.to(wide_dtype(tensor.dtype))

@@ -19,22 +19,12 @@ T = TypeVar("T")
 
 
 def checked(expected: str, *checks: Callable[[Any], object]) -> dict[str, Any]:
-    """Return the metadata of a strict dataclass's field.
-
-    Args:
-        expected: What it holds, in words.
-        *checks: They raise ValueError on a value out of range.
-    """
+    """Return a field's metadata: what it holds in words, and checks that raise ValueError."""
     return {"expected": expected, "validator": list(checks)}
 
 
 def between(low: float, high: float) -> Callable[[Any], None]:
-    """Return a check that a number, or each in a list or mapping, is in a range; None may stand.
-
-    Args:
-        low: The least.
-        high: The most.
-    """
+    """Return a check that a number, or each in a list or mapping, is in a range; None may stand."""
 
     def check(value: Any) -> None:
         if isinstance(value, dict | list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -86,9 +86,7 @@ def push_model(
     *,
     card: str,
     files: str | Sequence[str] = MODEL_FILES,
-    extra: Mapping[str, bytes] | None = None,
     private: bool = True,
-    commit_message: str = "Push the model",
     token: str | None = None,
 ) -> PushedModel:
     """Push a model's folder to a repository of its own, in one commit.
@@ -103,9 +101,7 @@ def push_model(
         card: Text of the README that goes with the files.
         files: Names or patterns of what to push, as ``"*.png"``; hidden files and folders never
             match.
-        extra: Further files by their path in the repository.
         private: Whether only its members may see the repository.
-        commit_message: Of the commit.
         token: Access token; by default the one logged in with.
 
     Raises:
@@ -119,7 +115,6 @@ def push_model(
     """
     folder = Path(folder)
     chosen, left = _choose(folder, [files] if isinstance(files, str) else files)
-    contents: dict[str, Path | bytes] = {**chosen, **(extra or {})}
     if left:
         names = printable(", ".join(left), _LONG)
         logger.warning("left in %s and not pushed: %s", printable(folder), names)
@@ -128,13 +123,13 @@ def push_model(
         there = {file.rfilename: file for file in head.siblings or []}
         if any(fnmatchcase(name, _PRIOR) for name in there):
             raise HubError(f"{repo_id} holds a prior; give the model another repository")
-        stale = [name for name in there if name not in contents and _matches(name, _WEIGHTS)]
-        if not stale and all(holds(there.get(name), own) for name, own in contents.items()):
+        stale = [name for name in there if name not in chosen and _matches(name, _WEIGHTS)]
+        if not stale and all(holds(there.get(name), own) for name, own in chosen.items()):
             return []
-        adding = {**contents, _CARD: card.encode()}
         return [
             *(CommitOperationDelete(name) for name in stale),
-            *(CommitOperationAdd(name, own) for name, own in adding.items()),
+            *(CommitOperationAdd(name, own) for name, own in chosen.items()),
+            CommitOperationAdd(_CARD, card.encode()),
         ]
 
     api = HfApi(token=token, library_name="hf_kfc")
@@ -143,9 +138,9 @@ def push_model(
         "was done is not done twice"
     ):
         open_repository(api, repo_id, private=private)
-        sha = commit(api, repo_id, changes, message=commit_message).sha
+        sha = commit(api, repo_id, changes, message="Push the model").sha
     page = f"{api.endpoint}/{repo_id}/tree/{sha}"
-    return PushedModel(repo_id, sha, page, tuple(contents), left)
+    return PushedModel(repo_id, sha, page, tuple(chosen), left)
 
 
 def push_card(

@@ -15,8 +15,8 @@ from .failures import HUB_FAILURES, answers_are_read, reason_of
 
 __all__ = ["Snapshot", "Source"]
 
-_SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Source:
     sha: str
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.repo_id, str) and _REPOSITORY.fullmatch(self.repo_id)):
+        if not (isinstance(self.repo_id, str) and REPOSITORY.fullmatch(self.repo_id)):
             raise HubError(f"{self.repo_id!r:.80} is no repository; give 'organisation/name'")
-        if not (isinstance(self.sha, str) and _SHA.fullmatch(self.sha)):
+        if not (isinstance(self.sha, str) and SHA.fullmatch(self.sha)):
             raise HubError(
                 f"{self.repo_id} is not pinned by {self.sha!r:.80}; give a commit's full hash"
             )

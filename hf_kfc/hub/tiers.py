@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from ..cards import metadata_of
 from ..errors import HfKfcError, HubError
 from ..text import printable
-from .snapshot import Snapshot, Source
+from .snapshot import REPOSITORY, SHA, Snapshot, Source
 
 __all__ = ["Tier", "find_prior", "pin", "split_revision", "walk_tiers"]
 
@@ -20,8 +19,6 @@ _CONFIG = "config.json"  # every model and every prior has it
 _CONFIG_LIMIT = 64 * 2**20
 _MOST_TIERS = 100
 _NOTHING: tuple[object, ...] = ("", "~", "null", [])
-_SHA = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 class Tier(NamedTuple):
@@ -31,12 +28,11 @@ class Tier(NamedTuple):
     prior: str
 
 
-def find_prior(model: str, revision: str | None = None, *, token: str | None = None) -> str:
+def find_prior(model: str, *, token: str | None = None) -> str:
     """Find the prior of a model's last task, which the model's card names.
 
     Args:
-        model: Repository, ``"org/name"`` or ``"org/name@revision"``.
-        revision: Branch, tag or commit of the model; by default the newest commit.
+        model: Repository, ``"org/name"`` for its newest commit, or ``"org/name@revision"``.
         token: Access token; by default the one logged in with.
 
     Returns:
@@ -49,12 +45,10 @@ def find_prior(model: str, revision: str | None = None, *, token: str | None = N
         >>> name, sha = find_prior("org/tier1").split("@")  # doctest: +SKIP
         >>> prior = ConsolidationPrior.from_pretrained(name, revision=sha)  # doctest: +SKIP
     """
-    return _prior_of(*_read_card(model, revision, token))
+    return _prior_of(*_read_card(model, token))
 
 
-def walk_tiers(
-    model: str, revision: str | None = None, *, token: str | None = None
-) -> Iterator[Tier]:
+def walk_tiers(model: str, *, token: str | None = None) -> Iterator[Tier]:
     """Follow the cards from the last tier to the first.
 
     A model's card names its prior and the model it went on from; the prior's card must name the
@@ -62,7 +56,6 @@ def walk_tiers(
 
     Args:
         model: Repository of the last model, ``"org/name"`` or ``"org/name@revision"``.
-        revision: Its branch, tag or commit; by default the newest commit.
         token: Access token; by default the one logged in with.
 
     Yields:
@@ -80,14 +73,14 @@ def walk_tiers(
                 f"the cards lead back from {model} over more than {_MOST_TIERS} tiers; use the "
                 "priors by their own names"
             )
-        pinned, data = _read_card(next_model, revision, token)
+        pinned, data = _read_card(next_model, token)
         if pinned in seen:
             raise HubError(f"the tiers of {model} go round in a circle at {pinned}; mend its card")
         seen.add(pinned)
         prior = _prior_of(pinned, data)
         _check_back_link(prior, pinned, token)
         yield Tier(pinned, prior)
-        next_model, revision = _previous(pinned, data), None
+        next_model = _previous(pinned, data)
 
 
 def pin(name: str, *, token: str | None = None) -> str:
@@ -105,28 +98,27 @@ def pin(name: str, *, token: str | None = None) -> str:
         HubError: There is no such repository or revision, or it is out of reach.
     """
     repo_id, revision = split_revision(name)
-    is_pinned = revision is not None and _SHA.fullmatch(revision)
-    if is_pinned or Path(name).exists() or not _REPOSITORY.fullmatch(repo_id):
+    is_pinned = revision is not None and SHA.fullmatch(revision)
+    if is_pinned or Path(name).exists() or not REPOSITORY.fullmatch(repo_id):
         return name
     return str(Snapshot.find(repo_id, revision, _CONFIG, _CONFIG_LIMIT, token=token).source)
 
 
-def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
+def split_revision(name: str) -> tuple[str, str | None]:
     """Split ``"org/name@revision"`` into its parts.
 
     Args:
         name: The name; that of a folder which is there stays as it is.
-        revision: Branch, tag or commit, where the name has none.
     """
     if Path(name).exists():
-        return name, revision
-    name, _, own = name.partition("@")
-    return name, own or revision
+        return name, None
+    name, _, revision = name.partition("@")
+    return name, revision or None
 
 
-def _read_card(name: str, revision: str | None, token: str | None) -> tuple[str, dict[str, Any]]:
+def _read_card(name: str, token: str | None) -> tuple[str, dict[str, Any]]:
     """Read the metadata of a repository's card; return also the name with the commit."""
-    repo_id, revision = split_revision(name, revision)
+    repo_id, revision = split_revision(name)
     snapshot = Snapshot.find(repo_id, revision, _CARD, _CARD_LIMIT, token=token)
     text = snapshot.fetch(_CARD, _CARD_LIMIT).read_text(encoding="utf-8", errors="replace")
     try:
@@ -164,7 +156,7 @@ def _link(pinned: str, link: object, otherwise: str) -> str:
 
 
 def _check_back_link(prior: str, model: str, token: str | None) -> None:
-    _, data = _read_card(prior, None, token)
+    _, data = _read_card(prior, token)
     base, (repo_id, _) = data.get("base_model"), split_revision(model)
     if base != repo_id:
         raise HubError(

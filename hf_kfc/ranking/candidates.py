@@ -15,12 +15,7 @@ LINE_ENDS = re.compile(r"\s*[\r\n]\s*")
 
 
 def cut_context(mention: Mention, words: int) -> Mention:
-    """Cut what stands around a mention to the nearest words, and white space off its ends.
-
-    Args:
-        mention: The mention, in all of its text.
-        words: How many words to keep on each side.
-    """
+    """Cut the context of a mention to the nearest words of each side."""
     left, right = mention.left.rsplit(None, words), mention.right.split(None, words)
     return replace(
         mention,
@@ -31,12 +26,7 @@ def cut_context(mention: Mention, words: int) -> Mention:
 
 
 def shown_name(concept: Concept, with_types: bool) -> str:
-    """Return the name by which a ranker is shown a concept.
-
-    Args:
-        concept: The concept.
-        with_types: Whether its semantic types follow, in brackets.
-    """
+    """Return the name by which a ranker is shown a concept; its types may follow, in brackets."""
     if not (with_types and concept.types):
         return concept.name
     return f"{concept.name} [{', '.join(concept.types)}]"
@@ -45,12 +35,11 @@ def shown_name(concept: Concept, with_types: bool) -> str:
 def span_mention(
     document: Document, span: Span, concept: str, spaces: re.Pattern[str] = LINE_ENDS
 ) -> Mention:
-    """Turn a span of a document into a mention between all that is before and after it.
+    """Turn a span into a mention between all that is before its first and after its last piece.
 
     Args:
         document: The document.
-        span: One of its spans; of several pieces the context is before the first and after the
-            last.
+        span: One of its spans.
         concept: Identifier of what it is linked to; empty: nothing.
         spaces: What becomes one space in its words.
     """

@@ -11,13 +11,7 @@ __all__ = ["check_examples"]
 
 
 def check_examples(examples: Iterable[Mapping[str, Any]]) -> int:
-    """Check a split of ranking examples (see ``hf_kfc.ranking.schema.FEATURES``).
-
-    Args:
-        examples: A `datasets.Dataset`, or any iterable of examples.
-
-    Returns:
-        How many examples there are.
+    """Check a split of ranking examples, and return how many there are.
 
     Raises:
         DataError: There is no example; two have one id; or in one of them the mention is empty,

@@ -48,28 +48,15 @@ class Terms:
         ontology_license: License | None = None,
         redistribute: str | None = None,
     ) -> Terms:
-        """Find the terms of a built set.
-
-        Args:
-            builder: The corpus. One that reads no file ``ontology`` has its names from its text.
-            ontology_license: The licence of the file ``ontology``; by default what its format
-                tells.
-            redistribute: A reason to push in spite of licences.
-        """
+        """Find the terms of a built set; the licence of its ontology by default by its format."""
+        # A corpus that reads no file of an ontology has its names from its text.
         own_names = "ontology" not in (builder.config.data_files or {})
         known = ONTOLOGY_LICENSES.get(builder.config.ontology_format)
         names = builder.LICENSE if own_names else ontology_license or known
         return cls(builder.LICENSE, names, (redistribute or "").strip() or None)
 
     def check(self, name: str) -> None:
-        """Make sure that the set may be pushed.
-
-        Args:
-            name: What messages call it.
-
-        Raises:
-            DataError: A licence forbids it or is not known, and no reason is given.
-        """
+        """Refuse to push a set if a licence forbids it or is not known, and no reason is given."""
         if self.redistribute:
             return
         for what, license_ in (("text", self.text), ("concept names", self.names)):
@@ -88,21 +75,7 @@ def dataset_card(
     repository: str,
     existing: str | None = None,
 ) -> str:
-    """Write the card of a built set, or add the set to a card that is there.
-
-    Args:
-        builder: The prepared corpus.
-        config_name: The name of its configuration.
-        terms: On what terms it is pushed.
-        repository: Where it can be loaded from.
-        existing: The card so far, with other configurations.
-
-    Returns:
-        The card, its metadata included.
-
-    Raises:
-        DataError: The metadata of the card so far cannot be read.
-    """
+    """Write the card of a built set, or add it as a configuration to the card that is there."""
     new = render("dataset_card.md", repository=repository, config_name=config_name)
     try:
         metadata_of(existing or new)  # refuses what the client's reader would never end with
@@ -128,11 +101,7 @@ def dataset_card(
 
 
 def counts_table(counts: Counts) -> str:
-    """Lay the counts of the splits out as a Markdown table; what is zero everywhere is left out.
-
-    Args:
-        counts: The counts of a corpus.
-    """
+    """Lay the counts of the splits out as a Markdown table; what is zero everywhere is left out."""
     lines = [f"| | {' | '.join(counts.splits)} |", f"|---{'|---:' * len(counts.splits)}|"]
     for row, values in _rows(list(counts.splits.values()), counts.num_candidates):
         if any(value or isinstance(value, float) for value in values):

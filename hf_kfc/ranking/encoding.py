@@ -80,13 +80,7 @@ class _Pair:
 
 
 def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Keep the ``room`` tokens nearest to the mention; a short side leaves its share to the other.
-
-    Args:
-        left: Tokens before the mention; its last ones are kept.
-        right: Tokens after the mention; its first ones are kept.
-        room: The number of tokens that both may take together.
-    """
+    """Keep the ``room`` tokens nearest to the mention; what a side lacks is the other's."""
     keep_left = min(len(left), max(room // 2, room - len(right)))
     return left[len(left) - keep_left :], right[: room - keep_left]
 
@@ -115,11 +109,7 @@ class CandidateEncoder:
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, max_length: int, max_name_length: int
     ) -> CandidateEncoder:
-        """Make sure that a tokenizer and lengths go together.
-
-        Raises:
-            DataError: See :func:`encode_candidates`.
-        """
+        """Make an encoder, and refuse a tokenizer and lengths that do not go together."""
         if tokenizer.sep_token_id is None:
             raise DataError(
                 f"The tokenizer {type(tokenizer).__name__} has no separator to mark the mention "
@@ -142,17 +132,7 @@ class CandidateEncoder:
         return cls(tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of examples.
-
-        Args:
-            batch: Columns ``id``, ``left``, ``mention``, ``right``, ``candidate_names``, ``label``.
-
-        Returns:
-            The columns of :func:`encode_candidates`, and how much was cut.
-
-        Raises:
-            DataError: A mention or a name has no tokens.
-        """
+        """Encode a batch of examples, and tell how much was cut."""
         lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
         names = sorted({name for row in batch["candidate_names"] for name in row})
         name_ids = dict(zip(names, self._ids(names), strict=True))

@@ -62,18 +62,7 @@ class Problems:
 
 
 def refuse_text(what: str, texts: _Texts) -> _Texts:
-    """Refuse a text in the place of a list of texts: it would be taken for a list of letters.
-
-    Args:
-        what: What it is, for the message.
-        texts: The list, or anything else that may be gone through.
-
-    Returns:
-        What was given.
-
-    Raises:
-        DataError: It is a text.
-    """
+    """Refuse a text in the place of a list of texts: it would be taken for a list of letters."""
     if isinstance(texts, str | bytes):
         raise DataError(f"{what} is the text {texts[:80]!r}; give a list, [{texts[:80]!r}]")
     return texts

@@ -79,10 +79,9 @@ def test_a_named_list_of_files_is_pushed_and_what_is_left_is_said(
 
 
 def test_more_files_are_named_by_the_caller(folder: Path, hub: HubServer) -> None:
-    results = {".eval_results/hf_kfc.yaml": b"- value: 1"}
-    push(folder, files=[*MODEL_FILES, "*.csv", "*"], extra=results)
+    push(folder, files=[*MODEL_FILES, "*.csv", "*"])
     visible = {name for name in PUSHED | PRIVATE if not name.startswith(".")}
-    assert files(hub).keys() == visible | {"README.md"} | results.keys()
+    assert files(hub).keys() == visible | {"README.md"}
 
 
 def test_one_pattern_needs_no_list_and_names_are_shown_escaped(

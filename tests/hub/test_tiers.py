@@ -45,8 +45,8 @@ def chain(hub: HubServer) -> list[Tier]:
 def test_the_card_leads_to_the_prior(chain):
     for tier in chain:
         name, sha = tier.model.split("@")
-        for model, revision in ((name, None), (name, "main"), (name, sha), (tier.model, None)):
-            assert find_prior(model, revision) == tier.prior
+        for model in (name, f"{name}@main", f"{name}@{sha}"):
+            assert find_prior(model) == tier.prior
 
 
 def test_an_older_revision_has_its_own_prior(chain):
@@ -60,7 +60,7 @@ def test_the_chain_is_walked_from_the_last_tier_to_the_first(chain):
     # Links are to commits: what is published later changes nothing.
     put_tier("org/tier1", previous_model=ELSEWHERE)
     assert list(walk_tiers("org/tier3")) == chain
-    assert list(walk_tiers("org/tier2", chain[1].model.split("@")[1])) == chain[1:]
+    assert list(walk_tiers(chain[1].model)) == chain[1:]
 
 
 def test_what_is_cached_is_walked_without_the_hub(chain, hub, monkeypatch):
@@ -180,16 +180,15 @@ def test_a_circle_is_refused(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "message"),
+    ("name", "message"),
     [
-        ("org/none", None, "README.md of org/none@main cannot be fetched: there is no such repo"),
-        ("org/tier1", "v9", "README.md of org/tier1@v9 cannot be fetched: there is no such rev"),
-        ("org/tier1@v9", None, "README.md of org/tier1@v9 cannot be fetched: there is no such rev"),
+        ("org/none", "README.md of org/none@main cannot be fetched: there is no such repo"),
+        ("org/tier1@v9", "README.md of org/tier1@v9 cannot be fetched: there is no such rev"),
     ],
 )
-def test_what_is_not_there_is_named(name, revision, message, chain):
+def test_what_is_not_there_is_named(name, message, chain):
     with pytest.raises(HubError, match=message):
-        find_prior(name, revision)
+        find_prior(name)
 
 
 def test_names_are_pinned_and_all_else_stays_as_it_is(chain, hub, tmp_path, monkeypatch):
@@ -207,8 +206,7 @@ def test_names_are_pinned_and_all_else_stays_as_it_is(chain, hub, tmp_path, monk
 
 def test_a_name_is_split_unless_it_is_a_folder(tmp_path):
     assert split_revision("org/a@v1") == ("org/a", "v1")
-    assert split_revision("org/a", "v2") == ("org/a", "v2")
-    assert split_revision("org/a@v1", "v2") == ("org/a", "v1")
+    assert split_revision("org/a") == ("org/a", None)
     folder = tmp_path / "a@b"
     folder.mkdir()
     assert split_revision(str(folder)) == (str(folder), None)

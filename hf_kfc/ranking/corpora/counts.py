@@ -137,11 +137,7 @@ class Counts:
     splits: dict[str, SplitCounts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Turn the counts, recalls included, into what JSON can hold.
-
-        Returns:
-            Nested dictionaries of numbers.
-        """
+        """Turn the counts, recalls included, into what JSON can hold."""
         splits = {
             name: asdict(split)
             | {"recall": split.recall(), "recall_of_linked": split.recall_of_linked()}
@@ -150,26 +146,12 @@ class Counts:
         return asdict(self) | {"splits": splits}
 
     def save(self, path: str | Path) -> None:
-        """Write the counts as a JSON file.
-
-        Args:
-            path: The file to write.
-        """
+        """Write the counts as a JSON file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Counts:
-        """Read what :meth:`save` wrote.
-
-        Args:
-            path: The JSON file.
-
-        Returns:
-            The counts.
-
-        Raises:
-            DataError: The file is missing or is not a file of counts.
-        """
+        """Read what :meth:`save` wrote, and refuse a file that is missing or something else."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
             splits = raw.pop("splits")

@@ -66,11 +66,7 @@ class DocumentCorpus(CandidateRankingBuilder):
         return self._all_documents(problems) if split == SPLITS[0] else ()
 
     def _all_documents(self, problems: Problems) -> Iterable[Document]:
-        """Read all documents of a corpus whose splits come from the same files.
-
-        Args:
-            problems: Told of malformed records.
-        """
+        """Read all documents of a corpus whose splits come from the same files."""
         raise NotImplementedError
 
     def _canonical(self, id_: str) -> str:
@@ -137,14 +133,7 @@ class DocumentCorpus(CandidateRankingBuilder):
 
 
 def overlapping_spans(spans: Sequence[Span]) -> set[str]:
-    """Find the spans of one piece that share a character with another one.
-
-    Args:
-        spans: The spans of a document.
-
-    Returns:
-        File and line of each.
-    """
+    """Return file and line of the spans of one piece that share a character with another one."""
     found: set[str] = set()
     furthest: Span | None = None  # of the spans so far, the one that reaches furthest
     for span in sorted(spans, key=lambda span: span.pieces[0][0]):
