@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..curvature import Block
@@ -68,7 +67,7 @@ def audit_tokens(
 
 def _audit(block: Block, anchor: Tensor, base: Mapping[str, Tensor] | None) -> EmbeddingAudit:
     ((name, shape),) = block.shapes.items()
-    tokens = torch.arange(shape[0]) if block.inputs is None else block.inputs
+    tokens = block.tokens
     moment = block.operator.input_moment()
     seen = tokens.new_empty(0)
     if moment is not None:

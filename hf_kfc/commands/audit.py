@@ -52,7 +52,14 @@ def report(options: argparse.Namespace) -> Report:
         "min_examples": prior.provenance.min_examples,
         "dropped_inputs": prior.provenance.dropped_inputs,
         "probes": None if prior.probes is None else prior.probes.summary(),
-        "embeddings": [_values(audit, tokenizer) for audit in audits],
+        "embeddings": [
+            asdict(audit)
+            | {
+                "readable": audit.readable,
+                "tokens": _strings(audit, audit.readable, tokenizer),
+            }
+            for audit in audits
+        ],
         "membership": [asdict(test) for test in found.membership],
         "rare_tokens": found.span and asdict(found.span),
         "added_tokens": found.difference and asdict(found.difference),
@@ -64,11 +71,6 @@ def report(options: argparse.Namespace) -> Report:
     rare = [own for own in (found.span, found.difference) if own is not None]
     tables += _table_of(f"in fewer than {MIN_EXAMPLES}, told from absent", rare)
     return Report(values, [*parts, *tables, *_ranked(found.frequencies)])
-
-
-def _values(audit: EmbeddingAudit, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    values = asdict(audit) | {"readable": audit.readable}
-    return values | {"tokens": _strings(audit, audit.readable, tokenizer)}
 
 
 def _strings(

@@ -74,7 +74,7 @@ def _compare(
         return BlockDifference(block.name, remark="not comparable: other parameters or shapes")
     remark, matrix, other_matrix = "", block.join(anchor), other.join(other_anchor)
     if block.inputs is not None or other.inputs is not None:
-        tokens, other_tokens = _tokens(block), _tokens(other)
+        tokens, other_tokens = block.tokens, other.tokens
         kept = torch.isin(tokens, other_tokens).nonzero().flatten()
         other_kept = torch.isin(other_tokens, tokens).nonzero().flatten()
         if not len(kept):
@@ -90,12 +90,6 @@ def _compare(
         float(delta.abs().max()),
         remark,
     )
-
-
-def _tokens(block: Block) -> Tensor:
-    if block.inputs is not None:
-        return block.inputs
-    return torch.arange(block.shape[1])
 
 
 def _probes(prior: ConsolidationPrior) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class Block:
         return (q, p) if self.inputs is None else (q, len(self.inputs))
 
     @property
+    def tokens(self) -> Tensor:
+        """Which of an embedding's tokens its columns are of, shape [p]."""
+        return torch.arange(self.shape[1]) if self.inputs is None else self.inputs
+
+    @property
     def is_embedding(self) -> bool:
         """Whether the block is an embedding's, in which every token stands alone."""
         return self.layout is Layout.IN_OUT and len(self.shapes) == 1

@@ -90,8 +90,8 @@ class Snapshot:
             revision: Branch, tag or hash; by default the main branch.
             name: A file that must be there.
             limit: The most bytes that it may have.
-            token: See the class.
-            cache_dir: See the class.
+            token: Access token; by default the one logged in with.
+            cache_dir: Where downloads are kept; by default the cache of the Hub's client.
 
         Raises:
             HubError: It is not there, too large, or cannot be fetched.

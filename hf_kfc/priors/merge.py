@@ -89,19 +89,15 @@ def _refuse_unlike(priors: Sequence[BasePrior]) -> None:
             if name in other and _describe(block) != _describe(other[name])
         ]
     if problems:
+        tasks = ", ".join(f"'{prior.task}'" for prior in priors)
         raise PriorError(
-            f"priors of {_tasks(priors)} cannot be merged, they must be of one model: "
-            + "; ".join(problems)
+            f"priors of {tasks} cannot be merged, they must be of one model: " + "; ".join(problems)
         )
 
 
 def _describe(block: Block) -> str:
     shapes = (f"{name} {list(shape)}" for name, shape in block.shapes.items())
     return f"{' and '.join(shapes)} as {block.layout}"
-
-
-def _tasks(priors: Sequence[BasePrior]) -> str:
-    return ", ".join(f"'{prior.task}'" for prior in priors)
 
 
 def _shares(priors: Sequence[BasePrior], weights: Sequence[float] | None) -> tuple[float, ...]:
@@ -180,15 +176,11 @@ def _parts(
     tokens = None
     if any(block.inputs is not None for block in blocks):
         # As many as the files have rows: how many the vocabulary has is only said.
-        tokens = torch.unique(torch.cat([_tokens(block) for block in blocks]))
+        tokens = torch.unique(torch.cat([block.tokens for block in blocks]))
     return [
         _Part(*_over_tokens(block, tokens), prior.anchor, share)
         for block, prior, share in zip(blocks, priors, shares, strict=True)
     ]
-
-
-def _tokens(block: Block) -> Tensor:
-    return torch.arange(block.shape[1]) if block.inputs is None else block.inputs
 
 
 def _over_tokens(block: Block, tokens: Tensor | None) -> tuple[Block, Tensor]:

@@ -262,8 +262,7 @@ class ConsolidationPrior(BasePrior):
             )
         block, moment = max(tables, key=lambda table: next(iter(table[0].shapes.values()))[0])
         kept = kept_tokens(self, block, min_examples)
-        tokens = kept if block.inputs is None else block.inputs[kept]
-        weights = dict(zip(tokens.tolist(), moment[kept].tolist(), strict=True))
+        weights = dict(zip(block.tokens[kept].tolist(), moment[kept].tolist(), strict=True))
         return TokenTable({t: w for t, w in weights.items() if w > 0}, {}, min_examples)
 
     def check(self, model: nn.Module) -> None:
@@ -369,12 +368,11 @@ def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
             "its weights first"
         )
     covered = [block.covered(parameters) for block in curvature.blocks]
-    return {name: _wide_copy(value) for own in covered for name, value in own.items()}
-
-
-def _wide_copy(parameter: Tensor) -> Tensor:
-    dtype = wide_dtype(parameter.dtype)
-    return parameter.detach().to(dtype, copy=True)
+    return {
+        name: value.detach().to(wide_dtype(value.dtype), copy=True)
+        for own in covered
+        for name, value in own.items()
+    }
 
 
 def _origin(model: nn.Module) -> dict[str, Any]:

@@ -117,7 +117,11 @@ def push_to_hub(
         folder = base / "prior"
         save(public, folder, max_shard_size, anchor=anchor, token=token)
         text = prior_card(public, repo_id, base_model=anchor) if card is None else card
-        _add_card(folder, text, pictures or {})
+        (folder / _CARD).write_text(text, encoding="utf-8")
+        for picture, content in (pictures or {}).items():
+            if not _PICTURE.fullmatch(picture):
+                raise PriorError(f"{picture!r} is no name of a picture; give one like 'loss.png'")
+            (folder / picture).write_bytes(content)
         name = None if create_pr else _checked(tag or _tag_of(public))
         message = commit_message or f"Publish the prior of {public.task}"
         repository = _Repository(repo_id, folder, revision, message, token)
@@ -158,14 +162,6 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
             curvature.num_examples,
             origin.min_examples,
         )
-
-
-def _add_card(folder: Path, text: str, pictures: Mapping[str, bytes]) -> None:
-    (folder / _CARD).write_text(text, encoding="utf-8")
-    for name, content in pictures.items():
-        if not _PICTURE.fullmatch(name):
-            raise PriorError(f"{name!r} is no name of a picture; give one like 'loss.png'")
-        (folder / name).write_bytes(content)
 
 
 def _tag_of(public: BasePrior) -> str:

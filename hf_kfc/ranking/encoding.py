@@ -90,7 +90,7 @@ class CandidateEncoder:
     """Encodes batches of examples, for training and for linking alike.
 
     Args:
-        tokenizer: See :func:`encode_candidates`, of this and the rest.
+        tokenizer: With a separator and a template for pairs.
         pair: What it puts around the two texts of a pair.
         separator: The token that marks the mention.
         max_length: The most tokens of a pair.

@@ -250,7 +250,7 @@ def encode_splits(
         max_length: The most tokens of text and candidate name together.
 
     Raises:
-        DataError: See :func:`~hf_kfc.ranking.encode_candidates`.
+        DataError: The tokenizer marks no pairs, or a length leaves no room.
     """
     return {
         split: encode_candidates(rows, tokenizer, max_length).to_list()

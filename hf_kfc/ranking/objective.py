@@ -29,7 +29,7 @@ def ranking_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         those of :func:`~hf_kfc.probes.unlabelled_forward`.
 
     Raises:
-        CurvatureError: See :func:`~hf_kfc.curvature.default_forward`.
+        CurvatureError: The outputs and labels are of no task that is known.
     """
     inputs = dict(batch)
     candidate_mask = inputs.pop("candidate_mask", None)
@@ -80,7 +80,7 @@ def estimate_prior(
         checkpoint_dir: Where the progress is kept, from which an estimate that was killed goes on.
 
     Raises:
-        CurvatureError: See :func:`~hf_kfc.curvature.estimate_curvature`.
+        CurvatureError: The model or the examples are such that no curvature can be estimated.
 
     Example:
         >>> prior = estimate_prior(model, train, collator, task="psytar")  # doctest: +SKIP

@@ -78,11 +78,7 @@ def names_for(model: nn.Module, prior: ConsolidationPrior) -> Naming:
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a parameter, a buffer or a module without what wraps it.
-
-    Args:
-        name: With the parts that ``torch.compile`` and PEFT put into it, or without.
-    """
+    """Return the name of a parameter, a buffer or a module without the parts of what wraps it."""
     return _WRAPPERS.sub("", name)
 
 

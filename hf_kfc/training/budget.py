@@ -54,11 +54,7 @@ class Budget:
         self._held: dict[str, _Held] = {}
 
     def factor(self, task: str) -> float:
-        """Return m.
-
-        Args:
-            task: Name of an earlier task.
-        """
+        """Return m."""
         return self._of(task).factor
 
     @property
@@ -67,25 +63,16 @@ class Budget:
         return max((held.factor for held in self._held.values()), default=1.0)
 
     def learn(self, task: str, divergence: float, every: int = 1) -> None:
-        """Take in the divergence of a step's batch, and set m.
-
-        Args:
-            task: Name of an earlier task.
-            divergence: In nats.
-            every: Steps between two of these.
-        """
+        """Take in the nats of a step's batch, ``every`` steps after the last one, and set m."""
         held = self._of(task)
         before = divergence if held.mean is None else held.mean
         held.mean = before + min(1.0, every * self._blend) * (divergence - before)
         self._set(held, held.ratio * held.mean, every)
 
     def measure(self, task: str, divergence: float, every: int) -> None:
-        """Take in the divergence of the probes that are held out.
+        """Take in the divergence in nats of the probes held out.
 
-        Args:
-            task: Name of an earlier task.
-            divergence: In nats.
-            every: Steps between two of these, by which m is set where no batch is learnt from.
+        Where no batch is learnt from, m is set by it, ``every`` steps after the last.
         """
         held = self._of(task)
         if held.mean is None:
@@ -98,11 +85,7 @@ class Budget:
         return {task: asdict(held) for task, held in self._held.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint was written.
-
-        Args:
-            state: What :meth:`state` returned.
-        """
+        """Go on where a checkpoint was written."""
         self._held = {task: _Held(**held) for task, held in state.items()}
 
     def _of(self, task: str) -> _Held:

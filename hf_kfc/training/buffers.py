@@ -62,14 +62,7 @@ class BufferWatch:
             module.eval()
 
     def check(self, model: nn.Module) -> None:
-        """Look once, after the first forward passes, whether other buffers have moved.
-
-        Args:
-            model: The same one.
-
-        Raises:
-            ConsolidationError: One has.
-        """
+        """Look once, after the first forward passes, and refuse other buffers that have moved."""
         before, self._before = self._before, None
         now = dict(model.named_buffers())
         moved = [n for n, b in (before or {}).items() if not torch.equal(b.to(now[n]), now[n])]

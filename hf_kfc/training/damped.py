@@ -30,22 +30,12 @@ class Placement:
         self._moved: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def operator(self, operator: Operator, device: torch.device) -> Operator:
-        """Return an operator to multiply with; what is there already is not copied.
-
-        Args:
-            operator: A prior's.
-            device: The parameters'.
-        """
+        """Return an operator to multiply with; what is there already is not copied."""
         state = operator.state()
         return operator.from_state({name: self.tensor(t, device) for name, t in state.items()})
 
     def tensor(self, tensor: Tensor, device: torch.device) -> Tensor:
-        """Return a tensor on a device, in the dtype that it is stored in.
-
-        Args:
-            tensor: Of a prior.
-            device: Where it is wanted.
-        """
+        """Return a tensor on a device, in the dtype that it is stored in."""
         if tensor.device == device:
             return tensor
         key = (id(tensor), device)

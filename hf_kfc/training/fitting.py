@@ -77,14 +77,7 @@ class FittedBlock:
 
 
 def refuse_compiled(model: Any) -> None:
-    """Make sure that the Trainer sees what a model's forward takes, and so which columns to keep.
-
-    Args:
-        model: As it was handed to the Trainer.
-
-    Raises:
-        ConsolidationError: It was compiled before, so that every column would be left out.
-    """
+    """Refuse a model compiled before, of whose data the Trainer would leave out every column."""
     if is_compiled_module(model):
         raise ConsolidationError(
             f"the {type(model._orig_mod).__name__} is compiled already, so that the Trainer finds "
@@ -94,14 +87,7 @@ def refuse_compiled(model: Any) -> None:
 
 
 def as_priors(given: Any) -> list[ConsolidationPrior]:
-    """Take one prior for a list, and read those that are given by their place.
-
-    Args:
-        given: One or several: priors, folders, or repositories on the Hub.
-
-    Raises:
-        ConsolidationError: Something else.
-    """
+    """Take one prior for a list, and read those that are given by their place."""
     is_one = isinstance(given, ConsolidationPrior | str | Path)
     priors = []
     for prior in [given] if is_one else given:
@@ -198,17 +184,7 @@ def refuse_idle(
     model: nn.Module,
     priors: Sequence[ConsolidationPrior],
 ) -> None:
-    """Make sure that each pattern means something, in the model or in a prior.
-
-    Args:
-        setting: Its name, for the error.
-        patterns: See :class:`Patterns`.
-        model: The model to be trained, unwrapped.
-        priors: Of the old tasks.
-
-    Raises:
-        ConsolidationError: One means nothing.
-    """
+    """Refuse a pattern of a setting that means nothing, in the model or in a prior."""
     known = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     known |= {name for prior in priors for name in prior.curvature.parameters}
     if idle := Patterns(model, patterns).without(known):
@@ -314,11 +290,7 @@ def _splits(name: str) -> list[tuple[str, str]]:
 def _refuse(
     prior: ConsolidationPrior, model: nn.Module, prefix: _Prefix, problems: dict[str, list[str]]
 ) -> None:
-    """Raise if there is any problem.
-
-    Raises:
-        PriorError: With some parameters of each kind, and what can be done.
-    """
+    """Raise if there is any problem, with some parameters of each kind and what can be done."""
     said = [f"{what}{_some(names)}" for what, names in problems.items() if names]
     if not said:
         return

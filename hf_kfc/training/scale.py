@@ -22,9 +22,6 @@ class LossScale:
     ``num_items_in_batch``, whether or not that is used. So it multiplies the loss of most heads
     but causal ones, a mean over the micro-batch, by the number of micro-batches and processes
     (transformers#47688).
-
-    Args:
-        trainer: At the beginning of a training.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -32,11 +29,7 @@ class LossScale:
         self._ignores_items: bool | None = None
 
     def is_scaled(self, items: Tensor | int | None) -> bool:
-        """Return whether the Trainer will not divide a loss any more.
-
-        Args:
-            items: The ``num_items_in_batch`` that it was computed with.
-        """
+        """Return whether the Trainer will not divide a loss any more."""
         trainer = self._trainer
         if self._declared is not None:
             return self._declared
@@ -44,11 +37,7 @@ class LossScale:
         return by_model or trainer.compute_loss_func is not None
 
     def is_in_doubt(self, items: Tensor | int | None) -> bool:
-        """Return whether :meth:`try_out` is to find out if a loss uses ``num_items_in_batch``.
-
-        Args:
-            items: The ``num_items_in_batch``.
-        """
+        """Return whether :meth:`try_out` is to find out if a loss uses ``num_items_in_batch``."""
         trainer = self._trainer
         parts = trainer.args.gradient_accumulation_steps * trainer.accelerator.num_processes
         by_model = self._declared is None and trainer.compute_loss_func is None
@@ -57,13 +46,7 @@ class LossScale:
     def try_out(
         self, loss_of: Callable[[Tensor | int], Any], items: Tensor | int, model: nn.Module
     ) -> None:
-        """Find out once whether a loss changes with ``num_items_in_batch``, without a trace.
-
-        Args:
-            loss_of: Returns the loss of a micro-batch by that number.
-            items: The number.
-            model: The (wrapped) model in training mode.
-        """
+        """Find out once whether a loss changes with ``num_items_in_batch``, without a trace."""
         model.eval()  # dropout draws nothing
         with torch.no_grad():
             results = loss_of(items), loss_of(2 * items)
@@ -84,11 +67,7 @@ class LossScale:
             )
 
     def is_mean(self, items: Tensor | int | None) -> bool:
-        """Return whether a loss is a mean over the micro-batch, and the Trainer does not know.
-
-        Args:
-            items: The ``num_items_in_batch``.
-        """
+        """Return whether a loss is a mean over the micro-batch, and the Trainer does not know."""
         return items is not None and bool(self._ignores_items)
 
     @property

@@ -24,14 +24,8 @@ __all__ = [
 def assign(costs: Sequence[int], processes: int) -> list[int]:
     """Assign blocks to processes, the dearest first, each to the one that has least to do.
 
-    Longest processing time first (Graham 1969): at most 4/3 of the best that is possible.
-
-    Args:
-        costs: Of each block.
-        processes: How many there are.
-
-    Returns:
-        The process of each block; every process computes the same.
+    Longest processing time first (Graham 1969): at most 4/3 of the best that is possible. Every
+    process computes the same.
     """
     loads = [0] * processes
     owners = [0] * len(costs)
@@ -80,11 +74,7 @@ def can_share(parameters: Sequence[Tensor], processes: int) -> bool:
 
 
 def reshard(model: nn.Module) -> None:
-    """Shard parameters again that FSDP2 has left whole after a forward pass without a backward one.
-
-    Args:
-        model: Any; nothing is done to one without FSDP2.
-    """
+    """Shard parameters again that FSDP2 has left whole after a forward pass alone."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -96,20 +86,13 @@ def undo_evaluation(model: nn.Module) -> None:
     It marks the model as prepared, so that accelerate would not wrap it in DDP and every process
     would train alone. Under FSDP2 it leaves the root's parameters unsharded, so that the optimizer
     would step on temporary copies.
-
-    Args:
-        model: The one to be trained.
     """
     vars(model).pop("_is_accelerate_prepared", None)
     reshard(model)
 
 
 def problem_of_sharding(accelerator: Accelerator) -> str | None:
-    """Say why parameters are not where their names are, and what to do; None if they are.
-
-    Args:
-        accelerator: Of the trainer.
-    """
+    """Say why parameters are not where their names are, and what to do; None if they are."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return "DeepSpeed empties or moves the parameters; use DDP or FSDP2"
     plugin = getattr(accelerator.state, "fsdp_plugin", None)

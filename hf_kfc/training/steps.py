@@ -30,51 +30,27 @@ class ConsolidationSteps(TrainerCallback):
         self._has_looked = False
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Begin, and measure.
-
-        Args:
-            _: Of the Trainer.
-            __: Of the Trainer.
-        """
+        """Begin, and measure."""
         self._has_looked = False
         self._begin()
         self._measure(True)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Look at the first step.
-
-        Args:
-            _: Of the Trainer.
-            __: Of the Trainer.
-        """
+        """Look at the first step."""
         if not self._has_looked:
             self._look()
             self._has_looked = True
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Measure.
-
-        Args:
-            _: Of the Trainer.
-            __: Of the Trainer.
-        """
+        """Measure."""
         self._measure(False)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Measure.
-
-        Args:
-            _: Of the Trainer.
-            __: Of the Trainer.
-        """
+        """Measure."""
         self._measure(True)
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Return names of which each is there once: those that are not get a number.
-
-    Args:
-        names: Of tasks.
-    """
+    """Return names of which each is there once: those that are not get a number."""
     count = Counter(names)
     return [name if count[name] == 1 else f"{name}_{i}" for i, name in enumerate(names)]

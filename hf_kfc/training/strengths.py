@@ -54,15 +54,7 @@ def bayesian_strength(prior: ConsolidationPrior, num_new: float) -> float:
 
 
 def strengths_for(given: Sequence[float], priors: Sequence[ConsolidationPrior]) -> list[float]:
-    """Return one strength for each prior.
-
-    Args:
-        given: One for all or one for each.
-        priors: Of the old tasks.
-
-    Raises:
-        ConsolidationError: Another number of strengths.
-    """
+    """Return one strength for each prior, of one for all or one for each."""
     if len(given) not in (1, len(priors)):
         raise ConsolidationError(
             f"{len(given)} strengths were given for {len(priors)} priors; give one for all or one "
@@ -114,11 +106,7 @@ def count_labels(
 
 
 class NewLabels:
-    """How many labels the new task's loss is a mean over; counted once for each data set.
-
-    Args:
-        trainer: Of the new task.
-    """
+    """How many labels the new task's loss is a mean over; counted once for each data set."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -174,11 +162,7 @@ def _labels(batch: Mapping[str, Any], names: Sequence[str], shifted: bool) -> li
 
 @contextmanager
 def random_numbers_kept(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every process, and go on afterwards as if none were drawn.
-
-    Args:
-        seed: Of what is drawn meanwhile.
-    """
+    """Draw the same random numbers in every process, and go on afterwards as if none were drawn."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):  # collators work on the CPU
         random.seed(seed)

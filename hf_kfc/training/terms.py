@@ -92,11 +92,7 @@ class BlockTerm:
         return () if self.stays else self.names
 
     def is_at_anchor(self, values: Mapping[str, Tensor]) -> bool:
-        """Say whether Δ is exactly 0.
-
-        Args:
-            values: The parameters by the model's names.
-        """
+        """Say whether Δ is exactly 0."""
         return all(
             torch.equal(*_promoted(self._covered(values[name]), anchor))
             for name, anchor in zip(self.names, self._anchors, strict=True)

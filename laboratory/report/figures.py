@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,8 +92,8 @@ def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
     """
     figure = new_figure(4.6)
     axes = figure.subplots()
-    drawn = [0.0]
-    for place, name in enumerate(measures.methods):
+    drawn: dict[str, tuple[float, float]] = {}
+    for name in measures.methods:
         own = measures.summary(name)
         x, y = (0.0, 0.0) if name == "none" else (own.points, own.reduction)
         if math.isnan(x + y):
@@ -101,16 +102,46 @@ def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
         axes.errorbar(
             x, y, xerr=error, fmt="o", color=COLOURS[group_of(name)], ms=6, elinewidth=0.8
         )
-        above = 5 if place % 2 else -12
-        axes.annotate(name, (x, y), (4, above), textcoords="offset points", fontsize=8)
-        drawn.append(x)
+        drawn[name] = x, y
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.axhline(100, color="#999999", linewidth=0.8, linestyle="--")
-    _set_points_axis(axes, drawn)
+    _set_points_axis(axes, [0.0, *(x for x, _ in drawn.values())])
     axes.set_xlabel("new task: points above no method")
     axes.set_ylabel("old tasks: CF reduction (%)")
     axes.spines[["top", "right"]].set_visible(False)
+    figure.draw_without_rendering()  # lays the axes out
+    _name_points(axes, drawn)
     save_figure(figure, paths)
+
+
+def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the name of each point beside it, at the nearest place without another name or point.
+
+    Args:
+        axes: Laid out as they will be drawn.
+        points: By name.
+    """
+    from matplotlib.transforms import Bbox  # noqa: PLC0415
+
+    centres = axes.transData.transform(list(points.values()))
+    taken = [Bbox([centre - 5, centre + 5]) for centre in centres]
+    for name, point in points.items():
+        for up, across in itertools.product((4, -11, 14, -21, 24, -31), (8, -8)):
+            label = axes.annotate(
+                name,
+                point,
+                (across, up),
+                textcoords="offset points",
+                fontsize=8,
+                horizontalalignment="left" if across > 0 else "right",
+            )
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            axes.add_artist(label)
+        taken.append(box)
 
 
 def save_summary_figure(measures: Measures, paths: Sequence[Path]) -> bool:
