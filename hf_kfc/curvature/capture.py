@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from ..errors import CurvatureError
 from .discovery import Layer
@@ -99,12 +102,45 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         module.register_forward_hook(partial(record, layer.name), with_kwargs=True)
         for layer in layers
         for module in layer.modules.values()
+        if layer.rule.by_call(module)
     ]
+    read = {
+        weight: partial(record, layer.name, module)
+        for layer in layers
+        for weight, module in layer.read.items()
+    }
     try:
-        yield uses
+        with _Reads(read) if read else nullcontext():
+            yield uses
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Reads(TorchFunctionMode):
+    """Records where some weights are read, whatever module does it.
+
+    Args:
+        records: What to do with arguments and output, by the weight's id.
+    """
+
+    def __init__(self, records: Mapping[int, Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self._records = records
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (functional.linear, functional.embedding) and len(args) > 1:
+            record = self._records.get(id(args[1]))
+            return output if record is None else record(args[:1], {}, output)
+        return output
 
 
 @contextmanager

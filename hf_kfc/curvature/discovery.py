@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -57,6 +57,15 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         """Shape (q, p) of the block's matrix."""
         return matrix_shape(self.rule.layout, self.shapes)
+
+    @property
+    def read(self) -> dict[int, nn.Module]:
+        """The modules whose calls do not tell how their weight is read, by the weight's id."""
+        return {
+            id(module.weight): module
+            for module in self.modules.values()
+            if not self.rule.by_call(module)
+        }
 
     def block(self, operator: Operator, input_examples: Tensor | None = None) -> Block:
         """Give the layer a curvature."""
@@ -249,7 +258,7 @@ def _layer(
     linear = {
         name: module
         for name, module in owners[id(parameter)].items()
-        if isinstance(rule_of(module), LinearRule) and module.bias is parameter
+        if isinstance(rule_of(module), LinearRule) and getattr(module, "bias", None) is parameter
     }
     if linear:
         weight = next(iter(linear.values())).weight
@@ -261,6 +270,8 @@ def _layer(
         parameter = weight
     modules = owners[id(parameter)]
     rule = find_rule(modules.values())
+    if rule is not None and _stands_beside(parameter, rule, modules.values()):
+        rule = None
     kinds = list(dict.fromkeys(type(m).__name__ for m in modules.values()))
     if rule is None:
         return kinds[0] if len(modules) == 1 else _tied(modules, "which no rule covers")
@@ -275,6 +286,14 @@ def _layer(
     if len({p.requires_grad for p in parameters.values()}) > 1 or ignored & parameters.keys():
         return "only a part of its layer's parameters is trainable and not ignored"
     return _block(next(iter(modules)), rule, modules, parameters)
+
+
+def _stands_beside(
+    parameter: nn.Parameter, rule: LayerRule, modules: Collection[nn.Module]
+) -> bool:
+    """Whether a module whose weight alone has a rule owns this parameter besides."""
+    named = [getattr(module, name, None) for module in modules for name in rule.names]
+    return not any(map(rule.by_call, modules)) and not any(p is parameter for p in named)
 
 
 def _is_free(p: nn.Parameter, names: Mapping[int, str], ignored: set[str]) -> bool:
@@ -293,7 +312,7 @@ def _block(
 
 def _refusal(rule: LayerRule, module: nn.Module, own: Mapping[str, nn.Parameter]) -> str | None:
     """Say why the rule of a module's class is none for this module."""
-    if added := sorted(own.keys() - {*rule.names, *rule.beside}):
+    if rule.by_call(module) and (added := sorted(own.keys() - {*rule.names, *rule.beside})):
         return f"with parameters {', '.join(added)} added to it"
     if rule.names[0] not in own:
         return f"that owns no {rule.names[0]}"

@@ -6,7 +6,7 @@ any other token: autograd multiplies those zeros with the weight all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ class FrozenLinear(TorchFunctionMode):
         half: Multiply feed-forward layers in bfloat16, whose sums oneDNN and cuBLAS keep in
             float32; everything else (attention, normalisation, activations, heads) keeps the
             model's precision, which under autocast it would not.
+        left: The ids of weights that are left alone: what reads them is recorded.
     """
 
-    def __init__(self, half: bool) -> None:
+    def __init__(self, half: bool, left: Collection[int] = ()) -> None:
         super().__init__()
         self._half = half
+        self._left = left
 
     def __torch_function__(
         self,
@@ -53,7 +55,7 @@ class FrozenLinear(TorchFunctionMode):
         kwargs = kwargs or {}
         if not kwargs and func is functional.linear and len(args) in (2, 3):
             x, weight, bias = args if len(args) == 3 else (*args, None)
-            if _applies(x, weight, bias):
+            if _applies(x, weight, bias) and id(weight) not in self._left:
                 return _linear(x, weight, bias, self._half)
         if not kwargs and func is torch.addmm and len(args) == 3:
             bias, x, weight = args

@@ -414,7 +414,8 @@ class Estimate:
         if products is Products.FULL:
             outputs = self.forward(self.model, batch)
         else:
-            with FrozenLinear(half=products is Products.BFLOAT16):
+            read = {weight for layer in self.layers for weight in layer.read}
+            with FrozenLinear(half=products is Products.BFLOAT16, left=read):
                 outputs = self.forward(self.model, batch)
         if not bool(outputs.logits.isfinite().all()):
             raise CurvatureError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny.curvatures import LABELS, assert_equal_matrices, dense, estimate, operators, oracle
 from tiny.data import choices, pad_choices
-from tiny.layers import FACTORED, Logits, Probe, examples, vectors
+from tiny.layers import BY_CHANNEL, FACTORED, Logits, Probe, examples, vectors
 from tiny.models import bert
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ def test_exact_for_equal_positions_however_they_are_read(kind: str, labels: str)
     model = Probe(FACTORED[kind].build())
     data = examples([FACTORED[kind].same()] * N)
     out = model.layer(data[0]["x"][None])
-    convolution = isinstance(model.layer, nn.Conv1d | nn.Conv2d)
+    convolution = isinstance(model.layer, BY_CHANNEL)
     count = out[0, 0].numel() if convolution else out.shape[1]
     for weights in (torch.eye(count)[0], torch.randn(count)):
         model.weights = weights

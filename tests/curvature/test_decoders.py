@@ -45,6 +45,7 @@ from hf_kfc.curvature import (
     estimate_curvature,
     per_example_gradients,
 )
+from hf_kfc.curvature.layers import LayerRule
 from hf_kfc.errors import CurvatureError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors.privacy import without_rare_inputs
@@ -307,7 +308,7 @@ def test_normalisation_of_any_form_is_exact() -> None:
 
 
 def test_a_tied_weight_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 2 * 8 * DECODER_VOCABULARY)
+    monkeypatch.setattr(LayerRule, "chunk", 2 * 8 * DECODER_VOCABULARY)
     assert_exact_diagonal(gpt2())
 
 

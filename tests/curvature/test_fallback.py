@@ -104,13 +104,13 @@ CASES: dict[str, Any] = {
         lambda: vectors(5),
     ),
     "bare": (Bare, lambda: vectors(5, 3, 4)),
-    "three_dimensions": (
+    "transposed": (
         lambda: Logits(
-            lambda m, x: m.head(m.layer(x[:, None]).flatten(1)),
-            layer=nn.Conv3d(1, 2, 2),
-            head=nn.Linear(4, 3),
+            lambda m, x: m.head(m.layer(x).flatten(1)),
+            layer=nn.ConvTranspose1d(3, 2, 2),
+            head=nn.Linear(6, 3),
         ),
-        lambda: vectors(5, 3, 2, 2),
+        lambda: vectors(5, 3, 2),
     ),
     "batch_norm": (
         lambda: Logits(convolved, layer=nn.BatchNorm1d(4), head=nn.Linear(12, 3)),

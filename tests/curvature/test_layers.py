@@ -3,17 +3,17 @@
 import pytest
 import torch
 from tiny.curvatures import LABELS, SHARINGS, assert_equal_matrices, dense, estimate, oracle
-from tiny.layers import EVERY, FACTORED, POSITIONS, Logits, Probe, examples, vectors
+from tiny.layers import BY_CHANNEL, EVERY, FACTORED, POSITIONS, Logits, Probe, examples, vectors
 from torch import Tensor, nn
 
-from hf_kfc.curvature.layers import RULES
+from hf_kfc.curvature.layers import RULES, LayerRule
 
 N = 3
 
 
 def count_positions(probe: Probe, x: Tensor) -> int:
     out = probe.layer(x[None])
-    return out[0, 0].numel() if isinstance(probe.layer, nn.Conv1d | nn.Conv2d) else out.shape[1]
+    return out[0, 0].numel() if isinstance(probe.layer, BY_CHANNEL) else out.shape[1]
 
 
 def only(position: int, positions: int) -> Tensor:
@@ -178,6 +178,7 @@ CONVOLUTIONS = {
     "replicate": nn.Conv2d(2, 3, (3, 2), padding=(1, 2), padding_mode="replicate"),
     "uneven": nn.Conv2d(2, 3, (1, 3), stride=(2, 1), padding=(0, 2), dilation=(1, 2)),
     "valid": nn.Conv2d(2, 3, 2, padding="valid"),
+    "volume": nn.Conv3d(2, 3, (2, 1, 3), stride=(1, 2, 1), padding=(0, 1, 2), dilation=(2, 1, 1)),
 }
 
 
@@ -187,7 +188,7 @@ def test_patches_times_the_weight_are_the_output(name: str) -> None:
     """Whatever the stride, padding and dilation: output = patches · weight matrixᵀ."""
     module = CONVOLUTIONS[name].double()
     rule = RULES[type(module)]
-    x = torch.randn(2, 2, *([6] if isinstance(module, nn.Conv1d) else [5, 6]))
+    x = torch.randn(2, 2, *(5, 6, 7)[: len(module.kernel_size)])
     weight = module.weight.flatten(1)
     if module.bias is not None:
         weight = torch.cat([weight, module.bias[:, None]], dim=1)
@@ -207,7 +208,7 @@ def test_padding_token_has_no_curvature() -> None:
 
 
 def test_large_gradients_are_squared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_kfc.curvature.layers._CHUNK", 20)
+    monkeypatch.setattr(LayerRule, "chunk", 20)
     model = Probe(nn.Linear(4, 3))
     data = examples([torch.randn(POSITIONS, 4) for _ in range(5)])
     curvature = estimate(model, data, curvature="diagonal")

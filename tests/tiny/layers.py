@@ -66,6 +66,49 @@ def _circular1(**settings: Any) -> Callable[[], nn.Module]:
     return lambda: nn.Conv1d(2, 3, 3, padding_mode="circular", **settings)
 
 
+class Shifted(nn.Embedding):
+    """Reads rows by another number than it is given, and scales them, as BART's tables do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x + 2)
+
+
+class Router(nn.Module):
+    """A weight that no layer class has, read by ``functional.linear``; it returns a pair."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.bias = nn.Parameter(torch.randn(3)) if bias else None
+
+    def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = nn.functional.linear(x, self.weight, self.bias)
+        return scores, scores.argmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(x)[0]
+
+
+class CenteredNorm(nn.Module):
+    """A class of its own that normalises, with gain and bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        return (1 + self.weight) * x / (1e-3 + x.norm(dim=-1, keepdim=True)) + self.bias
+
+
+def _batch_norm() -> nn.Module:
+    module = nn.BatchNorm1d(3)
+    assert module.running_mean is not None and module.running_var is not None
+    module.running_mean.copy_(torch.randn(3))
+    module.running_var.copy_(torch.rand(3) + 0.5)
+    return _jittered(module)
+
+
 FACTORED: dict[str, Kind] = {
     "linear": _linear(lambda: nn.Linear(4, 3)),
     "linear_no_bias": _linear(lambda: nn.Linear(4, 3, bias=False)),
@@ -82,8 +125,15 @@ FACTORED: dict[str, Kind] = {
         (1, 1),
         (2, 4),
     ),
+    "conv3d": _conv(lambda: nn.Conv3d(2, 3, (1, 2, 2), bias=False), (1, 2, 2), (2, 3, 2)),
+    "conv3d_strided_dilated": _conv(
+        lambda: nn.Conv3d(1, 3, 2, stride=(1, 1, 2), dilation=(2, 1, 1)), (3, 2, 2), (3, 3, 4), 1
+    ),
     "embedding": _embedding(lambda: nn.Embedding(5, 3)),
     "embedding_padding_idx": _embedding(lambda: nn.Embedding(5, 3, padding_idx=0)),
+    "embedding_shifted": _embedding(lambda: Shifted(7, 3, padding_idx=0)),
+    "router": _linear(lambda: Router(bias=False)),
+    "router_bias": _linear(lambda: Router(bias=True)),
 }
 """Layer kinds with Kronecker factors."""
 NORMALISED: dict[str, Kind] = {
@@ -111,6 +161,14 @@ NORMALISED: dict[str, Kind] = {
         same=lambda: torch.randn(1, 2, 3).repeat(POSITIONS, 1, 1),
         many=lambda: torch.randn(POSITIONS, 2, 3),
     ),
+    "centered_norm": Kind(
+        CenteredNorm,
+        one=lambda: torch.randn(1, 3),
+        same=lambda: torch.randn(1, 3).repeat(POSITIONS, 1),
+        many=lambda: torch.randn(POSITIONS, 3),
+    ),
+    "batch_norm": _conv(_batch_norm, (1,), (4,), channels=3),
+    "group_norm": _conv(lambda: _jittered(nn.GroupNorm(2, 4)), (1, 2), (2, 3), channels=4),
     "layer_norm_2d": Kind(
         lambda: _jittered(nn.LayerNorm((2, 3))),
         one=lambda: torch.randn(1, 2, 3),
@@ -126,6 +184,9 @@ GROUPED: dict[str, Kind] = {
         (3, 4),
         channels=3,
     ),
+    "conv3d_grouped": _conv(
+        lambda: nn.Conv3d(4, 6, (1, 2, 1), groups=2), (1, 2, 1), (2, 3, 1), channels=4
+    ),
 }
 """Convolutions by groups, whose curvature is diagonal."""
 EVERY = FACTORED | NORMALISED | GROUPED
@@ -136,6 +197,10 @@ def _jittered(module: nn.Module) -> nn.Module:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter))
     return module
+
+
+BY_CHANNEL = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.GroupNorm)
+"""Layers whose outputs have features before positions."""
 
 
 class Probe(nn.Module):
@@ -157,7 +222,7 @@ class Probe(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> SequenceClassifierOutput:
         out = self.layer(x)
-        if isinstance(self.layer, nn.Conv1d | nn.Conv2d):
+        if isinstance(self.layer, BY_CHANNEL):
             out = out.flatten(2).mT
         out = out.flatten(2)  # [N, R, q]
         weights = torch.ones(out.shape[1]) / out.shape[1] if self.weights is None else self.weights

@@ -1,0 +1,22 @@
+"""One rule per kind of layer: how its inputs and output gradients become curvature.
+
+Shapes: N examples, R positions (uses of the weight) per example, p inputs (bias included),
+q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
+"""
+
+from .base import LayerRule
+from .embedding import EmbeddingRule, TiedEmbeddingRule
+from .linear import LinearRule
+from .registry import BIAS, RULES, find_rule, register_rule, rule_of
+
+__all__ = [
+    "BIAS",
+    "RULES",
+    "EmbeddingRule",
+    "LayerRule",
+    "LinearRule",
+    "TiedEmbeddingRule",
+    "find_rule",
+    "register_rule",
+    "rule_of",
+]
