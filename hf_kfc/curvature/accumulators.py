@@ -197,15 +197,7 @@ class TiedSquaredGradients(SquaredGradients):
 
 
 def valid_positions(layer: Layer, use: Use) -> Tensor:
-    """Find which positions of one call of a layer count, shape [N, R].
-
-    Args:
-        layer: The layer.
-        use: The call.
-
-    Raises:
-        PositionsError: No mask is known for it, or none of its levels fits.
-    """
+    """Find which positions of one call of a layer count, shape [N, R]."""
     if use.positions is None:
         raise PositionsError(
             f"no position mask is given for a call of layer '{layer.name}'; give `position_mask=` "
@@ -215,11 +207,7 @@ def valid_positions(layer: Layer, use: Use) -> Tensor:
 
 
 def squared_gradients(layer: Layer) -> SquaredGradients:
-    """Make what sums the squared per-example gradients of a layer.
-
-    Args:
-        layer: The layer.
-    """
+    """Make what sums the squared per-example gradients of a layer."""
     tied = isinstance(layer.rule, TiedEmbeddingRule)
     return TiedSquaredGradients(layer) if tied else SquaredGradients(layer)
 

@@ -24,15 +24,7 @@ _LABELS = {"label", "label_ids", "labels"}
 
 
 def refuse_other_data(dataset: Any) -> None:
-    """Refuse what is no data set of examples by index.
-
-    Args:
-        dataset: What was given as one.
-
-    Raises:
-        CurvatureError: A stream, several splits, a data loader, or something else without examples
-            by index.
-    """
+    """Refuse what is no data set of examples by index: a stream, several splits, a data loader."""
     kind = type(dataset).__name__
     if isinstance(dataset, Mapping):
         splits = ", ".join(str(name) for name in list(dataset)[:5])
@@ -112,11 +104,7 @@ class Collate:
 
 
 def named_arguments(model: nn.Module) -> set[str]:
-    """Return the names that a model's forward takes; of one that PEFT wraps, the plain model's.
-
-    Args:
-        model: The model.
-    """
+    """Return the names that a model's forward takes; of one that PEFT wraps, the plain model's."""
     return _signature(model)[0]
 
 
@@ -131,10 +119,5 @@ def _signature(model: nn.Module) -> tuple[set[str], bool]:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Move the tensors of a batch.
-
-    Args:
-        batch: Of :class:`Collate`.
-        device: Where the model is.
-    """
+    """Move the tensors of a batch."""
     return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}

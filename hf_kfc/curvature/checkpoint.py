@@ -204,11 +204,7 @@ def identity_of(
 
 
 def parameters_digest(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's parameters and buffers.
-
-    Args:
-        model: The model.
-    """
+    """Return the SHA-256 of a model's parameters and buffers."""
     return _hash([*model.parameters(), *model.buffers()])
 
 

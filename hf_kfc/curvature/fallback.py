@@ -70,14 +70,7 @@ class PerExampleSquares:
         return [own.total for own in self._sums.values()] + seen
 
     def add(self, forward: Callable[[], Outputs], kind: Labels, key: int, seed: int) -> None:
-        """Add one example.
-
-        Args:
-            forward: Runs the model on a batch of that example alone.
-            kind: The label kind.
-            key: The example's number.
-            seed: Of sampled labels.
-        """
+        """Add one example, by a forward pass of it alone; its number seeds sampled labels."""
         parameters = [own.parameter for own in self._sums.values()]
         nonzero: dict[str, Tensor] = {}
         with learning(parameters):
@@ -115,11 +108,7 @@ class PerExampleSquares:
                 nonzero[name] = nonzero[name] | rows if name in nonzero else rows
 
     def blocks(self, num_examples: int) -> Iterator[Block]:
-        """Give each parameter a block: by tokens of an embedding, else one column.
-
-        Args:
-            num_examples: How many examples were added.
-        """
+        """Give each parameter a block: by tokens of an embedding, else one column."""
         for name, own in self._sums.items():
             mean, shapes = own.total / num_examples, {name: tuple(own.parameter.shape)}
             if own.seen is not None:

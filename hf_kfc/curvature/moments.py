@@ -38,21 +38,12 @@ def add_second_moment(total: Tensor, rows: Tensor, products: Products) -> None:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """Return the whole symmetric matrix of a total that was filled above its diagonal.
-
-    Args:
-        total: Shape [n, n], of :func:`add_second_moment`.
-    """
+    """Return the whole symmetric matrix [n, n] of a total that was filled above its diagonal."""
     return total.triu() + total.triu(1).T
 
 
 def whole(total: Tensor, products: Products) -> Tensor:
-    """Return the whole matrix of a total; the rounding of its products is no curvature.
-
-    Args:
-        total: Shape [n, n], of :func:`add_second_moment`.
-        products: How they were multiplied.
-    """
+    """Return the whole matrix of a total; the rounding of its products is no curvature."""
     matrix = mirrored(total)
     return nearest_definite(matrix) if products is Products.BFLOAT16 else matrix
 

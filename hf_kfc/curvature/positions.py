@@ -53,12 +53,7 @@ class Positions:
         return cls(next(iter(masks.values())), masks, sides)
 
     def of(self, layer: str, call: int) -> Positions | None:
-        """Return the positions of one call of a layer; None if no mask is given for it.
-
-        Args:
-            layer: Its name.
-            call: The number of the call in its forward pass.
-        """
+        """Return the positions of one call of a layer; None if no mask is given for it."""
         if not self.by_module:
             return self
         if (side := self.sides.get((layer, call))) is not None:

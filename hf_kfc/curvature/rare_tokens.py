@@ -72,11 +72,7 @@ class RareTokens:
         return cls(is_rare, args.unknown_token_id, are_labels)
 
     def without(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Read rare tokens of a batch as the unknown one; as labels they are no decisions.
-
-        Args:
-            batch: Tensors by name.
-        """
+        """Read rare tokens of a batch as the unknown one; as labels they are no decisions."""
         seen = dict(batch)
         for name, ids in _ids(batch):
             seen[name] = ids.masked_fill(self._among(ids), self.unknown)
@@ -95,16 +91,7 @@ def count_examples(
     device: torch.device,
     are_labels: bool = False,
 ) -> Tensor:
-    """Count in how many examples each token stands, shape [largest token + 1].
-
-    Args:
-        batches: Each with how many examples it has.
-        device: Where they are.
-        are_labels: Whether labels are tokens too.
-
-    Raises:
-        CurvatureError: A batch has no ``input_ids``.
-    """
+    """Count in how many examples each token stands, or as a label, shape [largest token + 1]."""
     counts = torch.zeros(0, dtype=torch.long, device=device)
     for examples, batch in batches:
         counts = _sum(counts, _examples_of(batch, examples, are_labels))
@@ -143,13 +130,7 @@ def unknown_token(
 
 
 def labels_are_tokens(model: nn.Module, logits: Tensor, labels: Tensor) -> bool:
-    """Whether a model's labels are tokens: one for each position, with a score for every token.
-
-    Args:
-        model: The model.
-        logits: Of a batch.
-        labels: Of the same batch.
-    """
+    """Whether a model's labels are tokens: one for each position, with a score for every token."""
     get_head: Callable[[], Any] | None = getattr(model, "get_output_embeddings", None)
     rows = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
     has_head = get_head is not None and get_head() is not None

@@ -19,11 +19,7 @@ ENCODER, DECODER = "encoder", "decoder"
 
 
 def has_sides(model: nn.Module) -> bool:
-    """Say whether a model reads a source with an encoder and a target with a decoder.
-
-    Args:
-        model: Of transformers, or any other.
-    """
+    """Say whether a model reads a source with an encoder and a target with a decoder."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 

@@ -35,16 +35,7 @@ _DECODER = "decoder_input_ids"
 def inputs_of(
     model: nn.Module, example: Mapping[str, Any], columns: Sequence[str] | None
 ) -> list[str]:
-    """Return which columns of an example are inputs: not labels, and none that nobody reads.
-
-    Args:
-        model: Says by its forward which it reads.
-        example: One of all.
-        columns: Which are, where the user says so.
-
-    Raises:
-        ProbeError: There is none.
-    """
+    """Return which columns of an example are inputs: not labels, and none that nobody reads."""
     if not isinstance(example, Mapping):
         raise ProbeError(
             f"examples are {type(example).__name__}, expected mappings of columns; give a data set "
@@ -65,15 +56,7 @@ def inputs_of(
 
 
 def with_decoder_inputs(model: nn.Module, example: Any) -> Any:
-    """Give an encoder-decoder's example its decoder's inputs, made of its labels as for a loss.
-
-    Args:
-        model: Any; of another kind the example stays as it is.
-        example: One row.
-
-    Raises:
-        ProbeError: There is nothing to make them of.
-    """
+    """Give an encoder-decoder's example its decoder's inputs, made of its labels as for a loss."""
     is_pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if not is_pair or not isinstance(example, Mapping) or example.get(_DECODER) is not None:
         return example
@@ -135,11 +118,7 @@ def pad_tokens(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before and after a text.
-
-    Args:
-        tokenizer: None puts none.
-    """
+    """Return the special tokens that a tokenizer puts before and after a text."""
     if not callable(tokenizer):
         return [], []
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
@@ -149,14 +128,7 @@ def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def vocabulary_of(model: nn.Module) -> int:
-    """Return how many tokens a model has.
-
-    Args:
-        model: The model.
-
-    Raises:
-        ProbeError: It does not tell.
-    """
+    """Return how many tokens a model has, and refuse one that does not tell."""
     size = tokens_of(model)
     if size is None:
         raise ProbeError(
@@ -167,10 +139,6 @@ def vocabulary_of(model: nn.Module) -> int:
 
 
 def tokens_of(model: nn.Module) -> int | None:
-    """Return how many tokens a model has; None if it does not tell.
-
-    Args:
-        model: The model.
-    """
+    """Return how many tokens a model has; None if it does not tell."""
     get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
     return getattr(get() if get is not None else None, "num_embeddings", None)

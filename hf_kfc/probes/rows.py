@@ -69,11 +69,7 @@ class Column:
         return [[0, *torch.cumsum(lengths.long(), 0).tolist()] for lengths in self.lengths]
 
     def row(self, index: int) -> Any:
-        """Return what a row holds: a number, nested lists, or a tensor.
-
-        Args:
-            index: Of the row.
-        """
+        """Return what a row holds: a number, nested lists, or a tensor."""
         if self.are_tensors:
             low, high, shape = index, index + 1, list[int]()
             for lengths, starts in zip(self.lengths, self._starts, strict=True):
@@ -91,11 +87,7 @@ class Column:
         return [self._nested(level + 1, item) for item in range(low, high)]
 
     def select(self, indices: Sequence[int]) -> Column:
-        """Keep some rows alone.
-
-        Args:
-            indices: Theirs.
-        """
+        """Keep some rows alone."""
         lengths, kept = list[Tensor](), torch.tensor(indices, dtype=torch.long)
         for level, starts in zip(self.lengths, self._starts, strict=True):
             lengths.append(level[kept])
@@ -104,11 +96,7 @@ class Column:
         return Column(self.values[kept], tuple(lengths), self.are_tensors)
 
     def problems(self, rows: int) -> list[str]:
-        """Say what is wrong with a column that anybody may have written.
-
-        Args:
-            rows: How many there should be.
-        """
+        """Say what is wrong with a column that anybody may have written."""
         due = rows
         for number, lengths in enumerate(self.lengths):
             if lengths.dtype != torch.int32 or lengths.shape != (due,) or bool((lengths < 0).any()):

@@ -122,11 +122,7 @@ class _Drawn:
 
 
 def lists_of(ids: Any) -> Iterator[Sequence[int]]:
-    """Yield the innermost lists of tokens.
-
-    Args:
-        ids: A list of tokens, or of such lists to any depth, or a tensor.
-    """
+    """Yield the innermost lists of tokens."""
     values = ids.tolist() if hasattr(ids, "tolist") else ids
     if values and isinstance(values[0], int):
         yield values

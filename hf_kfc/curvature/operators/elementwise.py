@@ -118,9 +118,5 @@ class Diagonal(Operator):
 
 
 def mean_of(values: Tensor) -> float:
-    """Return a mean; that of bfloat16 numbers is not rounded to one.
-
-    Args:
-        values: Any numbers.
-    """
+    """Return a mean; that of bfloat16 numbers is not rounded to one."""
     return float(values.mean(dtype=wide_dtype(values.dtype)))

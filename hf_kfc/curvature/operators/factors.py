@@ -17,20 +17,12 @@ __all__ = [
 
 
 def trace(factor: Tensor) -> Tensor:
-    """Return the trace of a factor.
-
-    Args:
-        factor: A matrix [p, p], or a diagonal [p].
-    """
+    """Return the trace of a factor, a matrix [p, p] or a diagonal [p]."""
     return factor.sum() if factor.ndim == 1 else factor.trace()
 
 
 def eigenvalues(factor: Tensor) -> Tensor:
-    """Return the eigenvalues of a factor, shape [p]; of a matrix in float64.
-
-    Args:
-        factor: A matrix [p, p], or a diagonal [p].
-    """
+    """Return the eigenvalues [p] of a factor, a matrix or a diagonal; of a matrix in float64."""
     if factor.ndim == 1:
         return factor
     values: Tensor = torch.linalg.eigvalsh(factor.double())
@@ -54,12 +46,7 @@ def damped_factor(factor: Tensor, epsilon: float, *, diagonal: bool | None = Non
 
 
 def inner_of_factors(first: Tensor, second: Tensor) -> Tensor:
-    """Return ⟨A, A'⟩ of two factors.
-
-    Args:
-        first: A.
-        second: A'.
-    """
+    """Return ⟨A, A'⟩ of two factors."""
     if first.ndim == second.ndim:
         return (first * second).sum()
     matrix, vector = (first, second) if first.ndim == 2 else (second, first)
@@ -95,13 +82,7 @@ def seen_from(values: Tensor, basis: Tensor | None, own: Tensor | None) -> Tenso
 
 
 def spread_columns(tensor: Tensor, inputs: Tensor, size: int) -> Tensor:
-    """Put columns [..., k] at some places of a larger tensor of zeros [..., size].
-
-    Args:
-        tensor: The columns.
-        inputs: Their places, shape [k].
-        size: How many columns the result has.
-    """
+    """Put columns [..., k] at places [k] of a larger tensor of zeros [..., size]."""
     larger = tensor.new_zeros(*tensor.shape[:-1], size)
     larger[..., inputs] = tensor
     return larger

@@ -190,15 +190,7 @@ class KroneckerSum(_Factors):
 
 
 def refuse_unlike(name: str, factors: Sequence[Tensor]) -> None:
-    """Refuse factors of different shapes: they have no sum.
-
-    Args:
-        name: A or G, for the error.
-        factors: Of several products.
-
-    Raises:
-        CurvatureError: They have different shapes.
-    """
+    """Refuse factors of different shapes: they have no sum."""
     if len(shapes := {tuple(factor.shape) for factor in factors}) > 1:
         found = " and ".join(str(list(shape)) for shape in sorted(shapes))
         raise CurvatureError(

@@ -15,12 +15,7 @@ _CELL = 200
 
 
 def page(template: str, **values: Any) -> str:
-    """Fill in a page.
-
-    Args:
-        template: Its name in ``templates``.
-        values: What it tells of.
-    """
+    """Fill in a page of ``templates``."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
