@@ -40,6 +40,7 @@ def test_sharing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("probes", ("--ranker", "cnn"), "probes and 1 prior"),
         ("scaling", (), "penalty, power of tasks"),
         ("size", ("--ranker", "cnn"), "published, rank 4, bfloat16"),
+        ("causal", (), "peak memory, published, every 4th step, over plain"),
     ],
 )
 def test_at_toy_sizes(script: str, words: tuple[object, ...], shown: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import spearmanr
 
 from laboratory.ledger import read_ledger
 from laboratory.points import Point
@@ -26,12 +26,23 @@ COLUMNS = (
     "general cross entropy",
     "rise prevented",
     "LAMBADA",
+    "PIQA",
+    "ARC",
     "new cross entropy",
     "against none",
     "meter",
     "changed",
     "time of a step",
 )
+MEASURES = {
+    "cross_entropy": "general cross entropy",
+    "lambada": "LAMBADA",
+    "piqa": "PIQA",
+    "piqa_loss": "PIQA, loss",
+    "arc_easy": "ARC",
+    "arc_easy_loss": "ARC, loss",
+}
+"""What is measured of general ability, and its label; what is lost grows with a loss alone."""
 
 
 class Row:
@@ -90,13 +101,20 @@ class Row:
             "seeds": str(len(self.runs)),
             "general cross entropy": f"{self.general:.3f}",
             "rise prevented": "-" if is_none else f"{self.prevented:.0%}",
-            "LAMBADA": f"{self.mean(lambda run: run['general']['lambada']):.0%}",
+            **{label: self._share(label) for label in ("LAMBADA", "PIQA", "ARC")},
             "new cross entropy": f"{self.mean(lambda run: run['new']['cross_entropy']):.3f}",
             "against none": "-" if is_none else f"{self.new:+.3f}",
             "meter": f"{self.mean(lambda run: run['meter']['kl']):.3f}",
             "changed": f"{self.mean(lambda run: run['meter']['changed']):.1%}",
             "time of a step": "-" if time is None else f"{time:.2f} x",
         }
+
+    def _share(self, label: str) -> str:
+        """The share of questions that are answered right, or a dash."""
+        name = next(name for name, own in MEASURES.items() if own == label)
+        if not all(name in run["general"] for run, _, _ in self.runs):
+            return "-"
+        return f"{self.mean(lambda run: run['general'][name]):.0%}"
 
 
 def rows_of(records: Records) -> list[Row]:
@@ -130,6 +148,7 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
     }
     rows = rows_of(records)
     plain = next(row for row in rows if row.method == "none")
+    questions = settings["choices"]
     lines = [
         f"## {name}",
         "",
@@ -137,7 +156,10 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
         f"tokens, learning rate {settings['learning_rate']:g}. The anchor: general cross entropy "
         f"{before['general']:.3f}, LAMBADA {fmean(r['general']['lambada'] for r in anchor):.0%}, "
         f"new texts {before['new']:.3f}. Plain fine-tuning raises the general cross entropy by "
-        f"{plain.general / before['general'] - 1:.0%}.",
+        f"{plain.general / before['general'] - 1:.0%}. LAMBADA has {settings['lambada'] or 5153} "
+        f"texts here{f', PIQA and ARC {questions} questions each' if questions else ''}; "
+        f"{settings['sampled_texts']} texts are sampled, {settings['curvature_texts']} of them for "
+        "the curvature.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---|" + "---:|" * (len(COLUMNS) - 1),
@@ -148,18 +170,31 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
     return "\n".join(lines)
 
 
-def meter(runs: Sequence[Mapping[str, Any]]) -> str:
+def meter(files: Mapping[str, Records]) -> str:
     """Return the part of the page that tells how well the meter foretells what is lost.
 
     Args:
-        runs: Of all results files, which have the anchor and the meter's texts in common.
+        files: Results files by name: the runs of each have the meter's texts in common.
     """
-    found = [record["meter"]["kl"] for record in runs]
-    lines = ["## The meter", "", f"Over {len(runs)} models, the anchor among them:", ""]
-    for measure, label in (("cross_entropy", "general cross entropy"), ("lambada", "LAMBADA")):
-        lost = [record["general"][measure] for record in runs]
-        rank, linear = spearmanr(found, lost).statistic, pearsonr(found, lost).statistic
-        lines.append(f"- {label}: rank correlation {rank:.2f}, linear {linear:.2f}")
+    lines = [
+        "## The meter",
+        "",
+        "Rank correlation of the meter with what is measured, over the models of a file, the "
+        "anchor among them. A share of right answers falls where a loss rises.",
+        "",
+        f"| file | models | {' | '.join(MEASURES.values())} |",
+        "|---|" + "---:|" * (1 + len(MEASURES)),
+    ]
+    for name, records in files.items():
+        runs = list(records.values())
+        cells = [str(len(runs))]
+        for measure in MEASURES:
+            if any(measure not in run["general"] for run in runs):
+                cells.append("-")
+                continue
+            pairs = [(run["meter"]["kl"], run["general"][measure]) for run in runs]
+            cells.append(f"{spearmanr(pairs).statistic:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -205,13 +240,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE, help="folder of what is made")
     arguments = parser.parse_args()
     parts = ["# A language model learns a domain\n\nMade by `tables.py`; [README.md](README.md)."]
-    runs: list[Mapping[str, Any]] = []
+    files: dict[str, Records] = {}
     for path in sorted(arguments.results.glob("*.jsonl")):
         header, records = read_ledger(path)
         draw(records, arguments.output / f"{path.stem}.svg")
-        runs += [run for point, run in records.items() if len(point.tasks) > 1 or not runs]
+        files[path.stem] = records
         parts += [section(path.stem, header["settings"], records), f"![Frontier]({path.stem}.svg)"]
-    parts.append(meter(runs))
+    parts.append(meter(files))
     (arguments.output / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -54,11 +54,11 @@ def command_line(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def start(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line and set up PyTorch."""
+def start(parser: argparse.ArgumentParser, least: int = REPETITIONS) -> argparse.Namespace:
+    """Parse the command line, with at least so many rounds, and set up PyTorch."""
     arguments = parser.parse_args()
-    if arguments.repetitions < REPETITIONS and not arguments.tiny:
-        parser.error(f"--repetitions is {arguments.repetitions}; give at least {REPETITIONS}")
+    if arguments.repetitions < least and not arguments.tiny:
+        parser.error(f"--repetitions is {arguments.repetitions}; give at least {least}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but PyTorch finds no GPU; leave it out")
     torch.set_num_threads(arguments.threads)
@@ -87,24 +87,25 @@ def timed(work: Callable[[], object], device: str) -> Callable[[], float]:
 
 
 def alternate(
-    contestants: Mapping[str, Callable[[], float]], repetitions: int
+    contestants: Mapping[str, Callable[[], float]], repetitions: int, uncounted: int = 1
 ) -> dict[str, list[float]]:
     """Run contestants in turns.
 
     Args:
         contestants: By name.
-        repetitions: Rounds, after one that is not counted.
+        repetitions: Rounds that count.
+        uncounted: Rounds before these.
 
     Returns:
         Seconds of every counted round, by name.
     """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(repetitions + 1):
+    for number in range(1 - uncounted, repetitions + 1):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             spent = contestants[name]()
-            if number:
+            if number > 0:
                 seconds[name].append(spent)
         print(f"round {number} of {repetitions} done", file=sys.stderr)
     return seconds

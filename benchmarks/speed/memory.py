@@ -73,7 +73,12 @@ def peak_of(setup: str, folder: Path, arguments: argparse.Namespace) -> float:
         priors=priors,
         **penalty,
     )
-    if arguments.device == "cuda":
+    return peak_memory(arguments.device)
+
+
+def peak_memory(device: str) -> float:
+    """Return what this process has needed at most so far, in MiB."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / MIB
     # Not getrusage's ru_maxrss: a process inherits that of the one that started it.
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

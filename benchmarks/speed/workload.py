@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,18 +70,23 @@ def ranking_examples(
         ``input_ids`` and ``attention_mask`` ``[candidates, tokens]``, and ``labels``.
     """
     draw = torch.Generator().manual_seed(seed)
-    frequencies = torch.arange(1, vocabulary, dtype=torch.float64) ** -ZIPF
     shape = (count, candidates, tokens)
-    ids = 1 + torch.multinomial(frequencies, count * candidates * tokens, True, generator=draw)
+    ids = zipf_tokens(shape, vocabulary, draw)
     shortest = round(tokens * (1 - 2 * padding))
     lengths = torch.randint(max(shortest, 1), tokens + 1, shape[:2], generator=draw)
     mask = torch.arange(tokens) < lengths[..., None]
-    ids = ids.reshape(shape) * mask
+    ids = ids * mask
     labels = torch.randint(candidates, (count,), generator=draw).tolist()
     return [
         {"input_ids": ids[i], "attention_mask": mask[i].long(), "labels": labels[i]}
         for i in range(count)
     ]
+
+
+def zipf_tokens(shape: Sequence[int], vocabulary: int, draw: torch.Generator) -> Tensor:
+    """Draw token ids from 1 on, by Zipf's law."""
+    frequencies = torch.arange(1, vocabulary, dtype=torch.float64) ** -ZIPF
+    return 1 + torch.multinomial(frequencies, math.prod(shape), True, generator=draw).reshape(shape)
 
 
 def batches_of(

@@ -22,6 +22,7 @@ class LmMethod:
         rank: Of the curvature's factors, which are kept in bfloat16 then; 0 for all of them.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         rows: Of these in a step; 0 for as many as the command line says.
+        temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         distilled: Weight of the KL on the new texts themselves; None for none.
         adapter: What learns in the place of the parameters, see
             :data:`~laboratory.lm.adapters.ADAPTERS`; None for all of these.
@@ -36,6 +37,7 @@ class LmMethod:
     rank: int = 0
     probes: float | None = None
     rows: int = 0
+    temperature: float = 1.0
     distilled: float | None = None
     adapter: str | None = None
     size: float = 0.0
@@ -88,6 +90,12 @@ LM_METHODS: Mapping[str, Part] = {
     "probes": _part("KL to the anchor on texts that it sampled; its weight", 1.0, "probes"),
     "rank": _count("rank", "the curvature compressed, as it is published; eigenpairs a factor", 64),
     "rows": _count("rows", "sampled texts of a step", 1),
+    "temperature": Part(
+        "that of the sampling, below 1 for texts that the model holds more likely",
+        lambda value: {"temperature": value},
+        0.7,
+        (0.1, 10.0),
+    ),
     "lwf": _part(
         "learning without forgetting (Li & Hoiem 2016): KL on the new texts; its weight",
         1.0,

@@ -158,7 +158,16 @@ class Stage:
     @cached_property
     def probes(self) -> tuple[Probes, Probes]:
         """Probes to learn with, and a quarter for the meter: texts that the anchor samples."""
-        args, file = self.args, self.folder / "probes.pt"
+        return self.sampled().split(0.25, self.seed)
+
+    def sampled(self, temperature: float = 1.0) -> Probes:
+        """Return texts that the anchor samples, with its outputs on them.
+
+        Args:
+            temperature: Of the sampling.
+        """
+        args, name = self.args, "probes" if temperature == 1 else f"probes-{temperature:g}"
+        file = self.folder / f"{name}.pt"
         if not file.exists():
             with self._precision():
                 probes = Probes.generate(
@@ -167,12 +176,13 @@ class Stage:
                     count=args.sampled_texts,
                     max_length=args.length,
                     seed=self.seed,
+                    temperature=temperature,
                     top_k=args.top_k,
                     batch_size=32,
                 )
             torch.save(probes, file)
         kept: Probes = torch.load(file, weights_only=False)  # of our own
-        return kept.split(0.25, self.seed)
+        return kept
 
     def prior(self, curvature: str, rank: int = 0) -> ConsolidationPrior:
         """Return the prior of the sampled texts that are not the meter's.
@@ -202,11 +212,14 @@ class Stage:
             method: How.
             model: At the anchor, maybe with an adapter.
         """
+        probes = self.probes[0]
+        if method.temperature != 1:  # as many as there are without the meter's
+            probes = self.sampled(method.temperature).split(0.25, self.seed)[0]
         return Distilling(
             model,
             self._arguments(method),
             priors=[] if method.curvature is None else [self.prior(method.curvature, method.rank)],
-            probes=[] if method.probes is None else self.probes[0],
+            probes=[] if method.probes is None else probes,
             train_dataset=self.domain.train[: self.args.steps * self.args.batch_size],
             data_collator=self.collator,
             teacher=self.anchor if method.distilled else None,

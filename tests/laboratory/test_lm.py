@@ -215,6 +215,17 @@ def test_a_method_has_a_rank_and_rows_of_its_own(data, model, tmp_path):
     stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
     whole, small = (stage.trainer(LmMethod.parse(name), stage.anchor) for name in OURS)
     assert (whole.args.probe_batch_size, small.args.probe_batch_size) == (2, 1)
+    (own,) = stage.trainer(LmMethod.parse("probes"), stage.anchor).probes.values()
+    assert own is stage.probes[0]
+    cooler = LmMethod.parse("probes+temperature:0.5")
+    (cold,) = stage.trainer(cooler, stage.anchor).probes.values()
+    assert len(cold) == len(stage.probes[0])
+    surprise = [
+        stage.evaluation.cross_entropy(stage.anchor, [row | {"labels": row["input_ids"]}])
+        for probes in (cold, stage.probes[0])
+        for row in probes.rows
+    ]
+    assert sum(surprise[: len(cold)]) < 0.8 * sum(surprise[len(cold) :])
     errors = [trainer.priors[0].provenance.approximation_errors for trainer in (whole, small)]
     assert not errors[0]
     assert max(errors[1].values()) > 0.01

@@ -1,0 +1,215 @@
+"""What curvature costs of a causal language model: an estimate, its bytes, a step, its memory.
+
+    python benchmarks/speed/causal.py                        # SmolLM2-135M
+    python benchmarks/speed/causal.py --texts 64 --tokens 64 --repetitions 2
+    python benchmarks/speed/causal.py --model FOLDER
+
+Texts are made up, of one length and with token ids by a law of Zipf. Seconds are those of the
+process on the CPU, for a round takes minutes and the machine may have other work: nothing here runs
+in two threads. ``plain`` is a forward and backward pass with the gradients of all parameters, in
+float32, in batches of 8 texts; a step is one of ``trainer.train()`` in bfloat16 mixed precision.
+Peak memory is of a fresh process that loads the model and the prior and trains six steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import alternate, command_line, goal, ratio, rows_of, start, write
+from memory import peak_memory
+from size import MIB, POINTED, bytes_of
+from torch.utils.data import default_collate
+from training import WARM_UP, train
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from workload import Example, batches_of, parameter_bytes, zipf_tokens
+
+from hf_kfc import ConsolidationPrior, CurvatureArguments
+from hf_kfc.priors.privacy import without_rare_inputs
+from laboratory.lm.models import SMOLLM2, load_model
+
+BATCH, STEP_BATCH, STEPS = 8, 4, 4
+ESTIMATES: Mapping[str, dict[str, Any]] = {
+    "Kronecker": {},
+    "Kronecker, bfloat16 products": {"products": "bfloat16"},
+    "diagonal": {"curvature": "diagonal"},
+}
+STEPS_WITH: Mapping[str, tuple[str | None, dict[str, Any]]] = {
+    "plain": (None, {}),
+    "as estimated": ("whole", {"penalty_dtype": "bfloat16"}),
+    "as estimated, every 4th step": ("whole", {"penalty_dtype": "bfloat16", "penalty_every": 4}),
+    "published": ("published", {"penalty_dtype": "bfloat16"}),
+    "published, every 4th step": (
+        "published",
+        {"penalty_dtype": "bfloat16", "penalty_every": 4},
+    ),
+}
+"""The folder of the prior, and fields of ConsolidationArguments."""
+REMEMBERED = ("plain", "as estimated, every 4th step", "published, every 4th step")
+
+
+def model_of(name: str, tiny: bool) -> PreTrainedModel:
+    """Load the model, or make a tiny one."""
+    if not tiny:
+        return load_model(name)[0].eval()
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    return LlamaForCausalLM(LlamaConfig(**sizes | heads)).eval()
+
+
+def texts_of(model: PreTrainedModel, count: int, tokens: int) -> list[Example]:
+    """Draw texts."""
+    rows = zipf_tokens((count, tokens), model.config.vocab_size, torch.Generator().manual_seed(0))
+    return [
+        {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)} for row in rows
+    ]
+
+
+def estimated(model: PreTrainedModel, texts: list[Example], **settings: Any) -> ConsolidationPrior:
+    """Estimate a prior."""
+    arguments = CurvatureArguments(curvature_batch_size=BATCH, **settings)
+    return ConsolidationPrior.estimate(model, texts, default_collate, arguments, task="task")
+
+
+def plain(model: PreTrainedModel, texts: list[Example]) -> None:
+    """One forward and backward pass of each batch."""
+    for batch in batches_of(texts, BATCH, str(model.device)):
+        model.zero_grad(set_to_none=True)
+        model(**batch).loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def on_the_cpu(work: Callable[[], object]) -> Callable[[], float]:
+    """Make a contestant of a function: the process's own seconds."""
+
+    def contestant() -> float:
+        begin = time.process_time()
+        work()
+        return time.process_time() - begin
+
+    return contestant
+
+
+def step_of(name: str, model: PreTrainedModel, folder: Path, tokens: int) -> float:
+    """Train some steps as one set-up does, and return the process's seconds of one."""
+    prior, penalty = STEPS_WITH[name]
+    return train(
+        model,
+        texts_of(model, STEP_BATCH * (WARM_UP + STEPS), tokens),
+        batch_size=STEP_BATCH,
+        steps=STEPS,
+        device=str(model.device),
+        priors=None if prior is None else [ConsolidationPrior.from_pretrained(folder / prior)],
+        bf16=True,
+        now=time.process_time,
+        **penalty,
+    )[0]
+
+
+def peak_of(name: str, folder: Path) -> float:
+    """Start this script anew for one set-up; return its peak memory in MiB."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--work", str(folder), "--setup", name]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = command_line(__doc__)
+    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub name")
+    parser.add_argument("--texts", type=int, default=64, help="of the prior")
+    parser.add_argument("--tokens", type=int, default=96, help="of a text")
+    parser.add_argument("--rank", type=int, default=64, help="of the published prior, in bfloat16")
+    for name in ("--work", "--setup"):  # of the processes that this one starts
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    arguments = start(parser, least=1)
+    if arguments.tiny:
+        arguments.texts, arguments.tokens, arguments.rank, arguments.repetitions = 8, 12, 4, 1
+    if arguments.setup:
+        folder = Path(arguments.work)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+        step_of(arguments.setup, loaded.to(arguments.device), folder, arguments.tokens)
+        print(json.dumps(peak_memory(arguments.device)))
+        return
+    model = model_of(arguments.model, arguments.tiny).to(arguments.device)
+    texts = texts_of(model, arguments.texts, arguments.tokens)
+    plain(model, texts[:BATCH])
+    made: dict[str, ConsolidationPrior] = {}
+
+    def estimate(name: str) -> None:
+        made[name] = estimated(model, texts, **ESTIMATES[name])
+
+    work = {"plain": partial(plain, model, texts)}
+    work |= {name: partial(estimate, name) for name in ESTIMATES}
+    of_estimates = alternate(
+        {name: on_the_cpu(own) for name, own in work.items()}, arguments.repetitions, uncounted=0
+    )
+    whole = made["Kronecker"]
+    made.clear()
+    in_half = without_rare_inputs(whole).compress(dtype=torch.bfloat16)
+    published = without_rare_inputs(whole).compress(rank=arguments.rank, dtype=torch.bfloat16)
+    name = f"published, rank {arguments.rank}, bfloat16"
+    priors = {"as estimated": whole, "published, bfloat16": in_half, name: published}
+    model_bytes = parameter_bytes(model)
+    sizes = [
+        {"prior": own, "MiB": total / MIB, POINTED: (total - anchor) / model_bytes}
+        for own, (total, anchor) in ((n, bytes_of(prior)) for n, prior in priors.items())
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        model.save_pretrained(folder / "model")
+        whole.save_pretrained(folder / "whole")
+        published.save_pretrained(folder / "published")
+        del whole, in_half, published, priors
+        of_steps = alternate(
+            {own: partial(step_of, own, model, folder, arguments.tokens) for own in STEPS_WITH},
+            arguments.repetitions,
+            uncounted=0,
+        )
+        peaks = {own: peak_of(own, folder) for own in REMEMBERED}
+    over = {own: peak / peaks["plain"] for own, peak in peaks.items()}
+    best = "published, every 4th step"
+    estimates = {own: ratio(of_estimates, own, "plain")["median"] for own in ESTIMATES}
+    goals = [goal(f"estimate, {own}, over plain", v, at_most=1.25) for own, v in estimates.items()]
+    goals += [
+        goal(f"bytes of '{name}' over the model's", sizes[-1][POINTED], at_most=0.25),
+        goal(f"step, {best}, over plain", ratio(of_steps, best, "plain")["median"], at_most=1.15),
+        goal(f"peak memory, {best}, over plain", over[best], at_most=1.5),
+    ]
+    rows = [{"what": "estimate"} | row for row in rows_of(of_estimates, "plain")]
+    rows += [{"what": "step"} | row for row in rows_of(of_steps, "plain")]
+    rows += [
+        {"what": "peak memory", "contestant": own, "MiB": peak, "over plain": over[own]}
+        for own, peak in peaks.items()
+    ]
+    rows += [{"what": "bytes", "contestant": row.pop("prior"), **row} for row in sizes]
+    write(
+        arguments,
+        "causal",
+        sizes={
+            "model": arguments.model,
+            "model (MiB)": round(model_bytes / MIB, 1),
+            "texts": arguments.texts,
+            "tokens of a text": arguments.tokens,
+            "texts of a step": STEP_BATCH,
+        },
+        rows=rows,
+        goals=goals,
+        rounds={f"estimate: {own}": v for own, v in of_estimates.items()}
+        | {f"step: {own}": v for own, v in of_steps.items()},
+        unit="seconds of the process on the CPU",
+    )
+
+
+if __name__ == "__main__":
+    main()
