@@ -39,8 +39,7 @@ class ProbeArguments:
         default=1000,
         metadata={
             "help": "How many inputs the prior keeps with what the model says of them: names of "
-            "concepts as mentions, with their candidates, half of them among words that stand in "
-            "10 training documents; 0 for none."
+            "concepts as mentions, with their candidates; 0 for none."
         },
     )
     min_probe_examples: int | None = field(
@@ -69,8 +68,7 @@ class ProbeArguments:
         if not self.max_probes:
             return None
         least = self.min_probe_examples or max(1, min(10, len(examples) // 100))
-        found = candidates_of(examples, min_examples=least)
-        return found._replace(contexts=contexts_of(examples, count=self.max_probes))
+        return candidates_of(examples, min_examples=least)
 
     def probes(
         self,
@@ -100,24 +98,21 @@ class ProbeArguments:
             max_probes=self.max_probes,
             num_candidates=candidates.most,
             max_length=max_length,
-            contexts=candidates.contexts,
         )
 
 
 class Candidates(NamedTuple):
-    """What probes are made of, of a task's examples: concepts that stand among their candidates.
+    """The concepts that stand among the candidates of a task's examples.
 
     Args:
         ontology: The concepts, by the names that they stand there under.
         counts: In how many lists each stands, by identifier.
         most: Candidates of the longest list.
-        contexts: Of :func:`contexts_of`.
     """
 
     ontology: Ontology
     counts: dict[str, int]
     most: int
-    contexts: Sequence[tuple[str, str]] = ()
 
 
 def probes_from_ontology(
@@ -273,9 +268,9 @@ def contexts_of(
 ) -> list[tuple[str, str]]:
     """Write words to stand around mentions, as often as they stand around those of examples.
 
-    They are drawn one after another (:class:`~hf_kfc.probes.TokenTable`). No word, and no pair of
-    neighbours out of the examples, is in them that fewer than ``min_documents`` documents have. A
-    ranker's scores are held where its inputs are: a mention alone is not one of them.
+    They are drawn one after another (:class:`~hf_kfc.probes.TokenTable`) from tables of words and
+    of pairs of neighbours, each of which stands in ``min_documents`` documents or more. A ranker's
+    scores are held where its inputs are: a mention alone is not one of them.
 
     Args:
         examples: With the columns ``left`` and ``right``; one without ``document`` is a document of
