@@ -27,14 +27,12 @@ class CandidateCollator:
 
     Args:
         tokenizer: Gives the padding id.
-        pad_to_multiple_of: Round the number of positions up to a multiple of this.
 
     Raises:
         DataError: The tokenizer has no padding token.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    pad_to_multiple_of: int | None = None
 
     def __post_init__(self) -> None:
         if self.tokenizer.pad_token_id is None:
@@ -65,8 +63,6 @@ class CandidateCollator:
             _check(example, str(example.get("id", f"number {index} of the batch")), with_labels)
         counts = [len(example["input_ids"]) for example in examples]
         positions = max(len(ids) for example in examples for ids in example["input_ids"])
-        if self.pad_to_multiple_of is not None:
-            positions += -positions % self.pad_to_multiple_of
         shape = (len(examples), max(counts), positions)
         lengths = torch.zeros(shape[:2], dtype=torch.long)
         for row, example in enumerate(examples):

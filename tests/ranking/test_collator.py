@@ -87,13 +87,6 @@ def test_shapes_and_values(collator):
     assert (batch["input_ids"][~batch["candidate_mask"]] == 0).all()
 
 
-def test_pad_to_multiple_of(tokenizer):
-    batch = CandidateCollator(tokenizer, pad_to_multiple_of=8)(UNEVEN)
-    assert batch["input_ids"].shape == (3, 4, 8)
-    already = CandidateCollator(tokenizer, pad_to_multiple_of=7)(UNEVEN)
-    assert already["input_ids"].shape == (3, 4, 7)
-
-
 def test_the_tokenizers_padding_id_is_used(tokenizer):
     other = train_tokenizer(["a small text"], vocab_size=60)
     other.pad_token = "[MASK]"
