@@ -25,13 +25,13 @@ from ..curvature.objective import (
 from ..errors import PriorError
 from ..precision import wide_dtype
 from ..probes import Probes, TokenTable
-from .base import BasePrior, parts_without
-from .compress import compressed_parts
+from .base import BasePrior
 from .export import export_covariances as _export_covariances
 from .merge import merged_parts
 from .privacy import MIN_EXAMPLES, kept_tokens
 from .provenance import Provenance
 from .push import push_to_hub as _push_to_hub
+from .reduced import compressed_parts, parts_without
 from .store import load, save
 
 __all__ = ["ConsolidationPrior"]
