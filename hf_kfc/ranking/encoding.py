@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +71,17 @@ class _Pair:
     def __len__(self) -> int:
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
-    def join(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
-        """Return the ids and the token types of the pair."""
+    def join(
+        self, first: list[int], seconds: Sequence[list[int]]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the ids and the token types of the pairs of one text with each of others."""
         head = self.prefix + first + self.middle
-        tail = second + self.suffix
-        types = [self.first_type] * len(head) + [self.second_type] * len(tail)
-        return head + tail, types
+        types = [self.first_type] * len(head)
+        tails = [second + self.suffix for second in seconds]
+        return (
+            [head + tail for tail in tails],
+            [types + [self.second_type] * len(tail) for tail in tails],
+        )
 
 
 def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -131,12 +136,15 @@ class CandidateEncoder:
         with_types = "token_type_ids" in tokenizer.model_input_names
         return cls(tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types)
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Encode a batch of examples, and tell how much was cut."""
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], known: dict[str, list[int]] | None = None
+    ) -> dict[str, Any]:
+        """Encode a batch of examples, and tell how much was cut; names in ``known`` are not read."""
         lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
-        names = sorted({name for row in batch["candidate_names"] for name in row})
-        name_ids = dict(zip(names, self._ids(names), strict=True))
-        encoded: dict[str, list[Any]] = {"input_ids": [], "labels": batch["label"]}
+        name_ids = {} if known is None else known
+        names = sorted({name for row in batch["candidate_names"] for name in row} - name_ids.keys())
+        name_ids.update(zip(names, self._ids(names), strict=True))
+        encoded: dict[str, Any] = {"input_ids": [], "labels": batch["label"]}
         encoded |= {name: [] for name in _COUNTS}
         if self.with_types:
             encoded["token_type_ids"] = []
@@ -153,12 +161,12 @@ class CandidateEncoder:
             text = mention[:room]
             before, after = _fit_context(left, right, room - len(text))
             first = [*before, self.separator, *text, self.separator, *after]
-            pairs = [self.pair.join(first, candidate) for candidate in kept]
-            encoded["input_ids"].append([ids for ids, _ in pairs])
+            ids, types = self.pair.join(first, kept)
+            encoded["input_ids"].append(ids)
             if self.with_types:
-                encoded["token_type_ids"].append([types for _, types in pairs])
+                encoded["token_type_ids"].append(types)
             encoded["cut_names"].append(
-                sum(len(candidate) > self.max_name_length for candidate in candidates)
+                sum([len(candidate) > self.max_name_length for candidate in candidates])
             )
             encoded["cut_mentions"].append(int(len(text) < len(mention)))
             encoded["cut_contexts"].append(int(len(before) + len(after) < len(left) + len(right)))

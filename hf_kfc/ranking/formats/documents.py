@@ -83,6 +83,7 @@ class Document:
         remarks: What was passed over in it, each in words that are the same for all such things.
         unusable: Why none of its spans can be used; empty: they can.
         title: How many characters its title has, where one space parts it from an abstract.
+        source: The document that it is a part of, where it has an identifier of its own.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Document:
     remarks: list[str] = field(default_factory=list)
     unusable: str = ""
     title: int | None = field(default=None, compare=False)
+    source: str = ""
 
 
 def pieces_text(text: str, pieces: Pieces) -> str:

@@ -138,6 +138,8 @@ def _write_brat(document: Document, folder: Path) -> None:
 
 
 def _encoded(document: Document, form: str, text: str) -> bytes:
+    if document.source and form != "jsonl":
+        raise cannot_write(document, form, "it is a part of another document")
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -28,7 +28,10 @@ def read_json_notes(
     span may also have its ``"text"``, which is then checked, and a ``null`` for its code. It may
     be in ``"pieces"``, ``[[start, end], ...]``, and have a list of codes, one or a list of each of
     ``"type"``, ``"name"`` and ``"note"``, a ``"key"`` and, from a linker, a ``"probability"`` and
-    ``"candidates"``, ``[{"id": ..., "name": ..., "probability": ...}]``.
+    ``"candidates"``, ``[{"id": ..., "name": ..., "probability": ...}]``. A note that is a part of a
+    document says of which, ``"document"``. A line may also be a single mention in the text around
+    it, ``{"doc": ..., "left": ..., "mention": ..., "right": ..., "cui": ...}``: a part of its
+    document, with the number of the line in its id.
 
     Args:
         paths: The files, gzipped or not.
@@ -48,7 +51,8 @@ def read_json_notes(
             problems("note without spans", where, "expected a list 'spans'; add it, empty or not")
             continue
         found = (_json_span(where, span, text, problems, coded) for span in spans)
-        yield Document(id_, text, [span for span in found if span])
+        source = str(record.get("document") or "")
+        yield Document(id_, text, [span for span in found if span], source=source)
 
 
 def read_note_texts(
@@ -160,7 +164,8 @@ def _json_records(
     """Yield where each record stands, its id, its text and all of it."""
     seen: set[str] = set()
     for path in paths:
-        for where, record in read_json_lines(path, problems):
+        for where, line in read_json_lines(path, problems):
+            record = _note_of_mention(where, line) if "mention" in line else line
             id_, text = record.get("id"), record.get("text")
             if not (isinstance(id_, str) and id_ and isinstance(text, str)):
                 message = "expected an object with the strings 'id' and 'text'; correct the line"
@@ -171,6 +176,22 @@ def _json_records(
             else:
                 seen.add(id_)
                 yield where, id_, text, record
+
+
+def _note_of_mention(where: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Make a note of a mention between what is left and right of it, if it is one."""
+    document, mention, *around = (line.get(key) for key in ("doc", "mention", "left", "right"))
+    left, right = ("" if own is None else own for own in around)
+    if not all(isinstance(own, str) for own in (document, mention, left, right)):
+        return line
+    start = len(f"{left} ") if left else 0
+    span = {"start": start, "end": start + len(str(mention)), "code": line.get("cui")}
+    return {
+        "id": f"{document}#{where.rpartition(':')[2]}",
+        "document": document,
+        "text": " ".join(part for part in (left, mention, right) if part),
+        "spans": [span],
+    }
 
 
 def _json_span(where: str, span: Any, text: str, problems: Problems, coded: bool) -> Span | None:
@@ -240,7 +261,9 @@ def json_note(document: Document) -> dict[str, Any]:
     Returns:
         An object of JSON.
     """
-    return {"id": document.id, "text": document.text, "spans": list(map(_span, document.spans))}
+    part = {"document": document.source} if document.source else {}
+    spans = list(map(_span, document.spans))
+    return {"id": document.id, **part, "text": document.text, "spans": spans}
 
 
 def _span(span: Span) -> dict[str, Any]:

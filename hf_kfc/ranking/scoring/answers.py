@@ -143,7 +143,7 @@ def _answer(
 ) -> Answer:
     start, end = min(s for s, _ in span.pieces), max(e for _, e in span.pieces)
     answer = Answer(
-        document.id,
+        document.source or document.id,
         ";".join(f"{s}-{e}" for s, e in span.pieces),
         span.text,
         document.text[max(start - _CONTEXT, 0) : start],

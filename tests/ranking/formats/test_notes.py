@@ -79,6 +79,27 @@ def test_malformed_json_notes(tmp_path, line, reason, message):
     assert [note.id for note in found] == ["n0", "n9"]
 
 
+def test_a_line_may_be_one_mention(tmp_path):
+    lines = [
+        {"doc": "7", "left": "She has", "mention": "gout", "right": ", again", "cui": "C1"},
+        {"doc": "7", "mention": "the rash", "cui": None},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = (
+        Span(((8, 12),), "gout", ("C1",), f"{path}:1"),
+        Span(((0, 8),), "the rash", (), f"{path}:2"),
+    )
+    assert list(read_json_notes([path], coded=False)) == [
+        Document("7#1", "She has gout , again", [first], source="7"),
+        Document("7#2", "the rash", [second], source="7"),
+    ]
+    for bad in ({"mention": "gout"}, {"doc": "7", "mention": 3}, {**lines[0], "left": 3}):
+        path.write_text(json.dumps(bad))
+        with pytest.raises(DataError, match="expected an object with the strings 'id' and"):
+            list(read_json_notes([path]))
+
+
 @pytest.mark.parametrize(
     ("bad", "reason", "message"),
     [

@@ -32,6 +32,8 @@ def documents(draw, form):
     document = Document(draw(PLAIN), text)
     if form == "pubtator" and text is not title:
         document.title = len(title)
+    if form == "jsonl":
+        document.source = draw(st.just("") | PLAIN)
     for number in range(draw(st.integers(0, 3)) if text else 0):
         starts = st.integers(0, len(text) - 1)
         pieces = []
@@ -102,6 +104,13 @@ def test_what_a_format_cannot_say_is_refused_and_nothing_else_is_written(
     given_types = {} if types or form == "pubtator" else {"types": ("Mention",)}
     expected = replace(span, **{"key": ""} | given_key | given_types)
     assert found == replace(document, spans=[expected])
+
+
+@pytest.mark.parametrize("form", ["pubtator", "brat"])
+def test_only_json_lines_say_of_which_document_a_text_is_a_part(form):
+    document = Document("7#1", "a cold", source="7")
+    with pytest.raises(DataError, match="it is a part of another document; write JSON lines"):
+        there_and_back(form, document)
 
 
 def test_a_title_and_an_abstract_stay_where_they_are(tmp_path):

@@ -1,7 +1,10 @@
 """From text to concepts: as in training, whatever the input comes in."""
 
+import gc
 import json
 import math
+from contextlib import contextmanager, suppress
+from copy import copy
 from itertools import chain
 from types import SimpleNamespace
 
@@ -13,6 +16,7 @@ import torch
 from hf_kfc.errors import DataError, HfKfcError
 from hf_kfc.ranking import CandidateCollator, EntityLinker, encode_candidates
 from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
+from hf_kfc.ranking.encoding import CandidateEncoder
 from hf_kfc.ranking.formats.documents import Document, Span
 from hf_kfc.ranking.linker import LinkerSettings
 from hf_kfc.ranking.ontologies import Ontology, write_concepts
@@ -27,6 +31,28 @@ def note(first, second, id_="n"):
     at = text.index(first), text.index(second, text.index(first) + len(first))
     spans = [(at[0], at[0] + len(first)), (at[1], at[1] + len(second))]
     return {"id": id_, "text": text, "spans": [{"start": s, "end": e} for s, e in spans]}
+
+
+@contextmanager
+def fed_to(model):
+    """The batches that a model gets meanwhile."""
+    batches = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, batch: batches.append(batch), with_kwargs=True
+    )
+    yield batches
+    hook.remove()
+
+
+def pairs_of(batch):
+    """The ids and types of each pair of a batch, without padding."""
+    mask = batch["attention_mask"].flatten(0, 1).bool()
+    names = ("input_ids", "token_type_ids")
+    columns = (
+        [own[m].tolist() for own, m in zip(batch[name].flatten(0, 1), mask, strict=True)]
+        for name in names
+    )
+    return zip(*columns, strict=True)
 
 
 def assert_same(found, expected):
@@ -83,9 +109,7 @@ def test_the_order_and_the_batches_change_nothing(linker):
     assert linker([]) == [] and linker("nothing", []) == []
 
 
-def test_candidates_are_encoded_as_the_examples_were(
-    model, tokenizer, ontology, tmp_path, monkeypatch
-):
+def test_candidates_are_encoded_as_the_examples_were(model, tokenizer, ontology, tmp_path):
     """The builder's examples and what the linker feeds the ranker are the same tokens."""
     notes = [note("knee pain", "ear\nwound", "a"), note("x [SEP] eye cancer", "lung wound", "b")]
     codes = ("K20", "E63"), ("E92", "L33")
@@ -116,23 +140,14 @@ def test_candidates_are_encoded_as_the_examples_were(
         max_name_length=8,
         **shown,
     )
-    fed = []
-    monkeypatch.setattr(
-        linker, "_logits", lambda rows: fed.extend(rows) or np.zeros((len(rows), 5))
-    )
-    linker([own | {"id": f"test{own['id']}"} for own in notes])
+    with fed_to(model) as batches:
+        linker([own | {"id": f"test{own['id']}"} for own in notes])
     examples = encode_candidates(builder.as_dataset()["test"], tokenizer, 40, 8)
-    assert len(fed) == len(examples) == 4
-    candidates = {
-        frozenset(zip(map(tuple, row["input_ids"]), map(tuple, row["token_type_ids"]), strict=True))
-        for row in fed
-    }
-    expected = {
-        frozenset(zip(map(tuple, row["input_ids"]), map(tuple, row["token_type_ids"]), strict=True))
-        for row in examples
-    }
-    assert candidates == expected
-    separators = [ids.count(tokenizer.sep_token_id) for row in fed for ids in row["input_ids"]]
+    assert len(examples) == 4
+    pairs = sorted(chain(*map(pairs_of, batches)))
+    expected = [zip(row["input_ids"], row["token_type_ids"], strict=True) for row in examples]
+    assert pairs == sorted(chain(*expected))
+    separators = [ids.count(tokenizer.sep_token_id) for ids, _ in pairs]
     assert set(separators) == {4}  # "[SEP]" in the note is text
 
 
@@ -163,6 +178,72 @@ def test_probabilities_are_the_softmax_of_the_rankers_scores(linker, model, toke
     assert {c.id: pytest.approx(c.probability) for c in found.candidates} == {
         c.id: expected[c.id] for c in found.candidates
     }
+
+
+def test_pairs_of_like_length_go_together_and_nothing_is_padded_that_need_not(linker, model):
+    """Mentions in short and in long contexts, candidates with short and long names."""
+    notes = [note(f"{part} pain", "ear wound") for part in ("knee", "hip", "eye", "liver")]
+    notes += [
+        {"text": f"{part} pain", "spans": [{"start": 0, "end": 8}]} for part in ("knee", "lung")
+    ]
+    with fed_to(model) as batches:
+        linker(notes, batch_size=1)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 10 * 6
+    longest = [int(batch["attention_mask"].sum(-1).max()) for batch in batches]
+    shortest = [int(batch["attention_mask"].sum(-1).min()) for batch in batches]
+    assert all(after >= before for before, after in zip(longest, shortest[1:], strict=False))
+
+
+def test_a_ranker_that_compares_candidates_gets_them_together(linker, model):
+    """As its own attribute says: pairs alone would tell it something else."""
+
+    class Comparing(type(model)):
+        takes_candidate_mask = True
+
+        def forward(self, *args, candidate_mask, **batch):
+            found = super().forward(*args, **batch)
+            found.logits = found.logits - found.logits.mean(1, keepdim=True) * candidate_mask
+            return found
+
+    notes = [note(f"{part} pain", "ear wound") for part in ("knee", "hip", "eye")]
+    expected = linker(notes)
+    own = copy(model)
+    own.__class__ = Comparing
+    comparing = EntityLinker(
+        own, linker.tokenizer, linker.ontology, max_length=40, max_name_length=12, num_candidates=6
+    )
+    with fed_to(own) as batches:
+        assert_same(comparing(notes, batch_size=4), expected)  # a softmax knows no common part
+    assert [tuple(batch["candidate_mask"].shape) for batch in batches] == [(4, 6), (2, 6)]
+
+
+def test_names_are_read_once(linker, monkeypatch):
+    read = []
+    ids = CandidateEncoder._ids
+    monkeypatch.setattr(CandidateEncoder, "_ids", lambda self, t: read.append(t) or ids(self, t))
+    first = linker(note("knee pain", "ear wound"))
+    assert len(read[-1]) > 6  # the names come last
+    assert linker(note("knee pain", "ear wound")) == first
+    assert read[-1] == []
+
+
+def test_garbage_is_collected_again_afterwards(linker, monkeypatch):
+    mention = Mention("d", "hip wound", "The doctor found", "in March", "")
+    during = []
+    linker.model.register_forward_pre_hook(lambda *_: during.append(gc.isenabled()))
+    for call in (
+        lambda: linker(note("knee pain", "ear wound")),
+        lambda: linker.link_mentions([mention]),
+        lambda: linker.calibrate([mention]),
+    ):
+        with suppress(DataError):
+            call()
+        assert gc.isenabled()
+    assert set(during) == {False}
+    monkeypatch.setattr(linker, "_ranker", None)
+    with pytest.raises(TypeError):
+        linker.link_mentions([mention])
+    assert gc.isenabled()
 
 
 def test_what_chance_put_among_the_candidates_is_not_offered(linker):
