@@ -139,7 +139,7 @@ class CandidateEncoder:
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], known: dict[str, list[int]] | None = None
     ) -> dict[str, Any]:
-        """Encode a batch of examples, and tell how much was cut; names in ``known`` are not read."""
+        """Encode a batch and tell how much was cut; the tokens of names are kept in ``known``."""
         lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
         name_ids = {} if known is None else known
         names = sorted({name for row in batch["candidate_names"] for name in row} - name_ids.keys())

@@ -311,7 +311,6 @@ class EntityLinker:
         repo_id: str,
         *,
         private: bool = True,
-        commit_message: str = "Push the linker",
         token: str | None = None,
     ) -> PushedModel:
         """Push all that :meth:`save_pretrained` writes to a repository, in one commit.
@@ -321,15 +320,12 @@ class EntityLinker:
         Args:
             repo_id: The repository, ``"organisation/name"``; made if it is not there.
             private: Whether only its members may see it.
-            commit_message: Of the commit.
             token: Access token; by default the one logged in with.
 
         Raises:
             HubError: See :func:`~hf_kfc.hub.push_model`.
         """
-        return files.push(
-            self._parts(), repo_id, private=private, commit_message=commit_message, token=token
-        )
+        return files.push(self._parts(), repo_id, private=private, token=token)
 
     def _parts(self) -> files.Parts:
         return files.Parts(
