@@ -23,7 +23,6 @@ from ..candidates import cut_context, shown_name, span_mention
 from ..concepts import is_nil
 from ..formats.documents import Candidate
 from ..ontologies import Ontology
-from ..ontologies.ontology import widened
 from ..problems import refuse_text
 from ..retrieval import get_retriever
 from ..schema import Concept, Mention
@@ -287,13 +286,10 @@ class EntityLinker:
                 raise DataError(f"{id_!r} stands for no concept; give another identifier")
             if not any(name.strip() for name in refuse_text(f"names of {id_!r}", own)):
                 raise DataError(f"concept {id_!r} has no name; give it one")
-        if not names:
-            return
-        positions = map(self.ontology.position, names)
-        known = {position for position in positions if position is not None}
-        ontology = Ontology(widened(self.ontology, names))
-        self.retriever = self.retriever.extended(ontology, known)
-        self.ontology = ontology
+        ontology, changed = self.ontology.extended(names)
+        if ontology is not self.ontology:
+            self.retriever = self.retriever.extended(ontology, changed)
+            self.ontology = ontology
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model, tokenizer, ontology and settings into a folder, whole or not at all.

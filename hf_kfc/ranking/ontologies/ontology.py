@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,14 +53,8 @@ class Ontology(Sequence[Concept]):
         digest = hashlib.sha256()
         batches = []
         while chunk := list(islice(remaining, _BATCH)):
-            rows = [(c.id, c.names, tuple(c.types), tuple(c.alternatives)) for c in chunk]
-            # Without alternatives the hash is what it was before there were any.
-            digest.update("".join(json.dumps(row if row[3] else row[:3]) for row in rows).encode())
-            columns = [
-                pa.array(column, field.type)
-                for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
-            ]
-            batches.append(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+            _add(digest, chunk)
+            batches.append(_batch(chunk))
         if not batches:
             raise DataError("the ontology is empty; give it at least one concept")
         table = pa.Table.from_batches(batches, _SCHEMA)
@@ -113,10 +108,17 @@ class Ontology(Sequence[Concept]):
             return _reload, (self._path.resolve(), self.fingerprint)
         return _from_table, (self._table,)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that the ontology says, in its order; the same for the same concepts."""
-        return str(self._table.schema.metadata[_FINGERPRINT].decode())
+        known = (self._table.schema.metadata or {}).get(_FINGERPRINT)
+        if known is not None:
+            return str(known.decode())
+        digest = hashlib.sha256()  # of concepts that were added: nobody asked until now
+        remaining = iter(self)
+        while chunk := list(islice(remaining, _BATCH)):
+            _add(digest, chunk)
+        return digest.hexdigest()
 
     @property
     def num_names(self) -> int:
@@ -140,7 +142,11 @@ class Ontology(Sequence[Concept]):
             Its index, or ``None`` if it is not there.
         """
         position = self._positions.get(id_)
-        return self._spellings.get(canonical_id(id_)) if position is None else position
+        if position is None:
+            spelling = canonical_id(id_)
+            own = self._spellings
+            position = own[spelling] if spelling in own else self._alternatives.get(spelling)
+        return position
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -149,11 +155,53 @@ class Ontology(Sequence[Concept]):
     @cached_property
     def _spellings(self) -> dict[str, int | None]:
         """The positions by the canonical spelling of identifiers, where it leads to one."""
-        own = _unique((canonical_id(id_), n) for id_, n in self._positions.items())
+        return _unique({}, ((canonical_id(id_), n) for id_, n in self._positions.items()))
+
+    @cached_property
+    def _alternatives(self) -> dict[str, int | None]:
+        """The same of alternative identifiers."""
         alternatives = self._more[1]
         owners = alternatives.value_parent_indices().to_pylist()
-        others = zip(map(canonical_id, alternatives.flatten().to_pylist()), owners, strict=True)
-        return _unique(others) | own
+        spellings = map(canonical_id, alternatives.flatten().to_pylist())
+        return _unique({}, zip(spellings, owners, strict=True))
+
+    def extended(self, names: Mapping[str, Sequence[str]]) -> tuple[Ontology, list[int]]:
+        """Add concepts, or names of concepts; what is there already is not read again.
+
+        Args:
+            names: The names by identifier. One that the ontology knows, in any spelling, gets more
+                names; another is a new concept after the others, whose first name is the
+                preferred one.
+
+        Returns:
+            What ``Ontology(widened(ontology, names))`` would be, while this one stays as it is; and
+            the positions of its own concepts that have other names now.
+
+        Raises:
+            DataError: A new concept has no name.
+        """
+        more, new = _parted(self, names)
+        changed = {}
+        for position, own in zip(more, self.take(list(more)), strict=True):
+            every = (*own.names, *more[position])
+            wider = concept_from_names(own.id, every, own.types, own.alternatives)
+            if wider != own:
+                changed[position] = wider
+        fresh = [concept_from_names(*own) for own in new]
+        if not (changed or fresh):
+            return self, []
+        rows = pa.Table.from_batches([_batch([*changed.values(), *fresh])], _SCHEMA)
+        order = np.arange(len(self) + len(fresh))
+        order[len(self) :] += len(changed)
+        order[list(changed)] = len(self) + np.arange(len(changed))
+        both = pa.concat_tables([self._table.replace_schema_metadata(None), rows])
+        larger = _from_table(both.take(order))
+        places = {own.id: len(self) + number for number, own in enumerate(fresh)}
+        spelled = ((canonical_id(id_), place) for id_, place in places.items())
+        larger._positions = self._positions | places
+        larger._spellings = _unique(dict(self._spellings), spelled)
+        larger._alternatives = self._alternatives
+        return larger, sorted(changed)
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Yield every name with the index of its concept, in the ontology's order."""
@@ -170,12 +218,13 @@ class Ontology(Sequence[Concept]):
             path: The file, in a folder that exists; an older file is replaced once the new one is
                 whole, so that ontologies which have mapped it keep what they have.
         """
+        table = self._table.replace_schema_metadata({_FINGERPRINT: self.fingerprint})
         with (
             replace_file(Path(path)) as partial,
             pa.OSFile(str(partial), "wb") as sink,
-            pa.ipc.new_file(sink, self._table.schema) as file,
+            pa.ipc.new_file(sink, table.schema) as file,
         ):
-            file.write_table(self._table)
+            file.write_table(table)
 
     @classmethod
     def load(cls, path: str | Path) -> Ontology:
@@ -196,11 +245,43 @@ class Ontology(Sequence[Concept]):
         return _from_table(table, Path(path))
 
 
-def _unique(pairs: Iterable[tuple[str, int]]) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
+def _batch(concepts: Sequence[Concept]) -> Any:
+    rows = [(c.id, c.names, tuple(c.types), tuple(c.alternatives)) for c in concepts]
+    columns = [
+        pa.array(column, field.type)
+        for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _add(digest: Any, concepts: Iterable[Concept]) -> None:
+    """Add concepts to a hash; without alternatives it is what it was before there were any."""
+    rows = ((c.id, c.names, tuple(c.types), tuple(c.alternatives)) for c in concepts)
+    digest.update("".join(json.dumps(row if row[3] else row[:3]) for row in rows).encode())
+
+
+def _unique(
+    found: dict[str, int | None], pairs: Iterable[tuple[str, int]]
+) -> dict[str, int | None]:
+    """Add positions by spelling; one that leads to several leads to none."""
     for id_, position in pairs:
         found[id_] = position if found.get(id_, position) == position else None
     return found
+
+
+def _parted(
+    ontology: Ontology | None, names: Mapping[str, Sequence[str]]
+) -> tuple[dict[int, list[str]], list[tuple[str, list[str]]]]:
+    """Part names into those of known concepts, by position, and of new ones, by identifier."""
+    more: dict[int, list[str]] = {}
+    new: dict[str, tuple[str, list[str]]] = {}
+    for id_, spellings in names.items():
+        position = None if ontology is None else ontology.position(id_)
+        if position is None:
+            new.setdefault(canonical_id(id_), (id_, []))[1].extend(spellings)
+        else:
+            more.setdefault(position, []).extend(spellings)
+    return more, list(new.values())
 
 
 def _reload(path: Path, fingerprint: str) -> Ontology:
@@ -230,14 +311,7 @@ def widened(
         The concepts in their order, then the new ones in the order of ``names``; of a new one the
         first name is the preferred one.
     """
-    more: dict[int, list[str]] = {}
-    new: dict[str, tuple[str, list[str]]] = {}
-    for id_, spellings in names.items():
-        position = None if ontology is None else ontology.position(id_)
-        if position is None:
-            new.setdefault(canonical_id(id_), (id_, []))[1].extend(spellings)
-        else:
-            more.setdefault(position, []).extend(spellings)
+    more, new = _parted(ontology, names)
     for position, concept in enumerate(ontology or ()):
         yield concept_from_names(
             concept.id,
@@ -245,5 +319,5 @@ def widened(
             concept.types,
             concept.alternatives,
         )
-    for id_, own in () if only_known else new.values():
+    for id_, own in () if only_known else new:
         yield concept_from_names(id_, own)

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kfc.errors import DataError
+from hf_kfc.ranking.concepts import canonical_id, concept_from_names
 from hf_kfc.ranking.ontologies import Ontology
 from hf_kfc.ranking.ontologies import ontology as module
+from hf_kfc.ranking.ontologies.ontology import widened
 from hf_kfc.ranking.schema import Concept
 
 CONCEPTS = [
@@ -47,6 +49,50 @@ def test_what_goes_in_comes_out(folder, content):
         assert list(ontology.names()) == expected
         assert ontology.num_names == len(expected)
     assert made.position("no such concept") is None
+
+
+IDS = st.sampled_from(["D1", "MESH:D1", "MSH:D1", "E11.9", "E119", "e11.9", "D2", "UMLS:D2", "x"])
+NAMES = st.lists(st.sampled_from(["cold", "Cold", "flu", " ache", "痛み"]), min_size=1, max_size=3)
+normal = st.builds(
+    concept_from_names, IDS, NAMES, st.just(("Sign",)), st.lists(IDS, max_size=2).map(tuple)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.lists(normal, min_size=1, max_size=4, unique_by=lambda concept: concept.id),
+    more=st.lists(st.dictionaries(IDS, NAMES, max_size=4), max_size=3),
+)
+def test_extended_is_as_if_made_anew(folder, content, more):
+    """Also where it is extended again, and where identifiers lead to several concepts."""
+    ontology = Ontology(content)
+    for names in more:
+        before = list(ontology)
+        larger, changed = ontology.extended(names)
+        rebuilt = Ontology(widened(ontology, names))
+        assert list(larger) == list(rebuilt)
+        assert changed == [n for n, own in enumerate(before) if larger[n] != own]
+        assert larger.ids() == rebuilt.ids() and larger.num_names == rebuilt.num_names
+        spellings = ["D1", "MESH:D1", "MSH:D1", "E11.9", "E119", "e11.9", "e119", "D2", "X", "x"]
+        assert [*map(larger.position, spellings)] == [*map(rebuilt.position, spellings)]
+        assert list(ontology) == before  # it stays as it is
+        ontology = larger
+    assert ontology.fingerprint == Ontology(ontology).fingerprint
+    ontology.save(folder / "extended.arrow")
+    assert Ontology.load(folder / "extended.arrow").fingerprint == ontology.fingerprint
+
+
+def test_extending_reads_nothing_that_is_there_already(monkeypatch):
+    ontology = Ontology(Concept(f"C{n}", f"illness {n}") for n in range(5_000))
+    assert ontology.position("C7") == 7
+    read = []
+    monkeypatch.setattr(module, "canonical_id", lambda id_: read.append(id_) or canonical_id(id_))
+    larger, changed = ontology.extended({"N1": ["new"], "MESH:C7": ["seven"]})
+    first = set(read)
+    larger, changed = larger.extended({"N2": ["newer"], "C8": ["eight"]})
+    assert set(read) - first == {"N2"} and changed == [8]
+    assert [larger[n].names for n in (7, 8)] == [("illness 7", "seven"), ("illness 8", "eight")]
+    assert (larger.position("N1"), larger.position("N2")) == (5_000, 5_001)
 
 
 @settings(max_examples=30, deadline=None)
