@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 NAMES = "ontologies/cui_names_strict.tsv.gz"
 MENTIONS = "medmentions_st21pv/test.jsonl.gz"
 NUM_NAMES, NUM_CANDIDATES, BATCH, ROUNDS = 100_000, 10, 32, 3
-NUM_MENTIONS = {"cnn": 6_000, "minilm": 200}
+NUM_MENTIONS = {"cnn": 3_000, "minilm": 100}
 
 
 def concepts(path: Path, num_names: int) -> Iterator[Concept]:
