@@ -41,7 +41,7 @@ class Evaluation:
         articles: int,
     ) -> None:
         self.tokenizer = tokenizer
-        self._lambada = _drawn(folder / "lambada_openai.jsonl", lambada)
+        self.lambada = _drawn(folder / "lambada_openai.jsonl", lambada)
         sets = _CHOICES if choices != 0 else ()
         self._choices = {name: _drawn(folder / f"{name}.jsonl", choices) for name in sets}
         self._articles = [self._ids(text)[:768] for text in _wikipedia(articles)]
@@ -58,8 +58,8 @@ class Evaluation:
             right choice has the highest log-likelihood per character, and under ``_loss`` the mean
             −log probability of the right one among the choices; ``wikipedia``, a cross entropy.
         """
-        contexts = [self._ids(example["context"]) for example in self._lambada]
-        words = [self._ids(f" {example['continuation']}") for example in self._lambada]
+        contexts = [self._ids(example["context"]) for example in self.lambada]
+        words = [self._ids(f" {example['continuation']}") for example in self.lambada]
         scores = _scores(model, [c + w for c, w in zip(contexts, words, strict=True)])
         right = [bool(s[1][-len(w) :].all()) for s, w in zip(scores, words, strict=True)]
         found = {"cross_entropy": _mean_loss(scores), "lambada": sum(right) / len(right)}
