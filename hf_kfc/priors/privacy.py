@@ -10,7 +10,13 @@ from ..curvature import Block, Curvature
 from ..errors import PriorError
 from .base import BasePrior, PriorT
 
-__all__ = ["MIN_EXAMPLES", "kept_tokens", "without_rare_inputs"]
+__all__ = [
+    "MIN_EXAMPLES",
+    "kept_tokens",
+    "made_of_rare_tokens",
+    "refuse_few_examples",
+    "without_rare_inputs",
+]
 
 MIN_EXAMPLES = 10
 """In how many examples a token must have been seen for a published prior to cover it."""
@@ -79,3 +85,41 @@ def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tens
         f"prior of task '{prior.task}' does not tell in how many examples the tokens of "
         f"{block.name} were seen; estimate it again, or give min_examples={already or 0}"
     )
+
+
+def made_of_rare_tokens(public: BasePrior) -> Block | None:
+    """Return the widest layer whose curvature was made of tokens that were then left out.
+
+    Args:
+        public: Without rare tokens.
+
+    Returns:
+        None if no token was left out, or if rare ones were unseen by the estimate.
+    """
+    origin = public.provenance
+    unseen = origin.min_token_examples >= (origin.min_examples or 0)
+    if unseen or not any(origin.dropped_inputs.values()):
+        return None
+    others = [block for block in public.curvature.blocks if not block.is_embedding]
+    return max(others, key=lambda block: block.shape[1], default=None)
+
+
+def refuse_few_examples(public: BasePrior) -> None:
+    """Refuse to publish what was made of rare tokens by fewer examples than a layer has inputs.
+
+    The span of that layer's A gives nearly all of them away.
+
+    Args:
+        public: Without rare tokens.
+
+    Raises:
+        PriorError: It is so.
+    """
+    widest, examples = made_of_rare_tokens(public), public.curvature.num_examples
+    if widest is not None and examples < widest.shape[1]:
+        least = public.provenance.min_examples
+        raise PriorError(
+            f"prior of task '{public.task}' is of {examples} examples for the {widest.shape[1]} "
+            f"inputs of {widest.name}, whose A spans the tokens that would be left out; estimate "
+            f"it with min_token_examples={least}, or give min_examples=0 to publish all it tells"
+        )

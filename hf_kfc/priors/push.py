@@ -21,7 +21,12 @@ from ..text import printable
 from .base import BasePrior
 from .card import prior_card
 from .files import CONFIG_LIMIT, CONFIG_NAME, checksum_of, holds_tensors, read_config
-from .privacy import MIN_EXAMPLES, without_rare_inputs
+from .privacy import (
+    MIN_EXAMPLES,
+    made_of_rare_tokens,
+    refuse_few_examples,
+    without_rare_inputs,
+)
 from .store import save
 
 __all__ = ["PushedPrior", "push_to_hub"]
@@ -100,7 +105,7 @@ def push_to_hub(
 
     Raises:
         PriorError: The tag or a picture's name cannot be one, or the prior does not tell which
-            tokens are rare.
+            tokens are rare, or was made of them by fewer examples than a layer has inputs.
         HubError: The repository holds something else or is not as private as asked, the tag is
             another prior's, the anchor is not the model's, or the Hub refused or is out of reach;
             nothing is half pushed then.
@@ -112,6 +117,7 @@ def push_to_hub(
     if create_pr and tag:
         raise PriorError(f"tag '{tag}' is given for a pull request, which gets none; leave it out")
     public = without_rare_inputs(prior, min_examples)
+    refuse_few_examples(public)
     _tell_what_is_left_out(public)
     with scratch_directory() as base:
         folder = base / "prior"
@@ -136,7 +142,7 @@ def push_to_hub(
 
 
 def _tell_what_is_left_out(public: BasePrior) -> None:
-    origin, curvature = public.provenance, public.curvature
+    origin = public.provenance
     if public.probes is not None:
         logger.warning(
             "pushed with %d probes (%s), whose inputs whoever has the prior can read",
@@ -151,15 +157,13 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
             printable(name),
             origin.min_examples,
         )
-    others = [block for block in curvature.blocks if not block.is_embedding]
-    widest = max(others, key=lambda block: block.shape[1], default=None)
-    if dropped and widest is not None and origin.min_token_examples < (origin.min_examples or 0):
+    if (widest := made_of_rare_tokens(public)) is not None:
         logger.warning(
             "tokens that were left out can be found: what the A of %s spans, %d inputs from %d "
             "examples, was made of them; estimate it with min_token_examples=%s, or do not push it",
             printable(widest.name),
             widest.shape[1],
-            curvature.num_examples,
+            public.curvature.num_examples,
             origin.min_examples,
         )
 

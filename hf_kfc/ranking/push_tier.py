@@ -15,7 +15,7 @@ from ..errors import HfKfcError
 from ..hub import MODEL_FILES, Source, hub_errors_as, push_card, push_model, split_revision
 from ..priors import ConsolidationPrior
 from ..priors.card import prior_card
-from ..priors.privacy import MIN_EXAMPLES, without_rare_inputs
+from ..priors.privacy import MIN_EXAMPLES, refuse_few_examples, without_rare_inputs
 from .comparison import FIGURE_NAME, RESULTS_NAME, RESULTS_TABLE, method_name
 from .metrics import relative_change
 
@@ -96,9 +96,10 @@ def push_tier(folder: str | Path, args: PushArguments) -> str:
         >>> push_tier("runs/tier1", PushArguments("org/tier1"))  # doctest: +SKIP
     """
     repo_id, private = str(args.push_to_hub), args.hub_private_repo
+    prior = ConsolidationPrior.from_pretrained(Path(folder) / "prior")
+    refuse_few_examples(without_rare_inputs(prior, args.min_examples))
     card = model_card(folder, repo_id, args)
     pushed = push_model(folder, repo_id, card=card, files=_FILES, private=private)
-    prior = ConsolidationPrior.from_pretrained(Path(folder) / "prior")
     # Without the commit, which is not the same when this is done again.
     prior.provenance = replace(prior.provenance, base_model=repo_id, base_revision=None)
     name = f"{repo_id}-{method_name([prior]).partition('+')[0]}"  # of the curvature alone

@@ -154,6 +154,27 @@ def test_a_curvature_made_of_the_tokens_left_out_is_told(
         assert all("min_token_examples=10" in message for message in told)
 
 
+def test_too_few_examples_for_the_width_are_refused(hub: HubServer) -> None:
+    """Their span gives away the tokens that are left out; nothing is pushed then."""
+    made = prior()
+    words, query = made.curvature.blocks[:2]
+    counted = replace(words, input_examples=torch.tensor([3.0, 2.0, 4.0, 1.0, 0.0]))
+    anchor = {n: v for n, v in made.anchor.items() if n in {**words.shapes, **query.shapes}}
+    few, enough = (Curvature((counted, query), n, made.curvature.ignored) for n in (4, 5))
+    told = "4 examples for the 5 inputs of query.*min_token_examples=10"
+    with pytest.raises(PriorError, match=told):
+        ConsolidationPrior(anchor, few, PROVENANCE).push_to_hub(NAME)
+    assert not hub.repositories
+    unseen = replace(PROVENANCE, min_token_examples=10)
+    for name, curvature, origin, least in (
+        ("enough", enough, PROVENANCE, 10),
+        ("unseen", few, unseen, 10),
+        ("all", few, PROVENANCE, 0),
+    ):
+        local = ConsolidationPrior(anchor, curvature, origin)
+        assert local.push_to_hub(f"org/{name}", min_examples=least).tag is not None
+
+
 # --- Branches, tags, proposals -------------------------------------------------------------------
 
 
