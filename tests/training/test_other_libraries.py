@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -61,13 +62,16 @@ def fine_tuning(
     folder: Path,
     priors: Sequence[ConsolidationPrior],
     bases: Callable[[bool, type], tuple[type, ...]] = mixed,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     **more: Any,
 ) -> Any:
     trl = pytest.importorskip("trl")
+    rows = Dataset.from_dict({"text": sentences(1)})
     return type("Trainer", bases(ours, trl.SFTTrainer), {})(
         model=from_disk(folder),
-        args=trl.SFTConfig(str(folder), shuffle_dataset=False, **ARGUMENTS),
-        train_dataset=Dataset.from_dict({"text": sentences(1)}),
+        args=trl.SFTConfig(str(folder), shuffle_dataset=False, **{**ARGUMENTS, **settings}),
+        train_dataset=rows,
+        eval_dataset=rows,
         processing_class=tokenizer(),
         **more,
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
@@ -79,19 +83,27 @@ def preferences(
     folder: Path,
     priors: Sequence[ConsolidationPrior],
     bases: Callable[[bool, type], tuple[type, ...]] = mixed,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     trl = pytest.importorskip("trl")
-    rows = dict(zip(("prompt", "chosen", "rejected"), map(sentences, (1, 2, 3)), strict=True))
+    texts = dict(zip(("prompt", "chosen", "rejected"), map(sentences, (1, 2, 3)), strict=True))
+    rows = Dataset.from_dict(texts)
     return type("Trainer", bases(ours, trl.DPOTrainer), {})(
         model=from_disk(folder),
-        args=trl.DPOConfig(str(folder), **ARGUMENTS),
-        train_dataset=Dataset.from_dict(rows),
+        args=trl.DPOConfig(str(folder), **{**ARGUMENTS, **settings}),
+        train_dataset=rows,
+        eval_dataset=rows,
         processing_class=tokenizer(),
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
     )
 
 
-def embeddings(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> Any:
+def embeddings(
+    ours: bool,
+    folder: Path,
+    priors: Sequence[ConsolidationPrior],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
     """A prior of the encoder, on the model that wraps it."""
     library = pytest.importorskip("sentence_transformers")
     modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
@@ -101,12 +113,15 @@ def embeddings(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -
     encoder = modules.Transformer(str(folder / "encoder"))
     model = library.SentenceTransformer(modules=[encoder, modules.Pooling(8)], device="cpu")
     base = library.SentenceTransformerTrainer
+    scored = {"one": sentences(1), "two": sentences(2), "label": [0.1 * n for n in range(8)]}
+    rows = Dataset.from_dict(scored)
     return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
         model=model,
-        args=library.SentenceTransformerTrainingArguments(str(folder), **ARGUMENTS),
-        train_dataset=Dataset.from_dict(
-            {"one": sentences(1), "two": sentences(2), "label": [0.1 * n for n in range(8)]}
+        args=library.SentenceTransformerTrainingArguments(
+            str(folder), **{**ARGUMENTS, **settings}
         ),
+        train_dataset=rows,
+        eval_dataset=rows,
         loss=losses.CosineSimilarityLoss(model),
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
     )
@@ -134,27 +149,70 @@ KINDS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def trained(trainer: Any) -> Any:
+WAYS: dict[str, dict[str, Any]] = {
+    "accumulated": {},
+    "not accumulated": {"gradient_accumulation_steps": 1},
+    "tokens of this process alone": {"average_tokens_across_devices": False},
+    "checkpointed activations": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
+    "evaluated every step": {"eval_strategy": "steps", "eval_steps": 1},
+    "smoothed labels": {"label_smoothing_factor": 0.1},
+    "noise on embeddings": {"neftune_noise_alpha": 5.0},
+}
+ONLY = {"smoothed labels": ("sft",), "noise on embeddings": ("sft", "dpo")}
+"""The others have losses of their own, or no embeddings where the Trainer looks for them."""
+CASES = [
+    pytest.param(*kind, settings, id=f"{name}-{way}")
+    for way, settings in WAYS.items()
+    for name, kind in KINDS.items()
+    if name in ONLY.get(way, KINDS)
+]
+
+
+def trained(trainer: Any, **how: Any) -> Any:
     trainer.recorder = Recorder()
     trainer.add_callback(trainer.recorder)
-    trainer.train()
+    trainer.train(**how)
     return trainer
 
 
-@pytest.mark.parametrize(("make", "model"), KINDS.values(), ids=KINDS)
-def test_without_priors_it_is_their_trainer(make: Any, model: Any, tmp_path: Path) -> None:
-    plain, ours = (trained(make(ours, tmp_path / str(ours), ())) for ours in (False, True))
-    assert len(plain.recorder.steps) == len(ours.recorder.steps) == 2
-    for step in range(2):
-        assert torch.equal(gradients(plain, step), gradients(ours, step))
-
-
-@pytest.mark.parametrize(("make", "model"), KINDS.values(), ids=KINDS)
-def test_the_penalty_counts_once(make: Any, model: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "model", "settings"), CASES)
+def test_without_priors_it_is_their_trainer(
+    make: Any, model: Any, settings: Any, tmp_path: Path
+) -> None:
     plain, ours = (
-        trained(make(ours, tmp_path / str(ours), [prior_of(model())])) for ours in (False, True)
+        trained(make(ours, tmp_path / str(ours), (), settings=settings)) for ours in (False, True)
+    )
+    steps = 8 // (2 * {**ARGUMENTS, **settings}["gradient_accumulation_steps"])
+    assert len(plain.recorder.steps) == len(ours.recorder.steps) == steps
+    for step in range(steps):
+        assert torch.equal(gradients(plain, step), gradients(ours, step))
+    for expected, found in zip(plain.state.log_history, ours.state.log_history, strict=True):
+        assert expected.keys() == found.keys()
+        assert expected.get("eval_loss") == found.get("eval_loss")
+
+
+@pytest.mark.parametrize(("make", "model", "settings"), CASES)
+def test_the_penalty_counts_once(make: Any, model: Any, settings: Any, tmp_path: Path) -> None:
+    plain, ours = (
+        trained(make(ours, tmp_path / str(ours), [prior_of(model())], settings=settings))
+        for ours in (False, True)
     )
     assert_penalty(plain, ours)
+
+
+@pytest.mark.parametrize(("make", "model"), KINDS.values(), ids=KINDS)
+def test_a_resumed_training_is_the_whole_one(make: Any, model: Any, tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1}
+    whole, resumed = (
+        make(True, tmp_path, [prior_of(model())], settings=settings) for _ in range(2)
+    )
+    trained(whole)
+    trained(resumed, resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert len(resumed.recorder.steps) == 1
+    assert torch.equal(gradients(whole, 1), gradients(resumed, 0))
 
 
 def assert_penalty(plain: Any, ours: Any) -> None:
