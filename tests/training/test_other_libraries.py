@@ -117,9 +117,7 @@ def embeddings(
     rows = Dataset.from_dict(scored)
     return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
         model=model,
-        args=library.SentenceTransformerTrainingArguments(
-            str(folder), **{**ARGUMENTS, **settings}
-        ),
+        args=library.SentenceTransformerTrainingArguments(str(folder), **{**ARGUMENTS, **settings}),
         train_dataset=rows,
         eval_dataset=rows,
         loss=losses.CosineSimilarityLoss(model),
