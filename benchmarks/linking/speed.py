@@ -45,7 +45,12 @@ HERE = Path(__file__).parent
 NAMES = "ontologies/cui_names_strict.tsv.gz"
 MENTIONS = "medmentions_st21pv/test.jsonl.gz"
 NUM_NAMES, NUM_CANDIDATES, BATCH, ROUNDS = 100_000, 10, 32, 3
-NUM_MENTIONS = {"cnn": 3_000, "minilm": 100}
+NUM_MENTIONS = {"cnn": 3_000, "minilm": 100, "minilm-bf16": 100}
+LABELS = {
+    "cnn": "CNN, width 128",
+    "minilm": "MiniLM, 3 layers",
+    "minilm-bf16": "MiniLM, 3 layers, bfloat16",
+}
 
 
 def concepts(path: Path, num_names: int) -> Iterator[Concept]:
@@ -180,8 +185,9 @@ def make(
 ) -> Callable[[], EntityLinker]:
     """Make what makes linkers of one ranker; how well it ranks does not matter to its speed."""
     torch.manual_seed(0)
-    if ranker == "minilm":
+    if ranker != "cnn":
         model, tokenizer = load_pretrained(args.minilm, num_layers=3)
+        model.to(torch.bfloat16 if ranker == "minilm-bf16" else torch.float32)
     else:
         texts = (f"{m.left} {m.text} {m.right}" for m in chosen)
         tokenizer = train_tokenizer(texts, 8_000)
@@ -220,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, help="folder of the corpora")
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2; without it the CNN alone")
+    parser.add_argument("--rankers", nargs="+", choices=LABELS, help="others stay as they were")
     parser.add_argument("--tiny", action="store_true", help="made-up names, a moment; no files")
     args = parser.parse_args()
     datasets.disable_progress_bars()
@@ -238,17 +245,17 @@ def main() -> None:
         "batch_size": BATCH,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
         "rankers": {},
     }
+    if args.rankers:
+        results["rankers"] = json.loads((HERE / "speed.json").read_text())["rankers"]
     with tempfile.TemporaryDirectory() as args.cache:
-        for ranker in ["cnn", *(["minilm"] if args.minilm else [])]:
+        for ranker in args.rankers or (LABELS if args.minilm else ["cnn"]):
             for args.retrieval in ("bm25", "tfidf") if ranker == "cnn" else ("bm25",):
                 chosen = every[: NUM_MENTIONS[ranker]]
                 fresh = make(ranker, ontology, every, args)
-                label = "CNN, width 128" if ranker == "cnn" else "MiniLM, 3 layers"
-                measured = measure(fresh, chosen, rounds)
-                results["rankers"][f"{label}, {args.retrieval}"] = measured
+                measured = measure(fresh, chosen, rounds) | {"load": round(os.getloadavg()[0], 1)}
+                results["rankers"][f"{LABELS[ranker]}, {args.retrieval}"] = measured
                 print(json.dumps(measured), flush=True)
     print(table(results))
     if not args.tiny:
