@@ -76,6 +76,18 @@ def load(path: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     return module
 
 
+def test_tied_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"SEEDS": 1, "MULTIPLES": (20.0,), "TEXTS": 128, "HERE": tmp_path}
+    benchmark = load("approximations/tied_head.py", monkeypatch, **sizes)
+    monkeypatch.setattr(sys, "argv", ["tied_head.py"])
+    benchmark.main()
+    rows = {row["prior"]: row for row in json.loads((tmp_path / "tied_head.json").read_text())}
+    assert list(rows) == ["before", "no prior", "both products", "diagonal", "nothing"]
+    old = {name: row["old"] for name, row in rows.items()}
+    assert len(set(old.values())) == 5  # the three priors are three
+    assert (tmp_path / "tied_head.md").read_text().count("\n| ") == 6
+
+
 def test_approximations(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = load("approximations/measure.py", monkeypatch, PARTS=2, RANKS=(1,))
     stage = benchmark.Stage(RANKER, LEARNING, DATA, replace(DATA, train_examples=32), 0)
