@@ -21,7 +21,7 @@ __all__ = [
 GROUPS = {
     "no method": ("none",),
     "priors only": ("l2", "ewc", "kfc", "ekfac", "paper_ewc", "paper_kfc"),
-    "probes": ("probes", "own_probes", "alias_probes"),
+    "probes": ("probes", "text_probes", "own_probes", "alias_probes"),
     "learning rate": ("lr_control", "lower_lr", "late_decay"),
     "rehearsal and replay (needs old data)": ("replay", "rehearsal", "rehearsal_growing"),
     "combinations": (),
@@ -51,16 +51,21 @@ COLOURS = dict(
 )
 """A colour for each group."""
 
+_SETTINGS = ("temperature", "probe_batch", "budget")
+"""Parts that are no method by themselves."""
 _LITTLE = 0.05
 """The share of old examples up to which rehearsal is a control: anyone could keep as many."""
 
 
 def group_of(name: str) -> str:
-    """Return the group of a method; of several parts, that of averages or of combinations."""
-    if "+" in name:
+    """Return the group of a method; of several, that of averages or of combinations."""
+    if name in BASELINES:
+        return "references"
+    own = [part.partition(":")[0] for part in name.split("+")]
+    methods = [part for part in own if part not in _SETTINGS]
+    if len(methods) != 1:
         return "averages" if Method.parse(name).average else "combinations"
-    part = name if name in BASELINES else name.partition(":")[0]
-    return next((group for group, parts in GROUPS.items() if part in parts), "combinations")
+    return next((group for group, parts in GROUPS.items() if methods[0] in parts), "combinations")
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -71,7 +76,7 @@ def in_order(names: Iterable[str]) -> list[str]:
         parts = [part.partition(":") for part in name.split("+")]
         # A part without its number is mostly the whole of it, as all old examples are.
         numbers = [float(number) if number else float("inf") for _, _, number in parts]
-        # A part that is no method by itself, as a budget, comes last.
+        # A part that is no method by itself comes last.
         places = [known.index(part) if part in known else len(known) for part, _, _ in parts]
         return groups.index(group_of(name)), list(zip(places, numbers, strict=True))
 

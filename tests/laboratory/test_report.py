@@ -361,6 +361,7 @@ def test_methods_are_grouped_and_described():
         "scores", "average+kfc", "lora",
     ]  # fmt: skip
     assert group_of("average") == "controls" and group_of("average+kfc") == "averages"
+    assert group_of("text_probes+temperature:2") == "probes"
     assert [n for n in names if is_control(n)] == ["lora", "replay:0.05", "l2"]
     assert description("lora").endswith("its rank: 8")
     assert description("kfc:0.5").endswith("its damping: 0.5")
