@@ -2,8 +2,8 @@
 
 With no argument, tier 1 is done on the spot on made-up mentions; then the new task is learnt with
 no method, with a penalty (EWC, KFC), with probes and with both, side by side. Nothing is searched
-for: λ is the Bayesian value and the probes' weight 1, unless --strengths and --probe_weight say
-otherwise, or --forgetting_budget has both set while training:
+for: λ is the Bayesian value, the probes' weight 1 and their temperature 2, unless --strengths,
+--probe_weight and so on say otherwise, or --forgetting_budget has both set while training:
 
     accelerate launch recipes/tier2.py
 
@@ -81,7 +81,8 @@ def main() -> None:
     classes = (Tier2Arguments, ranking.DataArguments, ranking.OldDataArguments)
     classes += (ranking.LearningArguments, PenaltySettings)
     classes += (CurvatureArguments, ranking.ProbeArguments, ranking.PushArguments)
-    parser = ranking.ScriptParser(*classes, description=__doc__, dataset=str(DATA / "patients"))
+    own = {"dataset": str(DATA / "patients"), "probe_temperature": 2.0}
+    parser = ranking.ScriptParser(*classes, description=__doc__, **own)
     args, data, old, learning, penalty, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()

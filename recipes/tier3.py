@@ -57,7 +57,8 @@ def main() -> None:
     classes = (Tier3Arguments, ranking.DataArguments, ranking.OldDataArguments)
     classes += (ranking.LearningArguments, PenaltySettings)
     classes += (CurvatureArguments, ranking.ProbeArguments, ranking.PushArguments)
-    parser = ranking.ScriptParser(*classes, description=__doc__, dataset=str(DATA / "notes"))
+    own = {"dataset": str(DATA / "notes"), "probe_temperature": 2.0}
+    parser = ranking.ScriptParser(*classes, description=__doc__, **own)
     args, data, old, learning, penalty, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()

@@ -39,7 +39,8 @@ class ProbeArguments:
         default=1000,
         metadata={
             "help": "How many inputs the prior keeps with what the model says of them: names of "
-            "concepts as mentions, with their candidates; 0 for none."
+            "concepts as mentions, with their candidates, half of them among words that stand in "
+            "10 training documents; 0 for none."
         },
     )
     min_probe_examples: int | None = field(
@@ -68,7 +69,8 @@ class ProbeArguments:
         if not self.max_probes:
             return None
         least = self.min_probe_examples or max(1, min(10, len(examples) // 100))
-        return candidates_of(examples, min_examples=least)
+        found = candidates_of(examples, min_examples=least)
+        return found._replace(contexts=contexts_of(examples, count=self.max_probes))
 
     def probes(
         self,
@@ -98,21 +100,24 @@ class ProbeArguments:
             max_probes=self.max_probes,
             num_candidates=candidates.most,
             max_length=max_length,
+            contexts=candidates.contexts,
         )
 
 
 class Candidates(NamedTuple):
-    """The concepts that stand among the candidates of a task's examples.
+    """What probes are made of, of a task's examples: concepts that stand among their candidates.
 
     Args:
         ontology: The concepts, by the names that they stand there under.
         counts: In how many lists each stands, by identifier.
         most: Candidates of the longest list.
+        contexts: Of :func:`contexts_of`.
     """
 
     ontology: Ontology
     counts: dict[str, int]
     most: int
+    contexts: Sequence[tuple[str, str]] = ()
 
 
 def probes_from_ontology(

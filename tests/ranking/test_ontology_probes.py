@@ -124,8 +124,8 @@ def test_candidates_that_stand_in_enough_lists_are_collected():
         {"candidate_ids": ids, "candidate_names": [CONCEPTS[int(i[1])].name for i in ids]}
         for ids in lists
     ]
-    ontology, counts, most = candidates_of(examples, min_examples=2)
-    assert most == 2
+    ontology, counts, most, contexts = candidates_of(examples, min_examples=2)
+    assert (most, contexts) == (2, ())
     assert counts == {"C1": 3, "C2": 2}
     assert [concept.names for concept in ontology] == [(c.name,) for c in CONCEPTS[1:3]]
     with pytest.raises(DataError, match="1 concepts stand among the candidates of 3 examples"):
