@@ -35,7 +35,6 @@ from workload import Example, batches_of, parameter_bytes, zipf_tokens
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.priors.privacy import without_rare_inputs
-from laboratory.lm.models import SMOLLM2, load_model
 
 BATCH, STEP_BATCH, STEPS = 8, 4, 4
 ESTIMATES: Mapping[str, dict[str, Any]] = {
@@ -60,6 +59,8 @@ REMEMBERED = ("plain", "as estimated, every 4th step", "published, every 4th ste
 def model_of(name: str, tiny: bool) -> PreTrainedModel:
     """Load the model, or make a tiny one."""
     if not tiny:
+        from laboratory.lm.models import load_model  # noqa: PLC0415 - needs the repository's root
+
         return load_model(name)[0].eval()
     torch.manual_seed(0)
     sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -126,7 +127,7 @@ def peak_of(name: str, folder: Path) -> float:
 def main() -> None:
     """Measure and write the results."""
     parser = command_line(__doc__)
-    parser.add_argument("--model", default=SMOLLM2, help="folder or Hub name")
+    parser.add_argument("--model", default="smollm2", help="folder or Hub name")
     parser.add_argument("--texts", type=int, default=64, help="of the prior")
     parser.add_argument("--tokens", type=int, default=96, help="of a text")
     parser.add_argument("--rank", type=int, default=64, help="of the published prior, in bfloat16")

@@ -67,8 +67,9 @@ class Block:
 
     @property
     def tokens(self) -> Tensor:
-        """Which of an embedding's tokens its columns are of, shape [p]."""
-        return torch.arange(self.shape[1]) if self.inputs is None else self.inputs
+        """Which tokens an embedding's rows are of, shape [p]: all, unless some are left out."""
+        rows = next(iter(self.shapes.values()))[0]
+        return torch.arange(rows) if self.inputs is None else self.inputs
 
     @property
     def is_embedding(self) -> bool:

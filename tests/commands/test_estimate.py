@@ -349,9 +349,10 @@ def test_a_prior_is_published_and_kept(tier, run, hub, tmp_path, monkeypatch):
     assert there.provenance.min_examples is not None
     assert kept.provenance.min_token_examples == 10
     again = ("--push_to_hub", "org/seen-kfc", "--min_token_examples", 0, "--json")
-    assert run("estimate", *words, *again).status == 0
-    seen = ConsolidationPrior.from_pretrained(tmp_path / "seen-kfc")
-    assert seen.provenance.min_token_examples == 0
+    result = run("estimate", *words, *again)  # 20 texts: A of a layer would span their rare tokens
+    assert result.status == 1
+    assert "inputs of" in result.err
+    assert "estimate it with min_token_examples=10" in result.err
 
 
 def test_a_prior_of_too_few_examples_is_not_published(saved, run, tmp_path):

@@ -164,7 +164,8 @@ def exists(name: str) -> bool:
 
 def test_the_table_of_the_readme_is_that_of_the_results():
     results = (ROOT / "benchmarks" / "tier2" / "results.md").read_text(encoding="utf-8")
-    assert results in README.read_text(encoding="utf-8")
+    table = results.partition("\n\n")[0]  # below it stands which mentions were lost and won
+    assert f"{table}\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
