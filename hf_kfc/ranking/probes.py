@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,6 +30,9 @@ __all__ = [
     "ontology_examples",
     "probes_from_ontology",
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -287,7 +291,7 @@ def contexts_of(
         seed: Of all that is drawn.
 
     Returns:
-        Pairs (left, right); none if no word stands in so many documents.
+        Pairs (left, right); none, with a warning, if no word stands in so many documents.
     """
     known: dict[str, int] = {}
     documents: dict[Any, list[list[int]]] = defaultdict(list)
@@ -299,6 +303,11 @@ def contexts_of(
     try:
         table = TokenTable.count(rows, min_examples=min_documents)
     except ProbeError:
+        logger.warning(
+            "No word around a mention stands in %d of %d documents: probes are names alone.",
+            min_documents,
+            len(rows),
+        )
         return []
     full, by_number = round(share * count), list(known)
     texts = [

@@ -11,6 +11,7 @@ from hf_kfc.errors import DataError
 from hf_kfc.ranking import (
     CandidateCollator,
     Concept,
+    ProbeArguments,
     candidates_of,
     contexts_of,
     ontology_examples,
@@ -97,7 +98,7 @@ def test_contexts_stand_around_the_mentions(tokenizer):
         assert (left.removeprefix("[CLS] "), right) == CONTEXT
 
 
-def test_contexts_have_no_word_and_no_pair_of_fewer_documents():
+def test_contexts_have_no_word_and_no_pair_of_fewer_documents(caplog):
     """A rare word stays out, and so do pairs; what one document says often counts once."""
     common = [{"document": n, "left": "seen on monday", "right": "by night"} for n in range(3)]
     rare = [{"document": 9, "left": "monday Smith seen", "right": "monday seen"}] * 5
@@ -109,7 +110,33 @@ def test_contexts_have_no_word_and_no_pair_of_fewer_documents():
     assert max(map(len, sides)) == 6
     assert {b for side in sides for a, b in pairwise(side) if a == "seen"} == {"on"}
     assert found == contexts_of([*common, *rare], count=40, min_documents=3, words=6)
+    assert not caplog.messages
     assert contexts_of([*common, *rare], count=40, min_documents=5) == []
+    said = "No word around a mention stands in 5 of 4 documents: probes are names alone."
+    assert caplog.messages == [said]
+
+
+def test_a_recipes_probes_have_contexts(tokenizer):
+    """Half of them, of words that ten documents have; and the trainer sees them so."""
+    names = {concept.id: concept.name for concept in CONCEPTS}
+    examples = datasets.Dataset.from_list(
+        [
+            {"left": "since monday", "right": "at night"}
+            | {"candidate_ids": list(names), "candidate_names": list(names.values())}
+        ]
+        * 12
+    )
+    arguments = ProbeArguments(max_probes=20, min_probe_examples=1)
+    found = arguments.candidates(examples)
+    assert len(found.contexts) == 20
+    assert sum(own != ("", "") for own in found.contexts) == 10
+    model = models.cnn(seed=0, vocab_size=len(tokenizer), hidden_size=16).eval()
+    probes = arguments.probes(model, found, CandidateCollator(tokenizer), 40)
+    assert probes.provenance.settings["contexts"] == 20
+    texts = [tokenizer.decode(ids) for row in probes.rows for ids in row["input_ids"]]
+    words = {"since", "monday", "at", "night"}
+    assert any(words & set(text.split()) for text in texts)
+    assert ProbeArguments(max_probes=0).candidates(examples) is None
 
 
 @pytest.mark.parametrize("weights", [{}, {"C1": 0}, {"elsewhere": 1}])

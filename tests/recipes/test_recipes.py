@@ -220,6 +220,7 @@ def test_without_priors_tier_1_is_done_and_all_methods_compared(recipes, tmp_pat
     forgotten = {o["method"]: o["forgotten"] for o in found["outcomes"]}
     assert all(value > 0 for value in forgotten.values())
     assert forgotten["probes"] < forgotten["none"]
+    assert found["settings"]["penalty"]["probe_temperature"] == 2
     assert ConsolidationPrior.from_pretrained(tmp_path / "tier2" / "prior").probes is not None
     assert set(content(tmp_path / "tier2")) == TIER_FILES | MEASURED
 

@@ -66,8 +66,15 @@ class DocumentCorpus(CandidateRankingBuilder):
         return self._all_documents(problems) if split == SPLITS[0] else ()
 
     def _all_documents(self, problems: Problems) -> Iterable[Document]:
-        """Read all documents of a corpus whose splits come from the same files."""
-        raise NotImplementedError
+        """Read all documents of a corpus whose splits come from the same files.
+
+        Raises:
+            NotImplementedError: A subclass has neither this nor :meth:`_documents`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} reads no documents; give it _documents, or _all_documents "
+            "where all splits come from the same files"
+        )
 
     def _canonical(self, id_: str) -> str:
         """Spell an identifier in the one way of the corpus's vocabulary."""
