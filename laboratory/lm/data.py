@@ -14,7 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_kfc.errors import DataError
 
-__all__ = ["DOMAINS", "Domain", "Example", "Row", "read_domain", "read_json_lines"]
+__all__ = [
+    "DOMAINS",
+    "Domain",
+    "Example",
+    "Row",
+    "public_rows",
+    "read_domain",
+    "read_json_lines",
+]
 
 Row = dict[str, list[int]]
 """``input_ids``, and ``labels`` of the same length: -100 where nothing is to be learnt."""
@@ -141,6 +149,29 @@ def read_domain(
         raise DataError(f"domain '{name}' has no text of {length} tokens left; give fewer")
     random.Random(seed).shuffle(train)
     return Domain(train, test[:test_rows], questions)
+
+
+def public_rows(
+    data_dir: Path, tokenizer: PreTrainedTokenizerBase, *, length: int, seed: int
+) -> list[Row]:
+    """Read public texts that stand for what a model could before.
+
+    Args:
+        data_dir: Folder of the corpora; the texts are its ``public/*.txt``.
+        tokenizer: The model's.
+        length: Tokens of a row; the rest of a text is left out.
+        seed: Of the order.
+
+    Raises:
+        DataError: There is none of that length.
+    """
+    files = sorted((data_dir / "public").glob("*.txt"))
+    texts = [Example("", file.read_text("utf-8")) for file in files]
+    rows = [row for text in texts for row in _rows(text, tokenizer, length)]
+    if not rows:
+        raise DataError(f"{data_dir / 'public'} has no *.txt of {length} tokens; put texts there")
+    random.Random(seed).shuffle(rows)
+    return rows
 
 
 def _rows(example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Row]:

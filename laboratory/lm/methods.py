@@ -23,6 +23,7 @@ class LmMethod:
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         rows: Of these in a step; 0 for as many as the command line says.
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
+        public: Share of public texts among those of probes and curvature.
         distilled: Weight of the KL on the new texts themselves; None for none.
         adapter: What learns in the place of the parameters, see
             :data:`~laboratory.lm.adapters.ADAPTERS`; None for all of these.
@@ -38,6 +39,7 @@ class LmMethod:
     probes: float | None = None
     rows: int = 0
     temperature: float = 1.0
+    public: float = 0.0
     distilled: float | None = None
     adapter: str | None = None
     size: float = 0.0
@@ -95,6 +97,12 @@ LM_METHODS: Mapping[str, Part] = {
         lambda value: {"temperature": value},
         0.7,
         (0.1, 10.0),
+    ),
+    "public": Part(
+        "public texts in the place of sampled ones, for probes and curvature; their share",
+        lambda share: {"public": share},
+        1.0,
+        (0.0, 1.0),
     ),
     "lwf": _part(
         "learning without forgetting (Li & Hoiem 2016): KL on the new texts; its weight",

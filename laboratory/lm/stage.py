@@ -9,9 +9,11 @@ What the anchor knew is not needed: probes and curvature are of texts that it sa
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +27,7 @@ from transformers import AutoModelForCausalLM, DataCollatorForTokenClassificatio
 from hf_kfc import Probes
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.probes import pad_tokens
 from hf_kfc.training import ConsolidationArguments, ConsolidationTrainer
 
 from ..arguments import settings_of
@@ -33,7 +36,7 @@ from ..ledger import Ledger
 from ..points import Point
 from .adapters import with_adapter
 from .arguments import LmArguments
-from .data import Domain, read_domain
+from .data import Domain, public_rows, read_domain
 from .evaluation import Evaluation
 from .methods import LmMethod
 from .models import load_model
@@ -184,22 +187,51 @@ class Stage:
         kept: Probes = torch.load(file, weights_only=False)  # of our own
         return kept
 
-    def prior(self, curvature: str, rank: int = 0) -> ConsolidationPrior:
-        """Return the prior of the sampled texts that are not the meter's.
+    def learnt_from(self, method: LmMethod) -> Probes:
+        """Return a method's probes: as many as are sampled, without the meter's.
 
         Args:
-            curvature: Its kind.
-            rank: To compress it to, in bfloat16; 0 for as it is.
+            method: Which says the temperature of the sampling, and the share of public texts.
         """
-        if rank:
-            return self.prior(curvature).compress(rank=rank, dtype=torch.bfloat16)
+        probes = self.probes[0]
+        if method.temperature != 1:
+            probes = self.sampled(method.temperature).split(0.25, self.seed)[0]
+        if not method.public:
+            return probes
+        args, taken = self.args, round(method.public * len(probes))
+        public = public_rows(
+            Path(args.data_dir), self.tokenizer, length=args.length, seed=self.seed
+        )[:taken]
+        rows = [*public, *probes.rows[: len(probes) - taken]]
+        random.Random(self.seed).shuffle(rows)
+        with self._precision():
+            return Probes.from_dataset(
+                self.anchor,
+                [{"input_ids": row["input_ids"]} for row in rows],
+                pad_tokens,
+                top_k=args.top_k,
+                source="public",
+            )
+
+    def prior(self, method: LmMethod) -> ConsolidationPrior:
+        """Return the prior of a method's texts, which are never the meter's.
+
+        Args:
+            method: Which says kind and rank; one of some rank is in bfloat16.
+        """
+        if method.rank:
+            whole = self.prior(replace(method, rank=0))
+            return whole.compress(rank=method.rank, dtype=torch.bfloat16)
+        curvature = method.curvature or "kronecker"
         if curvature == "identity":
             return ConsolidationPrior.l2(self.anchor, task=OLD)
-        folder = self.folder / f"prior-{curvature}"
+        public = f"-public-{method.public:g}" if method.public else ""
+        folder = self.folder / f"prior-{curvature}{public}"
         if folder.exists():
             return ConsolidationPrior.from_pretrained(folder)
         args = CurvatureArguments(curvature=curvature, curvature_batch_size=8)
-        ids = [row["input_ids"] for row in self.probes[0].rows][: self.args.curvature_texts]
+        rows = self.learnt_from(replace(method, temperature=1.0)).rows
+        ids = [row["input_ids"] for row in rows][: self.args.curvature_texts]
         texts = [{"input_ids": text, "labels": text} for text in ids]
         prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)
         prior.save_pretrained(folder)
@@ -212,14 +244,11 @@ class Stage:
             method: How.
             model: At the anchor, maybe with an adapter.
         """
-        probes = self.probes[0]
-        if method.temperature != 1:  # as many as there are without the meter's
-            probes = self.sampled(method.temperature).split(0.25, self.seed)[0]
         return Distilling(
             model,
             self._arguments(method),
-            priors=[] if method.curvature is None else [self.prior(method.curvature, method.rank)],
-            probes=[] if method.probes is None else probes,
+            priors=[] if method.curvature is None else [self.prior(method)],
+            probes=[] if method.probes is None else self.learnt_from(method),
             train_dataset=self.domain.train[: self.args.steps * self.args.batch_size],
             data_collator=self.collator,
             teacher=self.anchor if method.distilled else None,
@@ -230,7 +259,7 @@ class Stage:
         args, model = self.args, copy.deepcopy(self.anchor)
         learning: Any = model
         if method.adapter is not None:
-            prior = self.prior("kronecker") if method.adapter == "corda" else None
+            prior = self.prior(method) if method.adapter == "corda" else None
             learning = with_adapter(model, method.adapter, method.size, prior)
         trainer = self.trainer(method, learning)
         started, cpu = time.perf_counter(), time.process_time()

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.errors import ConsolidationError, DataError
 from laboratory.ledger import read_ledger
 from laboratory.lm import LmArguments, LmMethod, run_lm
 from laboratory.lm.adapters import with_adapter
@@ -22,7 +22,7 @@ from laboratory.lm.evaluation import Evaluation
 from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
 
-OURS = ["kfc:0.1+probes:1", "kfc:0.1+rank:4+probes:1+rows:1"]
+OURS = ["kfc:0.1+probes:1", "kfc:0.1+rank:4+probes:1+rows:1", "kfc:0.1+probes:1+public:0.5"]
 KEEP = [*OURS, "average:0.5", "lwf:4", "ewc:0.1", "lora:2", "corda:2", "osf:0.9"]
 METHODS = ["none", "average:0", *KEEP]
 NOTES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
@@ -54,6 +54,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             content = text.encode()
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+    (folder / "public").mkdir()
+    (folder / "public" / "story.txt").write_text("It is a truth universally known. " * 40, "utf-8")
     return folder
 
 
@@ -126,6 +128,24 @@ def test_a_stage_runs_measures_and_goes_on(data, model, tmp_path):
     assert Path(args.results).read_bytes() == written
     with pytest.raises(ConsolidationError, match="other steps"):
         run_lm(arguments(data, model, tmp_path / "results.jsonl", steps=11))
+
+
+def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
+    """As many as are sampled, of their share, and never the meter's; the curvature is of them."""
+    stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
+    sampled = [list(row["input_ids"]) for row in stage.probes[0].rows]
+    for share, count in ((1.0, 18), (0.5, 9)):
+        probes = stage.learnt_from(LmMethod.parse(f"kfc:0.1+probes:1+public:{share}"))
+        rows = [list(row["input_ids"]) for row in probes.rows]
+        public = [row for row in rows if row not in sampled]
+        assert (len(rows), len(public)) == (len(sampled), count)
+        story = "It is a truth universally known. " * 40
+        assert all(stage.tokenizer.decode(row) in story for row in public)
+    ours, theirs = (stage.prior(LmMethod.parse(f"kfc:0.1{end}")) for end in ("", "+public"))
+    assert ours.fingerprint != theirs.fingerprint
+    empty = Stage(arguments(tmp_path, model, tmp_path / "r.jsonl"), 0)
+    with pytest.raises(DataError, match=r"public has no \*.txt of 32 tokens; put texts there"):
+        empty.learnt_from(LmMethod.parse("probes:1+public"))
 
 
 def test_questions_are_learnt_after_their_prompts_and_answered(data, model, tmp_path):
@@ -213,7 +233,7 @@ def test_distillation_is_the_mean_divergence_of_what_is_read(data, model, tmp_pa
 
 def test_a_method_has_a_rank_and_rows_of_its_own(data, model, tmp_path):
     stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
-    whole, small = (stage.trainer(LmMethod.parse(name), stage.anchor) for name in OURS)
+    whole, small = (stage.trainer(LmMethod.parse(name), stage.anchor) for name in OURS[:2])
     assert (whole.args.probe_batch_size, small.args.probe_batch_size) == (2, 1)
     (own,) = stage.trainer(LmMethod.parse("probes"), stage.anchor).probes.values()
     assert own is stage.probes[0]
@@ -236,7 +256,7 @@ def test_an_adapter_begins_at_the_anchor_and_learns_in_the_directions_that_are_l
     data, model, tmp_path, kind, size
 ):
     stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
-    prior = stage.prior("kronecker")
+    prior = stage.prior(LmMethod("corda"))
     batch = stage.collator(stage.domain.test)
     before = stage.anchor(**batch).logits
     wrapped = with_adapter(copy.deepcopy(stage.anchor), kind, size, prior)
