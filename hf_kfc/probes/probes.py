@@ -8,8 +8,6 @@ case in which the inputs are those of the new task; a language model can make it
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -23,8 +21,8 @@ from ..curvature import Family, unwrapped
 from ..curvature.batches import refuse_other_data
 from ..curvature.objective import Forward
 from ..errors import ProbeError
-from ..schema import read
 from .caching import outputs_of
+from .content import digest_of, fingerprint_of, from_content, to_content
 from .forward import unlabelled_forward
 from .generation import NGRAM, sampled_texts
 from .inputs import (
@@ -38,11 +36,11 @@ from .inputs import (
     with_decoder_inputs,
 )
 from .outputs import Cache, Divergences, Targets
-from .rows import Column, Rows
-from .stored import ColumnEntry, ProbesEntry, Source
+from .rows import Rows
+from .stored import Source
 from .tokens import MIN_EXAMPLES, TokenTable
 
-__all__ = ["Collator", "Probes", "digest_of"]
+__all__ = ["Collator", "Probes"]
 
 
 class _HasTokenTable(Protocol):
@@ -436,35 +434,11 @@ class Probes:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the rows and the outputs as they are stored."""
-        values, tensors = self.state()
-        layout = [values["family"], values["classes"], values["columns"]]
-        shapes = [[name, str(t.dtype), list(t.shape)] for name, t in sorted(tensors.items())]
-        digest = hashlib.sha256(json.dumps([layout, shapes], sort_keys=True).encode())
-        for _, tensor in sorted(tensors.items()):
-            digest.update(_bytes_of(tensor))
-        return digest.hexdigest()
+        return fingerprint_of(*self.state())
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return JSON values and named tensors, of which no two share memory."""
-        columns, tensors = {}, dict[str, Tensor]()
-        for name, column in self.rows.columns.items():
-            columns[name] = {"depth": len(column.lengths), "are_tensors": column.are_tensors}
-            tensors[f"rows/{name}/values"] = column.values
-            for level, lengths in enumerate(column.lengths):
-                tensors[f"rows/{name}/lengths/{level}"] = lengths
-        cache = self._cache
-        tensors |= {"decisions": cache.decisions, "sizes": cache.sizes}
-        tensors["scores"] = cache.scores.float()
-        if cache.indices is not None and cache.rest is not None:
-            tensors |= {"indices": cache.indices, "rest": cache.rest.float()}
-        values = {
-            "family": cache.family.name,
-            "classes": cache.classes,
-            "columns": columns,
-            "source": asdict(self.provenance),
-            "anchor_digests": self.anchor_digests,
-        }
-        return values, {name: value.clone().contiguous() for name, value in tensors.items()}
+        return to_content(self.rows, self._cache, self.provenance, self.anchor_digests)
 
     @classmethod
     def from_state(cls, values: Any, tensors: Mapping[str, Tensor]) -> Self:
@@ -477,51 +451,7 @@ class Probes:
         Raises:
             ProbeError: Something is missing, malformed, or does not fit the rest; all is listed.
         """
-        entry, problems = read(ProbesEntry, values, "the probes")
-        columns, due = dict[str, ColumnEntry](), {"decisions", "sizes", "scores"}
-        for name, column_values in entry.columns.items() if entry else ():
-            column, wrong = read(ColumnEntry, column_values, f"column {name!r} of the probes")
-            problems += wrong
-            if not name.isidentifier():
-                problems.append(f"{name!r} is no name of a probes' column")
-            if column is not None:
-                columns[name] = column
-                due |= {f"rows/{name}/lengths/{level}" for level in range(column.depth)}
-                due.add(f"rows/{name}/values")
-        source, wrong = read(Source, entry.source if entry else {"name": ""}, "the probes' source")
-        problems += wrong
-        due |= {"indices", "rest"} if entry and entry.classes else set()
-        if not problems:
-            problems += [f"the probes' {name} is missing" for name in sorted(due - tensors.keys())]
-            problems += [f"the probes have no {name}" for name in sorted(tensors.keys() - due)]
-        if problems or entry is None or source is None or not columns:
-            raise ProbeError("; ".join(problems) or "the probes have no column")
-        rows = Rows(
-            {
-                name: Column(
-                    tensors[f"rows/{name}/values"],
-                    tuple(tensors[f"rows/{name}/lengths/{n}"] for n in range(column.depth)),
-                    column.are_tensors,
-                )
-                for name, column in columns.items()
-            }
-        )
-        cache = Cache(
-            tensors["scores"],
-            tensors["decisions"],
-            tensors["sizes"],
-            tensors.get("indices"),
-            tensors.get("rest"),
-            Family[entry.family],
-            entry.classes,
-        )
-        count = cache.decisions.numel()
-        for name, own in rows.columns.items():
-            problems += [f"column {name} of the probes {phrase}" for phrase in own.problems(count)]
-        problems += [f"the probes' {phrase}" for phrase in cache.problems(count)]
-        if problems:
-            raise ProbeError("; ".join(problems))
-        return cls(rows, cache, source, entry.anchor_digests)
+        return cls(*from_content(values, tensors))
 
     def without_digests(self, names: Collection[str]) -> Self:
         """Forget the sums of some parameters, by which a guess at their values could be verified.
@@ -531,16 +461,3 @@ class Probes:
         """
         digests = {n: value for n, value in self.anchor_digests.items() if n not in names}
         return type(self)(self.rows, self._cache, self.provenance, digests)
-
-
-def digest_of(parameter: Tensor) -> str:
-    """Return the SHA-256 of a tensor in float32.
-
-    Args:
-        parameter: The tensor.
-    """
-    return hashlib.sha256(_bytes_of(parameter.detach().to("cpu", torch.float32))).hexdigest()
-
-
-def _bytes_of(tensor: Tensor) -> Any:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
