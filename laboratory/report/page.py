@@ -28,7 +28,6 @@ from hf_kfc.ranking import require_matplotlib
 from .figures import (
     curve_names,
     save_frontier_figure,
-    save_stream_figures,
     save_summary_figure,
     save_tradeoff_figure,
 )
@@ -36,6 +35,7 @@ from .groups import description, in_order
 from .measures import Measures, tiers_of
 from .meter import meter_frame, meter_table, save_meter_figure
 from .models import Model, load_models
+from .stream_figures import save_stream_figures
 from .stream_table import StreamRuns, stream_table
 from .tables import (
     baseline_table,

@@ -30,7 +30,7 @@ from laboratory.averaging import average_parameters
 from laboratory.periods import prepare_periods, split_periods
 from laboratory.points import ANY_CHOICE, Choices, Point, periods_so_far
 from laboratory.report import StreamRuns, stream_table
-from laboratory.report.figures import _spread_out, save_stream_figures
+from laboratory.report.stream_figures import _spread_out, save_stream_figures
 
 PERIODS, BASE = 4, 2
 MULTIPLES = {"identity": (0.001, 0.1), "diagonal": (10.0, 100.0)}
