@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -16,11 +17,45 @@ from hf_kfc.ranking import candidates_of, contexts_of, encode_splits, ontology_e
 from hf_kfc.ranking.checks import check_examples
 from hf_kfc.ranking.corpora.builder import CandidateRankingBuilder
 
-__all__ = ["Example", "Examples", "Names", "TaskData", "encode_task", "random_examples"]
+__all__ = [
+    "PROBE_KINDS",
+    "Example",
+    "Examples",
+    "Names",
+    "ProbeKind",
+    "TaskData",
+    "encode_task",
+    "random_examples",
+]
 
 Example = dict[str, Any]
 Examples = list[Example]
 """Encoded examples in memory: reading Arrow rows in every epoch costs as much as a small CNN."""
+
+
+class ProbeKind(NamedTuple):
+    """What probes are made of an ontology with.
+
+    Args:
+        min_documents: In how many documents mentions must consist of words that are names too; None
+            for the ontology's own names alone.
+        with_contexts: Half of the mentions stand among words that stand in ten documents.
+        random_share: Of the candidates; see :func:`~hf_kfc.ranking.ontology_examples`.
+    """
+
+    min_documents: int | None
+    with_contexts: bool = False
+    random_share: float = 0.0
+
+
+PROBE_KINDS: Mapping[str, ProbeKind] = {
+    "names": ProbeKind(10),
+    "texts": ProbeKind(10, with_contexts=True),
+    "mixed": ProbeKind(10, with_contexts=True, random_share=0.3),
+    "own_names": ProbeKind(None),
+    "aliases": ProbeKind(1),
+}
+"""Kinds of probes of an ontology, by name."""
 
 
 class Names:
@@ -41,18 +76,14 @@ class Names:
         self._builder, self._tokenizer, self._max_length = builder, tokenizer, max_length
         self.examples = lru_cache(self._examples)
 
-    def _examples(
-        self, min_documents: int | None, with_contexts: bool, learnt: int, seed: int
-    ) -> tuple[Examples, Source]:
+    def _examples(self, kind: ProbeKind, learnt: int, seed: int) -> tuple[Examples, Source]:
         """Make inputs of the ontology's names.
 
         Concepts are mentioned as often as they stood among the candidates of what was learnt, if
         they did so in ten examples (where fewer than 1,000 were learnt, in one of a hundred).
 
         Args:
-            min_documents: See :meth:`CandidateRankingBuilder.read_ontology`.
-            with_contexts: Half of the mentions stand among words that stand in ten documents of
-                what was learnt.
+            kind: Of what.
             learnt: How many training examples the ranker has learnt.
             seed: Of all that is drawn.
         """
@@ -60,7 +91,7 @@ class Names:
         least = max(1, min(10, learnt // 100))
         own = train.select(range(learnt))
         learnt_from = candidates_of(own, min_examples=least)
-        ontology = self._builder.read_ontology(min_documents)
+        ontology = self._builder.read_ontology(kind.min_documents)
         return ontology_examples(
             ontology,
             self._tokenizer,
@@ -68,7 +99,8 @@ class Names:
             retrieval=self._builder.config.retrieval,
             num_candidates=self._builder.config.num_candidates,
             max_length=self._max_length,
-            contexts=contexts_of(own, count=3000, seed=seed) if with_contexts else (),
+            random_share=kind.random_share,
+            contexts=contexts_of(own, count=3000, seed=seed) if kind.with_contexts else (),
             seed=seed,
         )
 
@@ -99,11 +131,8 @@ class TaskData:
         """Make inputs on which a ranker that has learnt the task is to stay as it is.
 
         Args:
-            kind: ``names`` (the ontology's, and words of mentions in 10 documents), ``texts``
-                (half of these among words that stand in 10 documents), ``own_names`` (the
-                ontology's alone), ``aliases`` (with all words of training mentions),
-                ``uniform`` (random tokens), ``new`` (the new task's inputs) or ``old`` (the task's
-                own training inputs).
+            kind: A key of :data:`PROBE_KINDS`, ``uniform`` (random tokens), ``new`` (the new
+                task's inputs) or ``old`` (the task's own training inputs).
             seed: Of what is drawn.
             new: The task to be learnt.
             tokenizer: Of the ranker.
@@ -114,25 +143,15 @@ class TaskData:
         Raises:
             ConsolidationError: The task has no ontology to make them of.
         """
-        if kind in _DOCUMENTS:
+        if kind in PROBE_KINDS:
             if self.names is None:
                 raise ConsolidationError(
                     f"'{self.name}' has no ontology to make probes of; take another method"
                 )
-            return self.names.examples(*_DOCUMENTS[kind], len(self.train), seed)
+            return self.names.examples(PROBE_KINDS[kind], len(self.train), seed)
         if kind == "uniform":
             return random_examples(tokenizer, 3000, seed), "tokens"
         return (new.train, "new task") if kind == "new" else (self.train, "dataset")
-
-
-_DOCUMENTS: dict[str, tuple[int | None, bool]] = {
-    "names": (10, False),
-    "texts": (10, True),
-    "own_names": (None, False),
-    "aliases": (1, False),
-}
-"""In how many documents mentions must consist of the words that such probes are made of, and
-whether they have contexts."""
 
 
 def encode_task(

@@ -161,6 +161,7 @@ def ontology_examples(
     num_candidates: int = 10,
     max_length: int = 96,
     drop_share: float = 0.5,
+    random_share: float = 0.0,
     contexts: Sequence[tuple[str, str]] = (),
     seed: int = 0,
 ) -> tuple[list[dict[str, Any]], Source]:
@@ -184,6 +185,8 @@ def ontology_examples(
         num_candidates: Candidates of each, as the old task had them.
         max_length: The most tokens of text and candidate name together, likewise.
         drop_share: Share of the mentions that lack a word of the name, if it has several.
+        random_share: Share of the candidates in whose place concepts stand that are drawn as those
+            of mentions are.
         contexts: Pairs (left, right) of words that may stand around a mention, drawn alike, as of
             :func:`contexts_of`. Without any a mention stands alone.
         seed: Of all that is drawn.
@@ -198,13 +201,17 @@ def ontology_examples(
     if len(ontology) < 2:
         raise DataError("the ontology has 1 concept; probes are between at least two")
     draw = random.Random(f"probes:{seed}")
-    mentions = _mentions(ontology, weights, max_probes, drop_share, draw)
+    positions = _drawn(ontology, weights, max_probes, draw)
+    mentions = [_mention(ontology[position], drop_share, draw) for position in positions]
     retriever = get_retriever(retrieval, ontology) if isinstance(retrieval, str) else retrieval
     rows = []
     found = retriever.search(mentions, num_candidates)
     for number, (mention, hits) in enumerate(zip(mentions, found, strict=True)):
-        concepts = [ontology[hit.position] for hit in hits]
-        draw.shuffle(concepts)
+        candidates = [hit.position for hit in hits]
+        if random_share:
+            candidates = _mixed(candidates, positions, random_share, draw)
+        draw.shuffle(candidates)
+        concepts = [ontology[position] for position in candidates]
         left, right = draw.choice(contexts) if contexts else ("", "")
         rows.append(_row(number, left, mention, right, concepts))
     texts = {text for row in rows for text in (row["mention"], *row["candidate_names"])}
@@ -219,6 +226,7 @@ def ontology_examples(
         "num_candidates": num_candidates,
         "max_length": max_length,
         "drop_share": drop_share,
+        "random_share": random_share,
         "contexts": len(contexts),
         "seed": seed,
     }
@@ -318,30 +326,36 @@ def contexts_of(
     return [*zip(texts[:full], texts[full:], strict=True), *empty]
 
 
-def _mentions(
-    ontology: Ontology,
-    weights: Mapping[str, float] | None,
-    count: int,
-    drop_share: float,
-    draw: random.Random,
-) -> list[str]:
-    """Draw concepts, of each a name, and leave a word out of some."""
+def _drawn(
+    ontology: Ontology, weights: Mapping[str, float] | None, count: int, draw: random.Random
+) -> list[int]:
+    """Draw concepts that mentions are made of, by position."""
     if weights is None:
-        positions: Sequence[int] = draw.choices(range(len(ontology)), k=count)
-    else:
-        known = [(ontology.position(id_), weight) for id_, weight in weights.items()]
-        usable = [(position, weight) for position, weight in known if position is not None]
-        if not any(weight > 0 for _, weight in usable):
-            raise DataError("no concept of the ontology has a weight; give it to some, or to none")
-        found, shares = zip(*usable, strict=True)
-        positions = draw.choices(found, shares, k=count)
-    mentions = []
-    for position in positions:
-        words = draw.choice(ontology[position].names).split()
-        if len(words) > 1 and draw.random() < drop_share:
-            del words[draw.randrange(len(words))]
-        mentions.append(" ".join(words))
-    return mentions
+        return draw.choices(range(len(ontology)), k=count)
+    known = [(ontology.position(id_), weight) for id_, weight in weights.items()]
+    usable = [(position, weight) for position, weight in known if position is not None]
+    if not any(weight > 0 for _, weight in usable):
+        raise DataError("no concept of the ontology has a weight; give it to some, or to none")
+    found, shares = zip(*usable, strict=True)
+    return draw.choices(found, shares, k=count)
+
+
+def _mention(concept: Concept, drop_share: float, draw: random.Random) -> str:
+    """Draw a name of a concept, and leave a word out of some."""
+    words = draw.choice(concept.names).split()
+    if len(words) > 1 and draw.random() < drop_share:
+        del words[draw.randrange(len(words))]
+    return " ".join(words)
+
+
+def _mixed(
+    found: Sequence[int], others: Sequence[int], share: float, draw: random.Random
+) -> list[int]:
+    """Put others in the place of a share of the concepts found, as far as there are any."""
+    wanted = round(share * len(found))
+    new = dict.fromkeys(draw.choices(others, k=4 * wanted))
+    strangers = [position for position in new if position not in found][:wanted]
+    return [*draw.sample(found, len(found) - len(strangers)), *strangers]
 
 
 def _row(
