@@ -44,7 +44,7 @@ class CurvatureCheckpoint:
 
     Args:
         directory: The folder, the same for all processes; made when there is something to keep.
-        identity: What makes two estimates the same, see :func:`identity_of`.
+        identity: What makes two estimates the same, by :func:`identity_of`.
         rank: Number of this process.
         world: Number of processes.
         seconds: How much work may be lost.

@@ -81,13 +81,13 @@ def merge_sharing(
     Args:
         layers: For each layer F_i of every task; for each task the same A in all layers.
         weights: w_i > 0, of the tasks.
-        rank: See :func:`merge`.
+        rank: The most Kronecker products that a result may have, r ≥ 1.
 
     Returns:
         One result for each layer; Kronecker products hold the same tensor A.
 
     Raises:
-        CurvatureError: See :func:`merge`.
+        CurvatureError: The operators are of kinds or shapes that have no common sum.
     """
     if rank < 1:
         raise CurvatureError(f"rank {rank} is no number of Kronecker products; give 1 or more")

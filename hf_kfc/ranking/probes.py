@@ -133,13 +133,14 @@ def probes_from_ontology(
         model: At the parameters to be remembered.
         ontology: The concepts.
         collator: Of the ranker, with its tokenizer.
-        **how: See :func:`ontology_examples`.
+        **how: All other arguments of :func:`ontology_examples`.
 
     Returns:
         Probes, whose provenance says how they were made.
 
     Raises:
-        DataError: See :func:`ontology_examples`.
+        DataError: The ontology has fewer than two concepts, none has a weight, or no name has
+            tokens.
 
     Example:
         >>> found = candidates_of(train, min_examples=10)  # doctest: +SKIP

@@ -240,7 +240,8 @@ class Probing:
             at_an_end: Whether the training begins or has ended.
 
         Raises:
-            ConsolidationError: At the beginning; see :meth:`check`.
+            ConsolidationError: At the beginning, the probes are of another kind of model, or are
+                computed in another way.
         """
         trainer, every = self._trainer, self._settings.forgetting_every
         step = trainer.state.global_step

@@ -45,7 +45,7 @@ class ConsolidationState(TrainerCallback, ExportableState):
     """Keeps in every checkpoint which penalty it was trained with, and how far a budget's rule is.
 
     Args:
-        identity: See :func:`identity_of`.
+        identity: What must be the same for a checkpoint to be continued, and whence priors came.
         budget: Of the training.
     """
 

@@ -92,7 +92,8 @@ def calibrated(
         similarity: Retrieval's scores [N, K], above 0 where it found the candidate.
         right: Which candidate is the right one [N, K].
         linkable: Whether the mention has a concept in the ontology [N].
-        least_precision: See :func:`best_threshold`.
+        least_precision: The precision to reach with as many concepts given as possible; None: the
+            highest F1.
 
     Raises:
         DataError: Retrieval found no right one, or no threshold reaches the precision.
@@ -199,7 +200,7 @@ def best_temperature(logits: Floats, best: npt.NDArray[np.intp], right: Bools) -
 
 
 def best_probabilities(logits: Floats, best: npt.NDArray[np.intp], temperature: float) -> Floats:
-    """Return the probability [N] of the best candidates; see :func:`best_temperature`."""
+    """Return softmax(logits / temperature) [N] of the best candidates."""
     scaled = logits / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     weights = np.exp(scaled)

@@ -49,14 +49,14 @@ class _Config(NamedTuple):
 
 
 def save(linker: Parts, folder: Path) -> None:
-    """Write a linker into a folder; see :meth:`EntityLinker.save_pretrained`."""
+    """Write a linker into a folder, whole or not at all; one of something else is refused."""
     refuse_foreign(folder, CONFIG_FILE)
     with replace_directory(folder) as partial:
         _write(linker, partial)
 
 
 def push(linker: Parts, repo_id: str, **options: Any) -> PushedModel:
-    """Push a linker to the Hub; see :meth:`EntityLinker.push_to_hub`."""
+    """Push a linker to the Hub in one commit, with the options of ``push_model``."""
     with scratch_directory() as scratch:
         folder = scratch / "linker"
         folder.mkdir()
@@ -96,7 +96,7 @@ def load(
     revision: str | None,
     token: str | None,
 ) -> Parts:
-    """Read a linker; see :meth:`EntityLinker.from_pretrained`."""
+    """Read a linker from a folder or the Hub, and check the ontology against its sum."""
     place, config = _find(str(name_or_path), revision, token)
     if isinstance(ontology, str | Path):
         ontology = read_file(ontology, ontology_format)

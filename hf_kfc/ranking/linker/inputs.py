@@ -102,7 +102,8 @@ def documents_of(sources: Any) -> Sequence[Document]:
     """Read a list of documents.
 
     Raises:
-        DataError: See :func:`as_document`; it is a list of texts, whose mentions nobody knows.
+        DataError: One is no document, or has a mention that is not in its text; or they are texts,
+            whose mentions nobody knows.
     """
     return [as_document(source) for source in refuse_text("documents", sources)]
 

@@ -319,7 +319,8 @@ class EntityLinker:
             token: Access token; by default the one logged in with.
 
         Raises:
-            HubError: See :func:`~hf_kfc.hub.push_model`.
+            HubError: The repository holds a prior or is not as private as asked, or the Hub refused
+                or is out of reach; nothing is half pushed then.
         """
         return files.push(self._parts(), repo_id, private=private, token=token)
 

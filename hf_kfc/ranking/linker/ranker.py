@@ -34,8 +34,8 @@ class Ranker:
     Args:
         model: The model, in evaluation mode.
         tokenizer: Its tokenizer.
-        max_length: See :class:`~hf_kfc.ranking.encoding.CandidateEncoder`.
-        max_name_length: See there.
+        max_length: The most tokens of a pair.
+        max_name_length: The most tokens of a name.
 
     Raises:
         DataError: Tokenizer and lengths do not fit.
