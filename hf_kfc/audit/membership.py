@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
 from ..curvature.capture import capture, frozen
+from ..curvature.layers import StackedRule
 from ..curvature.objective import (
     Forward,
     PositionMask,
@@ -159,7 +160,12 @@ class _Attack:
         self.probes = None if prior.probes is None else ReadProbes(prior.probes)
         self.device = next(model.parameters()).device
         layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
-        blocks = [block for block in prior.curvature.blocks if block.name in layers]
+        blocks = [
+            block
+            for block in prior.curvature.blocks
+            # Groups and experts see parts of the inputs each.
+            if block.name in layers and not isinstance(layers[block.name].rule, StackedRule)
+        ]
         weights = {block.name: _weights(block) for block in blocks}
         self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
         self.layers = [layers[name] for name in self.weights]

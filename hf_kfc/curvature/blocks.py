@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .operators import Operator
 
-__all__ = ["Block", "Curvature", "Layout", "matrix_shape"]
+__all__ = ["Block", "Curvature", "Layout", "matrix_of", "matrix_shape", "weight_of"]
 
 
 class Layout(StrEnum):
@@ -22,8 +22,37 @@ class Layout(StrEnum):
     """``[out, in, ...]``: Linear and convolutions, trailing dimensions flattened into inputs."""
     IN_OUT = "in_out"
     """``[in, out]``: GPT-2's Conv1D, and embeddings (a token is an input)."""
+    STACK_OUT_IN = "stack_out_in"
+    """``[n, out, in]``: experts in one tensor, whose outputs are those of one after another."""
+    STACK_IN_OUT = "stack_in_out"
+    """``[n, in, out]``: the same, transposed."""
     ELEMENTWISE = "elementwise"
     """Any shape, one column per parameter: normalisation layers, and L2 on any parameter."""
+
+
+STACKS = (Layout.STACK_OUT_IN, Layout.STACK_IN_OUT)
+
+
+def matrix_of(layout: Layout, weight: Tensor) -> Tensor:
+    """Return a weight as a matrix with outputs as rows; a view where it can be one."""
+    if layout is Layout.ELEMENTWISE:
+        return weight.reshape(-1, 1)
+    if layout is Layout.STACK_IN_OUT:
+        return weight.mT.flatten(0, 1)
+    if layout is Layout.STACK_OUT_IN:
+        return weight.flatten(0, 1)
+    return weight.T if layout is Layout.IN_OUT else weight.flatten(1)
+
+
+def weight_of(layout: Layout, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo :func:`matrix_of`."""
+    if layout is Layout.STACK_IN_OUT:
+        return matrix.reshape(_transposed(shape)).mT
+    return (matrix.T if layout is Layout.IN_OUT else matrix).reshape(shape)
+
+
+def _transposed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2])
 
 
 def matrix_shape(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
@@ -31,6 +60,9 @@ def matrix_shape(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> tuple
     weight = next(iter(shapes.values()))
     if layout is Layout.ELEMENTWISE:
         return prod(weight), len(shapes)
+    if layout in STACKS:
+        number, rows, columns = weight if layout is Layout.STACK_OUT_IN else _transposed(weight)
+        return number * rows, columns + len(shapes) - 1
     rows, columns = (weight[0], prod(weight[1:]))
     if layout is Layout.IN_OUT:
         rows, columns = columns, rows
@@ -120,7 +152,7 @@ class Block:
             tensors: In the shapes of the anchors, by name; other names are not looked at.
         """
         weight, *bias = (tensors[name] for name in self.shapes)
-        columns = [self._weight_matrix(weight), *(b.reshape(-1, 1) for b in bias)]
+        columns = [matrix_of(self.layout, weight), *(b.reshape(-1, 1) for b in bias)]
         return torch.cat(columns, dim=1) if bias else columns[0]
 
     def split(self, matrix: Tensor) -> dict[str, Tensor]:
@@ -134,16 +166,9 @@ class Block:
             full[self.inputs.to(matrix.device)] = matrix.T
             return {weight_name: full}
         width = matrix.shape[1] - len(bias)
-        weight = matrix[:, :width]
-        weight = weight.T if self.layout is Layout.IN_OUT else weight
-        parts = {weight_name: weight.reshape(weight_shape)}
+        parts = {weight_name: weight_of(self.layout, matrix[:, :width], weight_shape)}
         parts |= {name: matrix[:, width].reshape(shape) for name, shape in bias}
         return parts
-
-    def _weight_matrix(self, weight: Tensor) -> Tensor:
-        if self.layout is Layout.ELEMENTWISE:
-            return weight.reshape(-1, 1)
-        return weight.T if self.layout is Layout.IN_OUT else weight.flatten(1)
 
 
 @dataclass(frozen=True)

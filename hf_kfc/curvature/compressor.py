@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CurvatureError
 from ..precision import wide, wide_dtype
-from .operators import LowRankKronecker, LowRankKroneckerSum, Operator, relative_difference
+from .operators import (
+    Kronecker,
+    KroneckerStack,
+    KroneckerSum,
+    LowRankKronecker,
+    LowRankKroneckerStack,
+    LowRankKroneckerSum,
+    Operator,
+    relative_difference,
+)
 from .operators.checks import bad_factor
 
 __all__ = ["Compressed", "Compressor"]
+
+_SMALL: tuple[tuple[type[Operator], Any, int], ...] = (
+    (Kronecker, LowRankKronecker, 0),
+    (KroneckerSum, LowRankKroneckerSum, 1),
+    (KroneckerStack, LowRankKroneckerStack, 2),
+)
+"""What has factors A and G, of which low rank it becomes, and how many dimensions stack them."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +104,23 @@ class Compressor:
         return Compressed(compressed, relative_difference(operator, compressed, shape) or 0.0)
 
     def _of_low_rank(self, operator: Operator) -> Operator:
-        terms = operator.kronecker_terms()
-        if not terms or not operator.holds_factors:
+        found = next((own for kind, *own in _SMALL if isinstance(operator, kind)), None)
+        if found is None:
             raise CurvatureError(
                 f"a {operator.kind} curvature holds no Kronecker factors that could be of low "
                 "rank; compress what was estimated with curvature='kronecker', or give a dtype "
                 "alone"
             )
         assert self.rank is not None
-        factors = [(factor, self.rank) for factor in (terms[0].A, terms[0].G)]
-        if sum(_numbers(*own) for own in factors) >= sum(f.numel() for f, _ in factors):
+        small, leading = found
+        named = operator.state()
+        factors = [(own, own.ndim == leading + 1) for own in (named["A"], named["G"])]
+        kept = sum(_numbers(own.shape[-1], self.rank, vector) for own, vector in factors)
+        if kept >= sum(_numbers(own.shape[-1], None, vector) for own, vector in factors):
             return operator
-        state = operator.state()
-        parts = (
-            self._low_rank(state[name], diagonal=factor.ndim == 1)
-            for name, (factor, _) in zip(("A", "G"), factors, strict=True)
-        )
-        small = LowRankKronecker if len(terms) == 1 else LowRankKroneckerSum
-        return small(*(tensor for pair in parts for tensor in pair))
+        parts = (self._low_rank(factor, diagonal) for factor, diagonal in factors)
+        compressed: Operator = small(*(tensor for pair in parts for tensor in pair))
+        return compressed
 
     def _low_rank(self, factor: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
         assert self.rank is not None
@@ -134,9 +150,10 @@ class Compressor:
         return torch.stack([_definite(factor, self.dtype) for factor in stack]).view_as(tensor)
 
 
-def _numbers(factor: Tensor, rank: int) -> int:
-    """Count the numbers of a factor of low rank plus a diagonal."""
-    return len(factor) if factor.ndim == 1 else len(factor) * (min(rank, len(factor)) + 1)
+def _numbers(size: int, rank: int | None, diagonal: bool) -> int:
+    """Count the numbers of a factor of low rank plus a diagonal, or of one as it is."""
+    whole = size if rank is None else min(rank, size) + 1
+    return size if diagonal else size * whole
 
 
 def _low_rank_plus_diagonal(

@@ -22,9 +22,10 @@ from .accumulators import (
 from .capture import Use
 from .centred import Centred
 from .discovery import Layer
-from .layers import RULES, TiedEmbeddingRule
+from .layers import RULES, StackedRule, TiedEmbeddingRule
 from .moments import add_second_moment, nonzero_rows, whole
 from .operators import Kronecker, KroneckerSum
+from .stacked import StackFactors
 
 __all__ = ["has_factors", "make_accumulators", "rotate_accumulators"]
 
@@ -168,10 +169,10 @@ def has_factors(layer: Layer, kind: str, sharing: str) -> bool:
     Args:
         layer: The layer.
         kind: Of curvature. Two products have no common eigenbasis, so that EKFAC's of a tied weight
-            is the diagonal.
-        sharing: How positions are treated; ``centred`` has the diagonal of a tied weight.
+            is the diagonal; so it is of groups and experts.
+        sharing: How positions are treated; ``centred`` has the diagonal of these.
     """
-    if isinstance(layer.rule, TiedEmbeddingRule):
+    if isinstance(layer.rule, TiedEmbeddingRule | StackedRule):
         return kind == "kronecker" and sharing != Sharing.CENTRED
     return kind != "diagonal" and layer.rule.has_factors
 
@@ -207,6 +208,9 @@ def make_accumulators(
             continue
         if isinstance(layer.rule, TiedEmbeddingRule):
             accumulators[layer.name] = TiedFactors(layer, Sharing(sharing), Products(products))
+            continue
+        if isinstance(layer.rule, StackedRule):
+            accumulators[layer.name] = StackFactors(layer, Sharing(sharing))
             continue
         if sharing == Sharing.CENTRED:
             accumulators[layer.name] = Centred(layer, Products(products))

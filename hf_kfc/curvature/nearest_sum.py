@@ -17,7 +17,14 @@ from torch import Tensor
 
 from ..errors import CurvatureError
 from ..precision import wide, wide_dtype
-from .operators import Kronecker, KroneckerSum, KroneckerTerm, Operator
+from .operators import (
+    Kronecker,
+    KroneckerStack,
+    KroneckerSum,
+    KroneckerTerm,
+    Operator,
+    relative_difference,
+)
 from .operators.kronecker import refuse_unlike
 
 __all__ = ["Merged", "merge", "merge_sharing"]
@@ -45,13 +52,14 @@ class Merged:
 def merge(operators: Sequence[Operator], weights: Sequence[float], rank: int) -> Merged:
     """Merge one layer's curvatures of several tasks: Σ_i w_i F_i, or the nearest of its rank.
 
-    Identities and diagonals are summed. Of Kronecker products Σ_i w_i G_i ⊗ A_i, up to ``rank`` are
-    kept as they are; more of them become Σ_s G̃_s ⊗ Ã_s with Ã_s = Σ_k c_sk A_k and
-    G̃_s = Σ_j d_sj G_j. All c and d are non-negative, so every factor stays positive semi-definite.
-    They are found by alternating non-negative least squares (Lawson & Hanson 1974), from clusters
-    that are merged pair by pair. Of rank 1 the result is the best of all Kronecker products: the
-    dominant singular vectors of the rearranged matrix (Van Loan & Pitsianis 1993), which are
-    non-negative combinations by Perron and Frobenius, for ⟨A_i, A_j⟩ ≥ 0.
+    Identities and diagonals are summed, stacks merged part by part. Of Kronecker products
+    Σ_i w_i G_i ⊗ A_i, up to ``rank`` are kept as they are; more of them become Σ_s G̃_s ⊗ Ã_s with
+    Ã_s = Σ_k c_sk A_k and G̃_s = Σ_j d_sj G_j. All c and d are non-negative, so
+    every factor stays positive semi-definite. They are found by alternating non-negative least
+    squares (Lawson & Hanson 1974), from clusters that are merged pair by pair. Of rank 1 the result
+    is the best of all Kronecker products: the dominant singular vectors of the rearranged matrix
+    (Van Loan & Pitsianis 1993), non-negative combinations by Perron and Frobenius, for
+    ⟨A_i, A_j⟩ ≥ 0.
 
     Args:
         operators: F_i, one for each task.
@@ -93,16 +101,36 @@ def merge_sharing(
         raise CurvatureError(f"rank {rank} is no number of Kronecker products; give 1 or more")
     if all(operator.kronecker_terms() for operators in layers for operator in operators):
         return _merge_products([_weighted_terms(operators, weights) for operators in layers], rank)
-    return [Merged(_sum(operators, weights), 0.0) for operators in layers]
+    return [_rounded(_sum(operators, weights), operators[0], rank) for operators in layers]
+
+
+def _rounded(exact: Operator, like: Operator, rank: int) -> Merged:
+    """Return a sum in the precision of its terms, a stack's parts with ``rank`` products at most.
+
+    Args:
+        exact: Σ_i w_i F_i.
+        like: F_1.
+        rank: See :func:`merge`.
+    """
+    dtype = wide_dtype(next(iter(like.state().values())).dtype)
+    if not isinstance(exact, KroneckerStack) or exact.A.shape[1] <= rank:
+        return Merged(exact.to(dtype=dtype), 0.0)
+    A, G = (t.new_zeros(len(t), rank, *t.shape[2:]) for t in (exact.A, exact.G))
+    for number, part in enumerate(exact.parts):
+        for term, product in enumerate(merge([part], [1.0], rank).operator.kronecker_terms()):
+            A[number, term], G[number, term] = product.A, product.G
+    nearest, shape = KroneckerStack(A, G), (G[:, 0, 0].numel(), A.shape[-1])
+    error = relative_difference(exact, nearest, shape) or 0.0
+    return Merged(nearest.to(dtype=dtype), error)
 
 
 def _sum(operators: Sequence[Operator], weights: Sequence[float]) -> Operator:
-    """Return Σ_i w_i F_i, summed in float64."""
+    """Return Σ_i w_i F_i in float64."""
     exact = [operator.to(dtype=torch.float64) for operator in operators]
     total: Operator = exact[0].scaled(weights[0])
     for operator, weight in zip(exact[1:], weights[1:], strict=True):
         total = total + operator.scaled(weight)
-    return total.to(dtype=wide_dtype(next(iter(operators[0].state().values())).dtype))
+    return total
 
 
 # --- Kronecker products --------------------------------------------------------------------------

@@ -308,14 +308,22 @@ def _anchor_shapes(block: Block) -> dict[str, tuple[int, ...]]:
     return block.anchor_shapes
 
 
+_DIMENSIONS = {
+    Layout.OUT_IN: (2, 99),
+    Layout.IN_OUT: (2, 2),
+    Layout.STACK_OUT_IN: (3, 3),
+    Layout.STACK_IN_OUT: (3, 3),
+}
+"""How many a weight has at least and at most."""
+
+
 def block_problems(block: Block) -> list[str]:
     """Say why parameters cannot be joined to a matrix, or tokens not be those of its columns."""
     if len(block.shapes) not in (1, 2):
         return [f"{len(block.shapes)} parameters do not make a weight and a bias"]
     (name, weight), *bias = block.shapes.items()
-    if block.layout is not Layout.ELEMENTWISE and (
-        len(weight) < 2 or prod(weight) == 0 or (block.layout is Layout.IN_OUT and len(weight) > 2)
-    ):
+    least, most = _DIMENSIONS.get(block.layout, (0, len(weight)))
+    if not least <= len(weight) <= most or (least and not prod(weight)):
         return [f"{name} of shape {list(weight)} has no layout '{block.layout}'"]
     if block.inputs is None and block.input_examples is None:
         rows = block.shape[0]

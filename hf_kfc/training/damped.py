@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..curvature import Operator
-from ..curvature.operators import StoredFactor
+from ..curvature.operators import Stack, StoredFactor
 from ..precision import wide, wide_dtype
 
 __all__ = ["Factor", "Placement", "Product"]
@@ -137,7 +137,9 @@ class Product:
                 self.factors.append((G, A))
             return
         shift = operator.shift(damping)
-        if shift is None and damping:
+        # A stack is damped for every product anew: a damped copy of it would stay.
+        self._damping = damping if isinstance(operator, Stack) else 0.0
+        if shift is None and damping and not self._damping:
             operator = operator.damped(damping)
         self._shift = shift or 0.0
         self.operator = placement.operator(operator, device)
@@ -154,6 +156,7 @@ class Product:
             operator = self.operator if inputs is None else self.operator.of_inputs(inputs)
             low = delta.to(self._low or delta.dtype)
             operator = operator.to(dtype=low.dtype)
+            operator = operator.damped(self._damping) if self._damping else operator
             product = operator.apply(low.T).T if self._inputs_are_rows else operator.apply(low)
             product = product.to(delta.dtype)
             return product.add_(delta, alpha=self._shift) if self._shift else product

@@ -215,7 +215,7 @@ def _have_grown(block: Block, found: Sequence[tuple[int, ...]]) -> bool:
     shapes = list(block.shapes.values())
     more = {len(f) and f[0] - s[0] for f, s in zip(found, shapes, strict=True)}
     same = all(f[1:] == s[1:] for f, s in zip(found, shapes, strict=True))
-    by_rows = block.layout is not Layout.IN_OUT or block.is_embedding
+    by_rows = block.layout in (Layout.OUT_IN, Layout.ELEMENTWISE) or block.is_embedding
     return by_rows and same and len(more) == 1 and min(more) > 0
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..curvature import Layout
+from ..curvature.blocks import matrix_of, weight_of
 from ..precision import wide
 from .damped import Placement, Product
 from .fitting import FittedBlock
@@ -175,22 +176,20 @@ class BlockTerm:
         return delta
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        if self._block.layout is Layout.ELEMENTWISE:
-            return weight.reshape(-1, 1)
-        return weight.flatten(1)
+        layout = self._block.layout
+        return weight if layout is Layout.IN_OUT else matrix_of(layout, weight)
 
     def _split(self, matrix: Tensor) -> dict[str, Change]:
         """Undo :meth:`_displacement`; the parts are views where they can be."""
-        shapes = list(self._block.anchor_shapes.values())
-        if len(shapes) == 1:
-            parts = [matrix]
-        elif self._block.layout is Layout.IN_OUT:
-            parts = [matrix[:-1], matrix[-1]]
+        layout, (first, *others) = self._block.layout, self._block.anchor_shapes.values()
+        if layout is Layout.IN_OUT:
+            parts = [matrix[:-1], matrix[-1].reshape(others[0])] if others else [matrix]
         else:
-            parts = [matrix[:, :-1], matrix[:, -1]]
+            width = matrix.shape[1] - len(others)
+            parts = [weight_of(layout, matrix[:, :width], first)]
+            parts += [matrix[:, width].reshape(shape) for shape in others]
         return {
-            name: Change(part.reshape(shape), self._rows)
-            for name, part, shape in zip(self.names, parts, shapes, strict=True)
+            name: Change(part, self._rows) for name, part in zip(self.names, parts, strict=True)
         }
 
 

@@ -18,11 +18,14 @@ from hf_kfc.curvature import (
     Identity,
     Kronecker,
     KroneckerEigen,
+    KroneckerStack,
     KroneckerSum,
     LowRankKronecker,
+    LowRankKroneckerStack,
     LowRankKroneckerSum,
     Operator,
 )
+from hf_kfc.curvature.operators import Stack
 from hf_kfc.errors import CurvatureError
 
 
@@ -49,6 +52,24 @@ def stack(make: Callable[[], Tensor]) -> Tensor:
     return torch.stack([make() for _ in range(3)])
 
 
+def parts(q: int) -> int:
+    """As many parts as rows can be cut into, and more than one if they can be cut."""
+    return next((n for n in (2, 3) if q % n == 0), q)
+
+
+def kronecker_stack(q: int, p: int, terms: int = 1) -> KroneckerStack:
+    n = parts(q)
+    A, G = (
+        torch.stack([torch.stack([psd(size) for _ in range(terms)]) for _ in range(n)])
+        for size in (p, q // n)
+    )
+    return KroneckerStack(A, G)
+
+
+def low_rank_stack(q: int, p: int) -> LowRankKroneckerStack:
+    return LowRankKroneckerStack.of([low_rank_sum(p, 1, q // parts(q), 1) for _ in range(parts(q))])
+
+
 MAKE: dict[str, Callable[[int, int], Operator]] = {
     "identity": lambda q, p: Identity(torch.tensor(0.7)),
     "diagonal": lambda q, p: Diagonal(torch.rand(q, p)),
@@ -67,6 +88,9 @@ MAKE: dict[str, Callable[[int, int], Operator]] = {
     "low_rank_kronecker_sum": lambda q, p: low_rank_sum(p, 1, q, 1),
     "low_rank_kronecker_sum_vector_A": lambda q, p: low_rank_sum(p, 0, q, 1),
     "low_rank_kronecker_of_full_rank": lambda q, p: low_rank(p, p, q, q),
+    "kronecker_stack": kronecker_stack,
+    "kronecker_stack_of_sums": lambda q, p: kronecker_stack(q, p, 2),
+    "low_rank_kronecker_stack": low_rank_stack,
 }
 
 
@@ -98,6 +122,8 @@ def explicit(operator: Operator, q: int, p: int) -> Tensor:
         return operator.scale * torch.eye(q * p)
     if isinstance(operator, Diagonal):
         return operator.diagonal.reshape(-1).diag()
+    if isinstance(operator, Stack):
+        return torch.block_diag(*(explicit(part, q // parts(q), p) for part in operator.parts))
     if isinstance(operator, PRODUCTS):
         return torch.stack([torch.kron(G, A) for A, G in products(operator)]).sum(0)
     assert isinstance(operator, KroneckerEigen)
@@ -123,17 +149,25 @@ def test_apply_is_the_explicit_matrix(name: str, q: int, p: int, seed: int) -> N
     assert operator.problems((q, p)) == []
 
 
+def damped_products(operator: Operator, q: int, p: int, epsilon: float) -> Tensor:
+    total = torch.zeros(q * p, q * p)
+    for A, G in products(operator):
+        damped_A = A + epsilon * A.trace() / p * torch.eye(p)
+        total += torch.kron(G + epsilon * G.trace() / q * torch.eye(q), damped_A)
+    return total
+
+
 @pytest.mark.parametrize("name", MAKE)
 def test_damping(name: str) -> None:
     q, p, epsilon = 3, 4, 0.3
     operator = MAKE[name](q, p)
     before = {k: v.clone() for k, v in operator.state().items()}
     matrix = explicit(operator, q, p)
-    if isinstance(operator, PRODUCTS):
-        expected = torch.zeros_like(matrix)
-        for A, G in products(operator):
-            damped_A = A + epsilon * A.trace() / p * torch.eye(p)
-            expected += torch.kron(G + epsilon * G.trace() / q * torch.eye(q), damped_A)
+    if isinstance(operator, Stack):
+        of_parts = (damped_products(part, q // parts(q), p, epsilon) for part in operator.parts)
+        expected = torch.block_diag(*of_parts)
+    elif isinstance(operator, PRODUCTS):
+        expected = damped_products(operator, q, p, epsilon)
     else:
         expected = matrix + epsilon * matrix.diagonal().mean() * torch.eye(q * p)
     damped = operator.damped(epsilon)

@@ -105,7 +105,7 @@ def test_merged_and_compressed_priors_say_so():
         "| weight of the curvature of b | 0.75 |",
         "| damping that the anchor was found for | 0.3 |",
         "| relative error of the curvature (Frobenius norm), at most | "
-        "largest 10.00% (smalls), median 5.00% |",
+        "largest 13.00% (transposed), median 6.50% |",
     ):
         assert row in lines
     (line,) = [line for line in lines if line.startswith("| `small` |")]

@@ -37,10 +37,10 @@ SCALE = {
     "tensors": {"scale": "curvature/scale/scale"},
 }
 NAN, INF = float("nan"), float("inf")
-LAYOUTS = "expected one of out_in, in_out, elementwise"
+LAYOUTS = "expected one of out_in, in_out, stack_out_in, stack_in_out, elementwise"
 KINDS = (
     "expected one of identity, diagonal, kronecker, kronecker_eigen, kronecker_sum, "
-    "low_rank_kronecker, low_rank_kronecker_sum"
+    "low_rank_kronecker, low_rank_kronecker_sum, kronecker_stack, low_rank_kronecker_stack"
 )
 
 
@@ -202,14 +202,14 @@ DAMAGES: dict[str, tuple[Forge, str]] = {
         in_block("scale", parameters={"scale": [True]}),
         "block 7: field parameters is {'scale': [True]}, expected shapes by name",
     ),
-    "block that is no object": (append_block("norm"), "block 11 is 'norm', expected an object"),
+    "block that is no object": (append_block("norm"), "block 14 is 'norm', expected an object"),
     "block without name": (
         without("name", of="norm"),
         "block 6: field name is missing, expected a name",
     ),
     "block without tensors": (
         append_block({k: v for k, v in SCALE.items() if k != "tensors"}),
-        "block 11: field tensors is missing, expected names by name",
+        "block 14: field tensors is missing, expected names by name",
     ),
     "operator that is no name": (
         in_block("norm", operator=["diagonal"]),
@@ -221,7 +221,7 @@ DAMAGES: dict[str, tuple[Forge, str]] = {
     ),
     "tensor that is no name": (
         append_block(SCALE | {"tensors": {"scale": []}}),
-        "block 11: field tensors is {'scale': []}, expected names by name",
+        "block 14: field tensors is {'scale': []}, expected names by name",
     ),
     "number of examples that is none": (
         set_field("num_curvature_examples", "64"),

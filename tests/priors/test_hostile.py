@@ -159,7 +159,7 @@ def test_a_description_of_many_blocks_takes_seconds(malformed: bool, tmp_path: P
         assert "field operator is 1, expected a name" in refusal(tmp_path)
         return
     loaded = ConsolidationPrior.from_pretrained(tmp_path)
-    assert len(loaded.curvature.blocks) == 5_011
+    assert len(loaded.curvature.blocks) == 5_014
     part = ConsolidationPrior.from_pretrained(tmp_path, layers=["scale *"])
     assert len(part.curvature.blocks) == 5_000
     assert time.process_time() - began < 10

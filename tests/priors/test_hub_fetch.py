@@ -127,7 +127,8 @@ def test_layers_that_share_a_factor_need_the_file_that_has_it(folder: Path) -> N
 def test_patterns_that_match_nothing(folder: Path) -> None:
     assert refusal(folder, layers=["que*", "head"]) == (
         f"prior at {folder}: no block is called 'head'; there are words, query, key, places, "
-        "kinds, convolution, norm, scale, old, small, smalls"
+        "kinds, convolution, norm, scale, old, small, smalls, "
+        "groups, experts, transposed"
     )
     assert refusal(folder, layers=[]) == (
         f"prior at {folder}: layers is empty; give patterns of block names, or None for all"

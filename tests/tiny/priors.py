@@ -13,9 +13,11 @@ from hf_kfc.curvature import (
     Identity,
     Kronecker,
     KroneckerEigen,
+    KroneckerStack,
     KroneckerSum,
     Layout,
     LowRankKronecker,
+    LowRankKroneckerStack,
     LowRankKroneckerSum,
     Operator,
     find_layers,
@@ -37,6 +39,16 @@ PROVENANCE = Provenance(
 )
 
 
+class Experts(nn.Module):
+    """Some linear layers in one tensor."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int, transposed: bool) -> None:
+        super().__init__()
+        shape = (inputs, outputs) if transposed else (outputs, inputs)
+        self.weight = nn.Parameter(torch.randn(experts, *shape))
+        self.bias = nn.Parameter(torch.randn(experts, outputs))
+
+
 class Model(nn.Module):
     """Every kind of layer that has a curvature of its own, and two that stay where they are."""
 
@@ -53,6 +65,9 @@ class Model(nn.Module):
         self.old = nn.Linear(4, 3)
         self.small = nn.Linear(4, 3)
         self.smalls = nn.Linear(4, 3)
+        self.groups = nn.Conv1d(4, 6, 2, groups=2)
+        self.experts = Experts(3, 4, 2, transposed=False)
+        self.transposed = Experts(2, 2, 3, transposed=True)
         self.head = nn.Linear(3, 2)
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
@@ -81,6 +96,15 @@ def _low_rank_sum(p: int, q: int) -> LowRankKroneckerSum:
     return LowRankKroneckerSum(U, torch.rand(2, p), V, torch.rand(2, q))
 
 
+def _stack(n: int, p: int, q: int) -> KroneckerStack:
+    A, G = (torch.stack([_moments(size) for _ in range(n)]) for size in (p, q))
+    return KroneckerStack(A, G)
+
+
+def _low_rank_stack(n: int, p: int, q: int) -> LowRankKroneckerStack:
+    return LowRankKroneckerStack.of([_low_rank_sum(p, q) for _ in range(n)])
+
+
 def _basis(size: int) -> Tensor:
     return torch.linalg.qr(torch.randn(size, size)).Q
 
@@ -100,6 +124,9 @@ def operators() -> dict[str, tuple[Layout, Operator]]:
         "old": (Layout.OUT_IN, KroneckerSum(_moments(5), _moments(3))),
         "small": (Layout.OUT_IN, _low_rank(5, 3).to(dtype=torch.bfloat16)),
         "smalls": (Layout.OUT_IN, _low_rank_sum(5, 3)),
+        "groups": (Layout.OUT_IN, _stack(2, 5, 3)),
+        "experts": (Layout.STACK_OUT_IN, _low_rank_stack(3, 5, 2)),
+        "transposed": (Layout.STACK_IN_OUT, _stack(2, 3, 3)),
     }
 
 

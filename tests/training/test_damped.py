@@ -8,7 +8,13 @@ from tiny.priors import make_operator
 from torch import Tensor
 
 from hf_kfc.curvature import OPERATORS, Operator
-from hf_kfc.curvature.operators import KroneckerSum, LowRankKronecker, LowRankKroneckerSum
+from hf_kfc.curvature.operators import (
+    KroneckerStack,
+    KroneckerSum,
+    LowRankKronecker,
+    LowRankKroneckerStack,
+    LowRankKroneckerSum,
+)
 from hf_kfc.training.damped import Placement, Product
 
 Q, P = 5, 7
@@ -28,6 +34,10 @@ def operators(kind: str, q: int = Q, p: int = P) -> list[Operator]:
     if kind == "kronecker_sum":
         A, G = (torch.stack([part[name] for part in parts]) for name in ("A", "G"))
         return [KroneckerSum(A, G), KroneckerSum(rand(3, p), G), KroneckerSum(A, rand(3, q))]
+    if kind == "kronecker_stack":
+        return [KroneckerStack.of(operators("kronecker_sum", 1, p)[:1] * q)]
+    if kind == "low_rank_kronecker_stack":
+        return [LowRankKroneckerStack.of(operators("low_rank_kronecker_sum", 1, p)[:1] * q)]
     if kind == "low_rank_kronecker_sum":
         G_U, G_d = rand(2, q, 2), rand(2, q)
         return [LowRankKroneckerSum(rand(2, p, k), rand(2, p), G_U, G_d) for k in (3, 0)]
@@ -41,8 +51,9 @@ def make_product(
     damping: float,
     inputs_are_rows: bool = False,
     low: torch.dtype | None = None,
+    shape: tuple[int, int] = (Q, P),
 ) -> Product:
-    return Product(operator, (Q, P), damping, inputs_are_rows, Placement(low), torch.device("cpu"))
+    return Product(operator, shape, damping, inputs_are_rows, Placement(low), torch.device("cpu"))
 
 
 def displacement(q: int = Q, p: int = P) -> Tensor:
@@ -68,7 +79,7 @@ def test_of_some_inputs(kind: str, damping: float) -> None:
     rows, delta = torch.tensor([1, 4, 6]), torch.zeros(Q, P).double()
     delta[:, rows] = displacement()[:, rows]
     standing_alone = [operator for operator in operators(kind) if operator.stands_by_input]
-    assert bool(standing_alone) != (kind == "identity")
+    assert bool(standing_alone) != (kind == "identity" or kind.endswith("stack"))
     for operator in standing_alone:
         expected = operator.damped(damping).apply(delta)
         assert (expected == 0).all(0).sum() == P - len(rows)
@@ -133,7 +144,7 @@ def test_bfloat16(kind: str) -> None:
     for operator in operators(kind, q, p):
         damped = operator.to(dtype=torch.float64).damped(0.1)
         eigenvalues, directions = torch.linalg.eigh(damped.matrix(q, p))
-        product = make_product(operator, 0.1, low=torch.bfloat16)
+        product = make_product(operator, 0.1, low=torch.bfloat16, shape=(q, p))
         for delta in (displacement(q, p), directions[:, 0].reshape(q, p)):
             found = product(delta.float())
             assert found.dtype == torch.float32

@@ -8,6 +8,7 @@ from .base import LayerRule
 from .embedding import EmbeddingRule, TiedEmbeddingRule
 from .linear import LinearRule
 from .registry import BIAS, RULES, find_rule, register_rule, rule_of
+from .stack import StackedRule
 
 __all__ = [
     "BIAS",
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddingRule",
     "LayerRule",
     "LinearRule",
+    "StackedRule",
     "TiedEmbeddingRule",
     "find_rule",
     "register_rule",

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from ..blocks import Layout
 from .base import LayerRule
+from .stack import StackedRule
 
 __all__ = ["ConvRule"]
 
@@ -54,25 +55,40 @@ class ConvRule(LayerRule):
         return (output.shape[0], *output.shape[2:])
 
 
-class GroupedConvRule(ConvRule):
+class GroupedConvRule(ConvRule, StackedRule):
     """A convolution in groups of channels, depthwise for one: each output sees its group's patch.
 
-    The outputs of different groups have different inputs, so that no Kronecker product describes
-    the weight, and the curvature is diagonal.
+    Its weight is a stack of those of as many convolutions, each with factors of its own.
     """
-
-    has_factors = False
 
     @override
     def of(self, module: nn.Module) -> LayerRule:
         return self
 
     @override
+    def number_of_parts(self, module: nn.Module) -> int:
+        assert isinstance(module, _ConvNd)
+        return module.groups
+
+    @override
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Return the patches by group [N, R, groups, p]."""
-        assert isinstance(module, _ConvNd)
         patches = super().features(module, x, examples)
-        return patches.reshape(*patches.shape[:-1], module.groups, -1)
+        return patches.reshape(*patches.shape[:-1], self.number_of_parts(module), -1)
+
+    @override
+    def inputs_by_part(
+        self, a: Tensor, valid: Tensor, parts: int, average: bool
+    ) -> Tensor | list[Tensor]:
+        rows = _mean(a, valid) if average else a[valid]
+        return rows.movedim(1, 0)
+
+    @override
+    def gradients_by_part(
+        self, a: Tensor, g: Tensor, parts: int, together: bool
+    ) -> Tensor | list[Tensor]:
+        rows = g.sum(1) if together else g.flatten(0, 1)
+        return rows.reshape(len(rows), parts, -1).movedim(1, 0)
 
     @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
@@ -89,6 +105,13 @@ class GroupedConvRule(ConvRule):
         ):
             gradient = torch.einsum("nrkm,nrkp->nkmp", g_part, a_part)
             total += gradient.square().sum(0).flatten(0, 1)
+
+
+def _mean(a: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean [M, n, p] over positions that count, of examples that have any."""
+    counts = valid.sum(1)
+    sums = torch.einsum("nrkp,nr->nkp", a, valid.to(a.dtype))
+    return (sums / counts.clamp(min=1)[:, None, None])[counts > 0]
 
 
 _GROUPED = GroupedConvRule()

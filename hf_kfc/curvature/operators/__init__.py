@@ -17,6 +17,7 @@ from .factors import spread_columns, trace
 from .kronecker import Kronecker, KroneckerSum
 from .low_rank import LowRankKronecker, LowRankKroneckerSum
 from .solving import Solution
+from .stack import KroneckerStack, LowRankKroneckerStack, Stack
 
 __all__ = [
     "OPERATORS",
@@ -25,12 +26,15 @@ __all__ = [
     "Identity",
     "Kronecker",
     "KroneckerEigen",
+    "KroneckerStack",
     "KroneckerSum",
     "KroneckerTerm",
     "LowRankKronecker",
+    "LowRankKroneckerStack",
     "LowRankKroneckerSum",
     "Operator",
     "Solution",
+    "Stack",
     "StoredFactor",
     "register_operator",
     "relative_difference",
@@ -48,6 +52,8 @@ OPERATORS: dict[str, type[Operator]] = {
         KroneckerSum,
         LowRankKronecker,
         LowRankKroneckerSum,
+        KroneckerStack,
+        LowRankKroneckerStack,
     )
 }
 """Operator classes by the ``kind`` under which they are stored."""

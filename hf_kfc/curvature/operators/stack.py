@@ -1,0 +1,170 @@
+"""A curvature for each part of a layer whose parts have inputs of their own: groups, experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from .base import Eigenbasis, Operator
+from .kronecker import KroneckerSum, Products
+from .low_rank import LowRankKroneckerSum
+
+__all__ = ["KroneckerStack", "LowRankKroneckerStack", "Stack"]
+
+
+class Stack(Operator):
+    """F = diag(F_1, ..., F_n): the e-th of n equal parts of the rows of Δ has the curvature F_e.
+
+    Its tensors are those of its parts with one more dimension, the first.
+
+    Attributes:
+        part: What each F_e is.
+    """
+
+    part: ClassVar[type[Products]]
+
+    @classmethod
+    def of(cls, parts: Sequence[Operator]) -> Self:
+        """Stack curvatures of equal shapes, each of the kind :attr:`part`."""
+        states = [part.state() for part in parts]
+        return cls.from_state({n: torch.stack([s[n] for s in states]) for n in cls.tensor_names})
+
+    @property
+    def parts(self) -> list[Products]:
+        """F_1, ..., F_n."""
+        return [self.part(*tensors) for tensors in zip(*self.state().values(), strict=True)]
+
+    @override
+    def apply(self, delta: Tensor) -> Tensor:
+        """Return F_e Δ_e of every part, all parts at once."""
+        state = self.state()
+        own = delta.reshape(len(next(iter(state.values()))), -1, delta.shape[1])
+        product: Tensor = torch.vmap(lambda s, d: self.part.from_state(s).apply(d))(state, own)
+        return product.reshape(delta.shape)
+
+    @override
+    def damped(self, epsilon: float) -> Self:
+        """Damp each part by its own size: one that no example went through stays 0."""
+        return self._each(lambda part: part.damped(epsilon))
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return self._each(lambda part: part.scaled(weight))
+
+    def __add__(self, other: Operator) -> Operator:
+        """Return the sum, part by part; no product is merged."""
+        if not isinstance(other, Stack):
+            return super().__add__(other)
+        pairs = zip(self.parts, other.parts, strict=True)
+        return KroneckerStack.of([one + two for one, two in pairs])
+
+    @override
+    def inner(self, other: Operator, shape: tuple[int, int]) -> Tensor:
+        if not isinstance(other, Stack):
+            return super().inner(other, shape)
+        own = self._shape(shape)
+        pairs = zip(self.parts, other.parts, strict=True)
+        return torch.stack([one.inner(two, own) for one, two in pairs]).sum()
+
+    @override
+    def diagonal_in(self, basis: Eigenbasis) -> Tensor:
+        if basis.U_G is not None:
+            return super().diagonal_in(basis)
+        parts = self.parts
+        values = basis.values.reshape(len(parts), -1, basis.values.shape[1])
+        of_parts = (Eigenbasis(own, basis.U_A) for own in values)
+        return torch.cat([p.diagonal_in(b) for p, b in zip(parts, of_parts, strict=True)])
+
+    @override
+    def trace(self, shape: tuple[int, int]) -> Tensor:
+        own = self._shape(shape)
+        return torch.stack([part.trace(own) for part in self.parts]).sum()
+
+    @override
+    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
+        own = self._shape(shape)
+        found = [values for p in self.parts if (values := p.spectrum(own)) is not None]
+        return torch.cat(found) if len(found) == len(self.parts) else None
+
+    @override
+    def input_moment(self) -> Tensor | None:
+        """Return Σ_e Σ_s tr(G_es) A_es: what all parts know of their inputs."""
+        terms = [term for part in self.parts for term in part.kronecker_terms()]
+        return KroneckerSum.of(terms).input_moment()
+
+    @override
+    def cost(self, shape: tuple[int, int]) -> int:
+        return sum(part.cost(self._shape(shape)) for part in self.parts)
+
+    @override
+    def problems(self, shape: tuple[int, int]) -> list[str]:
+        """Say what is wrong, of the first part in which anything is."""
+        state, (q, p) = self.state(), shape
+        counts = {len(tensor) if tensor.ndim else 0 for tensor in state.values()}
+        if len(counts) > 1 or 0 in counts or q % (n := max(counts)):
+            found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
+            names = " and ".join(state)
+            return [f"{names} have no common number of parts that {q} rows fall into ({found})"]
+        for number, part in enumerate(self.parts):
+            if wrong := part.problems((q // n, p)):
+                return [f"{phrase} of part {number}" for phrase in wrong]
+        return []
+
+    @override
+    def _solved(self, b: Tensor) -> tuple[Tensor, int]:
+        parts = self.parts
+        own = b.reshape(len(parts), -1, b.shape[1])
+        solved = [part._solved(rows) for part, rows in zip(parts, own, strict=True)]
+        return torch.cat([x for x, _ in solved]), max(steps for _, steps in solved)
+
+    def _each(self, change: Callable[[Products], Products]) -> Self:
+        """Change all parts at once."""
+        changed = torch.vmap(lambda state: change(self.part.from_state(state)).state())
+        return self.from_state(changed(self.state()))
+
+    def _shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        return shape[0] // len(next(iter(self.state().values()))), shape[1]
+
+
+class KroneckerStack(Stack):
+    """F_e = Σ_s G_es ⊗ A_es of each part e: one product of a task, several of merged ones.
+
+    Args:
+        A: Input factors, shape [n, r, p, p].
+        G: Output factors, shape [n, r, q/n, q/n].
+    """
+
+    kind = "kronecker_stack"
+    part = KroneckerSum
+    tensor_names = factor_names = ("A", "G")
+    input_names = ("A",)
+
+    def __init__(self, A: Tensor, G: Tensor) -> None:
+        self.A = A
+        self.G = G
+
+
+class LowRankKroneckerStack(Stack):
+    """F_e as in :class:`KroneckerStack`, each factor U Uᵀ + diag(d).
+
+    Args:
+        A_U: Shape [n, r, p, k].
+        A_d: Shape [n, r, p].
+        G_U: Shape [n, r, q/n, l].
+        G_d: Shape [n, r, q/n].
+    """
+
+    kind = "low_rank_kronecker_stack"
+    part = LowRankKroneckerSum
+    tensor_names = ("A_U", "A_d", "G_U", "G_d")
+    input_names = ("A_U", "A_d")
+
+    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
+        self.A_U = A_U
+        self.A_d = A_d
+        self.G_U = G_U
+        self.G_d = G_d
