@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import torch
 from tqdm.auto import tqdm
@@ -14,6 +13,7 @@ from ..errors import CurvatureError, PriorError
 from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import compounded
+from .schema import is_meant
 
 __all__ = ["compressed_parts", "parts_without"]
 
@@ -48,7 +48,7 @@ def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
     missed = dict.fromkeys(patterns)
     for block in prior.curvature.blocks:
         names = (block.name, *block.shapes)
-        matched = [p for p in patterns if any(fnmatchcase(name, p) for name in names)]
+        matched = [p for p in patterns if any(is_meant(name, p) for name in names)]
         (out if matched else left).append(block)
         for pattern in matched:
             missed.pop(pattern, None)

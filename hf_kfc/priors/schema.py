@@ -21,6 +21,7 @@ __all__ = [
     "FileEntry",
     "Outline",
     "entries_of",
+    "is_meant",
     "part_of",
     "tensors_of",
 ]
@@ -110,16 +111,21 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
     if outline is None or problems:
         raise PriorError("; ".join([*wrong, *problems]))
     for pattern in layers:
-        if not any(fnmatchcase(entry.name, pattern) for entry in entries):
+        if not any(is_meant(entry.name, pattern) for entry in entries):
             names = ", ".join(entry.name for entry in entries)
             raise PriorError(f"no block is called '{pattern}'; there are {names}")
-    stay = [any(fnmatchcase(entry.name, pattern) for pattern in layers) for entry in entries]
+    stay = [any(is_meant(entry.name, pattern) for pattern in layers) for entry in entries]
     ignored = set(outline.ignored).union(
         *(entry.parameters for entry, stays in zip(entries, stay, strict=True) if not stays)
     )
     blocks = [values for values, stays in zip(outline.blocks, stay, strict=True) if stays]
     part = {**config, "blocks": blocks, "ignored": sorted(ignored)}
     return part | {"probes": None} if "probes" in part else part
+
+
+def is_meant(name: str, pattern: str) -> bool:
+    """Whether a pattern means a block or a parameter: its name, or a module that it is in."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
 def tensors_of(config: Mapping[str, Any]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -27,8 +27,10 @@ class Strengths(list[float]):
     A hyperparameter search casts what it suggests to the type of the former value.
     """
 
-    def __init__(self, values: Iterable[float] | float = ()) -> None:
-        super().__init__(values if isinstance(values, Iterable) else [values])
+    def __init__(self, values: Any = ()) -> None:
+        values = _plain(values)
+        is_one = isinstance(values, str | Mapping) or not isinstance(values, Iterable)
+        super().__init__(map(_plain, [values] if is_one else values))
 
 
 @dataclass
@@ -130,6 +132,8 @@ class PenaltySettings:
     )
 
     def __post_init__(self) -> None:
+        for own in fields(self):
+            setattr(self, own.name, _plain(getattr(self, own.name)))
         if self.strengths is not None:
             self.strengths = Strengths(self.strengths)
         for name, is_right, wanted in (
@@ -140,6 +144,7 @@ class PenaltySettings:
                 _is_size(self.probe_temperature) and 0.1 <= self.probe_temperature <= 10,
                 "a number from 0.1 to 10",
             ),
+            ("penalty_every", _is_count(self.penalty_every, 1), "a whole number ≥ 1"),
             ("probe_batch_size", _is_count(self.probe_batch_size, 1), "a whole number ≥ 1"),
             ("probe_every", _is_count(self.probe_every, 1), "a whole number ≥ 1"),
             (
@@ -158,11 +163,6 @@ class PenaltySettings:
                 "penalty_dtype",
                 self.penalty_dtype in PENALTY_DTYPES,
                 "one of " + ", ".join(PENALTY_DTYPES),
-            ),
-            (
-                "penalty_every",
-                _is_size(self.penalty_every) and self.penalty_every >= 1,
-                "a number ≥ 1",
             ),
             ("added_rows", _are_patterns(self.added_rows), "a list of patterns"),
         ):
@@ -280,6 +280,11 @@ class ConsolidationConfig(PenaltySettings):
                 f"{file} is no {cls.__name__}: unknown {unknown!r:.200}; remove it or update hf_kfc"
             )
         return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or an array of numpy or torch as Python's, which JSON takes."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _is_size(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -87,10 +87,11 @@ def refuse_compiled(model: Any) -> None:
 
 
 def as_priors(given: Any) -> list[ConsolidationPrior]:
-    """Take one prior for a list, and read those that are given by their place."""
-    is_one = isinstance(given, ConsolidationPrior | str | Path)
+    """Take one prior for a list, and none for an empty one; read those given by their place."""
+    given = () if given is None else given
+    is_many = isinstance(given, Iterable) and not isinstance(given, str | Mapping)
     priors = []
-    for prior in [given] if is_one else given:
+    for prior in given if is_many else [given]:
         if isinstance(prior, str | Path):
             priors.append(ConsolidationPrior.from_pretrained(prior))
         elif isinstance(prior, ConsolidationPrior):

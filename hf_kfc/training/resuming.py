@@ -35,7 +35,7 @@ PLAIN: dict[str, Any] = {
     "probes": [],
 }
 """The identity of a run that is plain fine-tuning."""
-_OF_ORDER = ("data", "seed")
+_OF_ORDER = ("data", "seed", "sampling")
 """What says which examples come next; checkpoints from before version 0.2 do not tell it."""
 _MOST_READ = 32
 """Examples of a data set that are looked at."""
@@ -124,11 +124,18 @@ def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Pa
     """
     if not state_file.is_file():
         return  # the Trainer says what is wrong with the checkpoint
-    kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
     name = ConsolidationState.__name__
-    saved = kept.get(name) or kept.get(f"_{name}", {})  # before version 0.2
-    was = plain | saved.get("attributes", {}).get("identity", {})
-    one, two = _without_sources(was), _without_sources(identity)
+    try:
+        kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
+        saved = kept.get(name) or kept.get(f"_{name}", {})  # before version 0.2
+        was = plain | saved.get("attributes", {}).get("identity", {})
+        one, two = _without_sources(was), _without_sources(identity)
+        tasks = ", ".join(prior["task"] for prior in was["priors"])
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
+        raise ConsolidationError(
+            f"{state_file} is damaged ({type(error).__name__}: {error}); resume from another "
+            "checkpoint or start anew"
+        ) from None
     for name in _OF_ORDER:
         if one.get(name) is None or two.get(name) is None:
             one.pop(name, None), two.pop(name, None)
@@ -142,15 +149,14 @@ def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Pa
             size,
         )
     if other := [name for name in one | two if one.get(name) != two.get(name)]:
-        tasks = [prior["task"] for prior in was["priors"]]
         raise ConsolidationError(
             f"{state_file.parent} was started with other {', '.join(other)} (priors of: "
-            f"{', '.join(tasks) or 'none'}); resume with the same ones or start anew"
+            f"{tasks or 'none'}); resume with the same ones or start anew"
         )
 
 
 def order_of(trainer: Trainer) -> dict[str, Any]:
-    """Return what says which examples come next: data, seed and the size of a step.
+    """Return what says which examples come next: data, seed, sampling and the size of a step.
 
     Of the data set are read its length and up to 32 examples at equal distances; one whose
     examples change from reading to reading tells its length alone.
@@ -161,7 +167,12 @@ def order_of(trainer: Trainer) -> dict[str, Any]:
     args, data = trainer.args, trainer.train_dataset
     seed = args.seed if args.data_seed is None else args.data_seed
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {"data": _fingerprint(data, seed), "seed": [args.seed, seed], "step_size": size}
+    return {
+        "data": _fingerprint(data, seed),
+        "seed": [args.seed, seed],
+        "sampling": str(args.train_sampling_strategy),
+        "step_size": size,
+    }
 
 
 def _fingerprint(data: Any, seed: int) -> str | None:

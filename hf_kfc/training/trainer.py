@@ -88,13 +88,21 @@ class ConsolidationMixin(_Base):
     def __init__(
         self,
         *args: Any,
-        priors: Sequence[ConsolidationPrior | str | Path] | ConsolidationPrior | str | Path = (),
+        priors: Sequence[ConsolidationPrior | str | Path]
+        | ConsolidationPrior
+        | str
+        | Path
+        | None = (),
         probes: Probes | Sequence[Probes] = (),
         probe_collator: Collator | None = None,
         probe_forward: Forward | None = None,
         consolidation: ConsolidationConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(consolidation, ConsolidationConfig | None):
+            raise ConsolidationError(
+                f"`consolidation` is a {type(consolidation).__name__}; give a ConsolidationConfig"
+            )
         self._consolidation = consolidation
         super().__init__(*args, **kwargs)
         if consolidation is not None and isinstance(self.args, ConsolidationArguments):
@@ -327,7 +335,7 @@ class ConsolidationMixin(_Base):
         config, model = self.consolidation, self._plain_model()
         if config.strengths is not None:
             strengths_for(config.strengths, self.priors)
-        else:  # what has none is to be said now, and labels are counted when they are asked for
+        elif self.train_dataset is not None:  # said now; labels are counted when asked for
             for prior in self.priors:
                 bayesian_strength(prior, self._new_labels.examples)
         for prior in self.priors:

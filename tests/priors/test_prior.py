@@ -424,6 +424,8 @@ def test_blocks_are_named_by_their_parameters_too() -> None:
     for patterns in ("query", "query.weight", ["query.bias"], ["qu?ry*"], ("query", "query.*")):
         assert made.without(patterns).fingerprint == made.without("query").fingerprint
     assert made.without([]).fingerprint == made.fingerprint
+    single = ConsolidationPrior.l2(model(), task="old")  # a block for each parameter
+    assert {*single.without("query").curvature.ignored} == {"query.weight", "query.bias"}
 
 
 def test_what_a_prior_cannot_be_without() -> None:

@@ -329,7 +329,7 @@ def l2_prior_without_strength(work):
     return work.tier2()
 
 
-@bad(r"penalty_every 0 is not a number ≥ 1; correct `penalty_every`")
+@bad(r"penalty_every 0 is not a whole number ≥ 1; correct `penalty_every`")
 def penalty_in_no_step(work):
     return work.tier2("--penalty_every", "0")
 

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from hf_kfc.errors import ConsolidationError
@@ -33,23 +35,34 @@ def test_arguments_yield_one(tmp_path: Path) -> None:
     assert args.learning_rate == TrainingArguments(str(tmp_path)).learning_rate
 
 
-@pytest.mark.parametrize("strengths", [2, 2.0, [2.0], (2.0,)])
+@pytest.mark.parametrize(
+    "strengths",
+    [2, 2.0, [2.0], (2.0,), np.float32(2), np.array([2.0]), [np.float64(2)], torch.tensor(2.0)],
+)
 def test_one_number_is_a_strength(strengths: Any) -> None:
     config = ConsolidationConfig(strengths=strengths)
     assert config.strengths == [2.0]
-    assert asdict(config)["strengths"] == [2.0]
+    assert json.dumps(asdict(config)["strengths"]) in ("[2.0]", "[2]")
+
+
+def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
+    config = ConsolidationConfig(damping=np.float64(0.5), penalty_every=np.int64(2))  # type: ignore[arg-type]
+    config.save_pretrained(tmp_path)
+    assert ConsolidationConfig.from_pretrained(tmp_path) == config
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strengths": "high"}, "strength h is not a number"),
+        ({"strengths": "high"}, "strength high is not a number"),
+        ({"strengths": {"old": 1.0}}, "strength {'old': 1.0} is not a number"),
         ({"strengths": [True]}, "strength True is not a number"),
         ({"strengths": -1.0}, r"strength -1\.0 is not a number ≥ 0; correct `strengths`"),
         ({"damping": "0.1"}, r"damping 0\.1 is not a number ≥ 0"),
         ({"damping": float("inf")}, "damping inf is not"),
         ({"penalty_dtype": "float16"}, "penalty_dtype float16 is not one of float32, bfloat16"),
-        ({"penalty_every": 0.5}, "penalty_every 0.5 is not a number ≥ 1"),
+        ({"penalty_every": 0}, "penalty_every 0 is not a whole number ≥ 1"),
+        ({"penalty_every": 2.5}, "penalty_every 2.5 is not a whole number ≥ 1"),
         ({"probe_temperature": 0}, "probe_temperature 0 is not a number from 0.1 to 10"),
         ({"ignore": "classifier"}, "ignore 'classifier' is not a list of patterns"),
         ({"added_rows": [3]}, r"added_rows \[3\] is not a list of patterns"),

@@ -452,8 +452,11 @@ def test_one_prior_and_the_place_of_one(tmp_path: Path) -> None:
             classifier(), TrainingArguments(str(tmp_path)), priors=given, consolidation=config
         )
         assert [one.fingerprint for one in trainer.priors] == [prior.fingerprint]
-    with pytest.raises(ConsolidationError, match="`priors` holds a int; give ConsolidationPrior"):
-        ConsolidationTrainer(classifier(), TrainingArguments(str(tmp_path)), priors=[3])  # type: ignore[list-item]
+    for wrong, kind in (([3], "int"), (3, "int"), ({"old": prior}, "dict")):
+        with pytest.raises(ConsolidationError, match=f"`priors` holds a {kind}; give Consolida"):
+            ConsolidationTrainer(classifier(), TrainingArguments(str(tmp_path)), priors=wrong)  # type: ignore[arg-type]
+    plain = ConsolidationTrainer(classifier(), TrainingArguments(str(tmp_path)), priors=None)
+    assert plain.priors == []
 
 
 def test_settings_stand_in_one_place(tmp_path: Path) -> None:
@@ -462,6 +465,12 @@ def test_settings_stand_in_one_place(tmp_path: Path) -> None:
             classifier(),
             ConsolidationArguments(str(tmp_path)),
             consolidation=ConsolidationConfig(),
+        )
+    with pytest.raises(ConsolidationError, match="`consolidation` is a dict; give a Consolidation"):
+        ConsolidationTrainer(
+            classifier(),
+            TrainingArguments(str(tmp_path)),
+            consolidation={"strengths": 1.0},  # type: ignore[arg-type]
         )
 
 

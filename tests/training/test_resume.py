@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,10 @@ def test_refusals(
         ("data", {"train_dataset": make_examples(9)}),
         ("seed", {"seed": 7}),
         ("seed", {"data_seed": 7}),
+        ("sampling", {"train_sampling_strategy": "sequential"}),
         ("penalty_dtype", {"penalty_dtype": "bfloat16"}),
     ],
-    ids=["other_data", "one_less", "other_seed", "other_data_seed", "other_dtype"],
+    ids=["other_data", "one_less", "other_seed", "other_data_seed", "in_order", "other_dtype"],
 )
 def test_other_examples_to_come_are_refused(
     other: str, changes: dict[str, Any], finished: Any, tmp_path: Path
@@ -183,6 +185,26 @@ def test_other_examples_to_come_are_refused(
     trainer = make_trainer(tmp_path, priors(), **changes)
     with pytest.raises(ConsolidationError, match=rf"was started with other {other} \("):
         trainer.train(resume_from_checkpoint=str(checkpoint(finished, 3)))
+
+
+def with_identity(identity: dict[str, Any]) -> str:
+    attributes = {"attributes": {"identity": identity}}
+    return json.dumps({"stateful_callbacks": {"ConsolidationState": attributes}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "\udcff", "[]", '{"stateful_callbacks": []}', "[" * 10**5),
+        *map(with_identity, ({"priors": 3}, {"priors": [3]}, {"priors": [{}]}, {"priors": None})),
+    ],
+)
+def test_a_damaged_state_is_refused(text: str, finished: Any, tmp_path: Path) -> None:
+    damaged = tmp_path / "checkpoint-3"
+    shutil.copytree(checkpoint(finished, 3), damaged)
+    (damaged / "trainer_state.json").write_text(text, "utf-8", "surrogateescape")
+    with pytest.raises(ConsolidationError, match=r"trainer_state.json is damaged.*start anew"):
+        make_trainer(tmp_path, priors()).train(str(damaged))
 
 
 def test_other_sizes_of_a_step_are_told(

@@ -45,18 +45,18 @@ class Endless(IterableDataset[dict[str, Any]]):
             yield from DATA
 
 
-@pytest.mark.parametrize("train_dataset", [None, Endless()], ids=["no_data", "endless"])
-def test_no_bayesian_strength_without_a_number_of_examples(
-    train_dataset: Any, tmp_path: Path
-) -> None:
+def test_no_bayesian_strength_without_a_number_of_examples(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"train_dataset": Endless(), "strengths": None, "max_steps": 1}
     with pytest.raises(ConsolidationError, match="set `strengths`"):
-        make_trainer(
-            tmp_path,
-            [make_prior(ranking_cnn())],
-            train_dataset=train_dataset,
-            strengths=None,
-            max_steps=1,
-        )
+        make_trainer(tmp_path, [make_prior(ranking_cnn())], **changes)
+
+
+def test_who_only_evaluates_needs_no_strength(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"train_dataset": None, "strengths": None}
+    trainer = make_trainer(tmp_path, [make_prior(ranking_cnn())], **changes)
+    assert trainer.evaluate()["eval_loss"] > 0
+    with pytest.raises(ValueError, match="requires a train_dataset"):
+        trainer.train()
 
 
 def test_no_bayesian_strength_of_a_prior_without_data(tmp_path: Path) -> None:
