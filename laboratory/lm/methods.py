@@ -25,6 +25,7 @@ class LmMethod:
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         public: Share of public texts among those of probes and curvature.
         distilled: Weight of the KL on the new texts themselves; None for none.
+        mixed: Weight of the cross entropy of public texts among the new ones; None for none.
         adapter: What learns in the place of the parameters, see
             :data:`~laboratory.lm.adapters.ADAPTERS`; None for all of these.
         size: Of the adapter.
@@ -41,6 +42,7 @@ class LmMethod:
     temperature: float = 1.0
     public: float = 0.0
     distilled: float | None = None
+    mixed: float | None = None
     adapter: str | None = None
     size: float = 0.0
     rate: float = 1.0
@@ -108,6 +110,11 @@ LM_METHODS: Mapping[str, Part] = {
         "learning without forgetting (Li & Hoiem 2016): KL on the new texts; its weight",
         1.0,
         "distilled",
+    ),
+    "mixed": _part(
+        "public texts are learnt among the new ones, as many rows as of probes; their weight",
+        1.0,
+        "mixed",
     ),
     "lora": _adapter("lora", "a low-rank update alone (Hu et al. 2021), merged; its rank", 8),
     "corda": _adapter(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, DataCollatorForTokenClassification, PreTrainedModel
@@ -36,7 +36,7 @@ from ..ledger import Ledger
 from ..points import Point
 from .adapters import with_adapter
 from .arguments import LmArguments
-from .data import Domain, public_rows, read_domain
+from .data import Domain, Row, public_rows, read_domain
 from .evaluation import Evaluation
 from .methods import LmMethod
 from .models import load_model
@@ -163,6 +163,12 @@ class Stage:
         """Probes to learn with, and a quarter for the meter: texts that the anchor samples."""
         return self.sampled().split(0.25, self.seed)
 
+    @cached_property
+    def public(self) -> list[Row]:
+        """Rows of public texts."""
+        args = self.args
+        return public_rows(Path(args.data_dir), self.tokenizer, length=args.length, seed=self.seed)
+
     def sampled(self, temperature: float = 1.0) -> Probes:
         """Return texts that the anchor samples, with its outputs on them.
 
@@ -198,18 +204,15 @@ class Stage:
             probes = self.sampled(method.temperature).split(0.25, self.seed)[0]
         if not method.public:
             return probes
-        args, taken = self.args, round(method.public * len(probes))
-        public = public_rows(
-            Path(args.data_dir), self.tokenizer, length=args.length, seed=self.seed
-        )[:taken]
-        rows = [*public, *probes.rows[: len(probes) - taken]]
+        taken = round(method.public * len(probes))
+        rows = [*self.public[:taken], *probes.rows[: len(probes) - taken]]
         random.Random(self.seed).shuffle(rows)
         with self._precision():
             return Probes.from_dataset(
                 self.anchor,
                 [{"input_ids": row["input_ids"]} for row in rows],
                 pad_tokens,
-                top_k=args.top_k,
+                top_k=self.args.top_k,
                 source="public",
             )
 
@@ -237,14 +240,14 @@ class Stage:
         prior.save_pretrained(folder)
         return prior
 
-    def trainer(self, method: LmMethod, model: nn.Module) -> Distilling:
+    def trainer(self, method: LmMethod, model: nn.Module) -> Rival:
         """Return what trains a model.
 
         Args:
             method: How.
             model: At the anchor, maybe with an adapter.
         """
-        return Distilling(
+        return Rival(
             model,
             self._arguments(method),
             priors=[] if method.curvature is None else [self.prior(method)],
@@ -252,7 +255,9 @@ class Stage:
             train_dataset=self.domain.train[: self.args.steps * self.args.batch_size],
             data_collator=self.collator,
             teacher=self.anchor if method.distilled else None,
-            weight=method.distilled or 0.0,
+            weight=method.distilled or method.mixed or 0.0,
+            texts=self.public[: len(self.probes[0])] if method.mixed else (),
+            rows=method.rows or self.args.probe_batch_size,
         )
 
     def _learn(self, method: LmMethod) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -306,26 +311,35 @@ class Stage:
         return torch.autocast(self.anchor.device.type, torch.bfloat16, enabled=is_mixed)
 
 
-class Distilling(ConsolidationTrainer):
-    """Learning without forgetting: KL to a teacher on the new texts themselves, beside the loss.
+class Rival(ConsolidationTrainer):
+    """What others add to the loss: a KL on the new texts themselves, or what public texts cost.
 
     Args:
         args: Of the trainer.
-        teacher: The model before; None for no such term.
-        weight: Of the KL, a mean over the positions that are read.
+        teacher: The model before, of learning without forgetting; None for no such term.
+        texts: Rows of public texts that are learnt among the new ones.
+        rows: Of these in a step, which begins anew after the last.
+        weight: Of the term, a mean over the positions that are read.
         kwargs: Of the trainer.
     """
 
     def __init__(
-        self, *args: Any, teacher: nn.Module | None = None, weight: float = 0.0, **kwargs: Any
+        self,
+        *args: Any,
+        teacher: nn.Module | None = None,
+        texts: Sequence[Row] = (),
+        rows: int = 1,
+        weight: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.teacher, self.weight = teacher, weight
+        self.texts, self.rows = texts, rows
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Return the loss and the KL together.
+        """Return the loss and the term together.
 
         Args:
             model: The model.
@@ -333,8 +347,11 @@ class Distilling(ConsolidationTrainer):
             args: As in the Trainer.
             kwargs: As in the Trainer.
         """
-        if self.teacher is None or not model.training:
+        if not model.training or (self.teacher is None and not self.texts):
             return super().compute_loss(model, inputs, *args, **kwargs)
+        if self.teacher is None:
+            loss = cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))
+            return loss + self.weight * model(**self._next_texts(loss.device)).loss
         kwargs["return_outputs"] = True
         mask, read = inputs["attention_mask"].bool(), dict(inputs)
         loss, outputs = super().compute_loss(model, inputs, *args, **kwargs)
@@ -343,3 +360,9 @@ class Distilling(ConsolidationTrainer):
             old = log_softmax(self.teacher.train(False)(**read).logits[mask].float(), -1)
         new = log_softmax(outputs.logits[mask].float(), -1)
         return loss + self.weight * kl_div(new, old, reduction="batchmean", log_target=True)
+
+    def _next_texts(self, device: torch.device) -> dict[str, Tensor]:
+        first = self.state.global_step * self.rows
+        rows = [self.texts[place % len(self.texts)] for place in range(first, first + self.rows)]
+        batch: dict[str, Tensor] = self.data_collator(rows)
+        return {name: value.to(device) for name, value in batch.items()}

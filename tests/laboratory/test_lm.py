@@ -148,6 +148,25 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
         empty.learnt_from(LmMethod.parse("probes:1+public"))
 
 
+def test_public_texts_are_learnt_among_the_new_ones(data, model, tmp_path):
+    """As many rows as of probes, one after another and from the first again."""
+    stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
+    trainer = stage.trainer(LmMethod.parse("mixed:3"), stage.anchor)
+    assert not trainer.priors
+    assert not trainer.probes
+    batch, texts = stage.collator(stage.domain.train[:4]), stage.public[:18]
+    for step in (0, 10):  # 18 rows in nine steps
+        trainer.state.global_step, first = step, 2 * step % 18
+        stage.anchor.train()
+        found = trainer.compute_loss(stage.anchor, dict(batch))
+        with torch.no_grad():
+            own = stage.anchor(**batch).loss
+            public = stage.anchor(**stage.collator(texts[first : first + 2])).loss
+        assert found.item() == pytest.approx((own + 3 * public).item(), rel=1e-5)
+        stage.anchor.eval()
+        assert trainer.compute_loss(stage.anchor, dict(batch)).item() == pytest.approx(own.item())
+
+
 def test_questions_are_learnt_after_their_prompts_and_answered(data, model, tmp_path):
     args = arguments(data, model, tmp_path / "r.jsonl", domain="gsm8k", length=96, answers=2)
     stage = Stage(args, 0)
