@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..curvature import default_forward
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..priors.files import refuse_other_files
-from ..probes import Probes, pad_tokens
+from ..probes import Probes, pad_tokens, unlabelled_forward
 from .examples import load_examples, prepare
 from .formats import Choices, Prepared
 from .loading import load_model, load_tokenizer
@@ -74,7 +75,12 @@ def _examples(
     if options.dataset:
         choices = Choices(options.text_columns, options.label_column, options.max_length)
         dataset = load_examples(options.dataset, options.config, options.split)
-        return prepare(dataset, model, tokenizer, choices), None
+        prepared = prepare(dataset, model, tokenizer, choices)
+        return prepared, _probes_of(prepared, model, options) if options.probes else None
+    if options.probes:
+        raise ConsolidationError(
+            "--probes is a number of a --dataset's examples; of --generate all texts are probes"
+        )
     probes = Probes.generate(
         model,
         tokenizer,
@@ -84,6 +90,19 @@ def _examples(
     )
     texts = datasets.Dataset.from_list([dict(row) for row in probes.rows])
     return Prepared(texts, _next_tokens), probes
+
+
+def _probes_of(prepared: Prepared, model: PreTrainedModel, options: argparse.Namespace) -> Probes:
+    is_default = prepared.forward is default_forward
+    return Probes.from_dataset(
+        model,
+        prepared.dataset,
+        prepared.data_collator,
+        max_probes=options.probes,
+        forward=unlabelled_forward if is_default else prepared.forward,
+        source=Path(options.dataset).stem,
+        seed=options.curvature_seed,
+    )
 
 
 def _next_tokens(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -33,13 +33,21 @@ def estimate(parser: ArgumentParser) -> None:
     names are found. An estimate that was killed goes on where it was when it is called again.
 
     With --generate nothing of what a causal language model was trained on is needed: it writes
-    texts of its own, whose curvature is estimated and which the prior carries as probes.
+    texts of its own, whose curvature is estimated and which the prior carries as probes. Public
+    texts are better ones, if there are any of its kind: give them as DATASET, with --probes.
     """
     parser.add_argument("--model", required=True, help="The model, with its tokenizer.")
     learnt = parser.add_mutually_exclusive_group(required=True)
     learnt.add_argument("--dataset", help="What it has learnt.")
     learnt.add_argument(
         "--generate", metavar="N", type=_count, help="How many texts it writes instead."
+    )
+    parser.add_argument(
+        "--probes",
+        metavar="N",
+        type=_count,
+        help="Of how many examples the prior keeps what the model says, and the examples: of a "
+        "DATASET that anyone may have.",
     )
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument("--output", metavar="DIR", type=Path, help="The folder to write.")

@@ -232,6 +232,31 @@ def test_a_ranker_through_its_plugin(tier, run, tmp_path):
     )
 
 
+def test_examples_that_anyone_may_have_are_probes(saved, run, tier, tmp_path):
+    """Of a language model, a classifier and a ranker; the curvature is of all examples."""
+    tokenizer = tokenizer_of()
+    writer = saved(gpt2(tokenizer), tokenizer)
+    (tmp_path / "books.txt").write_text("\n".join(TEXTS))
+    encoded = {tuple(tokenizer(text)["input_ids"]) for text in TEXTS}
+    for model, dataset, end, name in (
+        (writer, tmp_path / "books.txt", (), "books"),
+        (tier.model, tier.members, ("--max_length", 64), tier.members.stem),
+    ):
+        output = tmp_path / f"{name}-prior"
+        words = ("estimate", "--model", model, "--dataset", dataset, "--probes", 3, *end)
+        result = run(*words, "--output", output)
+        assert result.status == 0, result.err
+        prior = ConsolidationPrior.from_pretrained(output)
+        assert (len(prior.probes), prior.probes.provenance.name) == (3, name)
+        assert prior.curvature.num_examples > 3
+        assert "labels" not in prior.probes.rows.columns
+        if model == writer:
+            assert {tuple(row["input_ids"]) for row in prior.probes.rows} < encoded
+    both = run("estimate", "--model", writer, "--generate", 2, "--probes", 2, "--output", "p")
+    assert both.status == 1
+    assert "of --generate all texts are probes" in both.err
+
+
 def test_encoded_examples_are_taken_as_they_are(saved, run, tmp_path):
     tokenizer = tokenizer_of()
     model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
