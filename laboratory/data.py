@@ -40,18 +40,15 @@ class ProbeKind(NamedTuple):
         min_documents: In how many documents mentions must consist of words that are names too; None
             for the ontology's own names alone.
         with_contexts: Half of the mentions stand among words that stand in ten documents.
-        random_share: Of the candidates; see :func:`~hf_kfc.ranking.ontology_examples`.
     """
 
     min_documents: int | None
     with_contexts: bool = False
-    random_share: float = 0.0
 
 
 PROBE_KINDS: Mapping[str, ProbeKind] = {
     "names": ProbeKind(10),
     "texts": ProbeKind(10, with_contexts=True),
-    "mixed": ProbeKind(10, with_contexts=True, random_share=0.3),
     "own_names": ProbeKind(None),
     "aliases": ProbeKind(1),
 }
@@ -99,7 +96,6 @@ class Names:
             retrieval=self._builder.config.retrieval,
             num_candidates=self._builder.config.num_candidates,
             max_length=self._max_length,
-            random_share=kind.random_share,
             contexts=contexts_of(own, count=3000, seed=seed) if kind.with_contexts else (),
             seed=seed,
         )

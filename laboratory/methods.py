@@ -217,12 +217,6 @@ METHODS: Mapping[str, Part] = {
         1.0,
         _WEIGHT,
     ),
-    "mixed_probes": Part(
-        "likewise, with three of ten candidates drawn at random",
-        _probes("mixed"),
-        1.0,
-        _WEIGHT,
-    ),
     "own_probes": Part(
         "likewise, the ontology's own names alone", _probes("own_names"), 1.0, _WEIGHT
     ),

@@ -162,7 +162,6 @@ def ontology_examples(
     num_candidates: int = 10,
     max_length: int = 96,
     drop_share: float = 0.5,
-    random_share: float = 0.0,
     contexts: Sequence[tuple[str, str]] = (),
     seed: int = 0,
 ) -> tuple[list[dict[str, Any]], Source]:
@@ -186,8 +185,6 @@ def ontology_examples(
         num_candidates: Candidates of each, as the old task had them.
         max_length: The most tokens of text and candidate name together, likewise.
         drop_share: Share of the mentions that lack a word of the name, if it has several.
-        random_share: Share of the candidates in whose place concepts stand that are drawn as those
-            of mentions are.
         contexts: Pairs (left, right) of words that may stand around a mention, drawn alike, as of
             :func:`contexts_of`. Without any a mention stands alone.
         seed: Of all that is drawn.
@@ -208,11 +205,8 @@ def ontology_examples(
     rows = []
     found = retriever.search(mentions, num_candidates)
     for number, (mention, hits) in enumerate(zip(mentions, found, strict=True)):
-        candidates = [hit.position for hit in hits]
-        if random_share:
-            candidates = _mixed(candidates, positions, random_share, draw)
-        draw.shuffle(candidates)
-        concepts = [ontology[position] for position in candidates]
+        concepts = [ontology[hit.position] for hit in hits]
+        draw.shuffle(concepts)
         left, right = draw.choice(contexts) if contexts else ("", "")
         rows.append(_row(number, left, mention, right, concepts))
     texts = {text for row in rows for text in (row["mention"], *row["candidate_names"])}
@@ -227,7 +221,6 @@ def ontology_examples(
         "num_candidates": num_candidates,
         "max_length": max_length,
         "drop_share": drop_share,
-        "random_share": random_share,
         "contexts": len(contexts),
         "seed": seed,
     }
@@ -347,16 +340,6 @@ def _mention(concept: Concept, drop_share: float, draw: random.Random) -> str:
     if len(words) > 1 and draw.random() < drop_share:
         del words[draw.randrange(len(words))]
     return " ".join(words)
-
-
-def _mixed(
-    found: Sequence[int], others: Sequence[int], share: float, draw: random.Random
-) -> list[int]:
-    """Put others in the place of a share of the concepts found, as far as there are any."""
-    wanted = round(share * len(found))
-    new = dict.fromkeys(draw.choices(others, k=4 * wanted))
-    strangers = [position for position in new if position not in found][:wanted]
-    return [*draw.sample(found, len(found) - len(strangers)), *strangers]
 
 
 def _row(

@@ -21,7 +21,7 @@ __all__ = [
 GROUPS = {
     "no method": ("none",),
     "priors only": ("l2", "ewc", "kfc", "ekfac", "paper_ewc", "paper_kfc"),
-    "probes": ("probes", "text_probes", "mixed_probes", "own_probes", "alias_probes"),
+    "probes": ("probes", "text_probes", "own_probes", "alias_probes"),
     "learning rate": ("lr_control", "lower_lr", "late_decay"),
     "rehearsal and replay (needs old data)": ("replay", "rehearsal", "rehearsal_growing"),
     "combinations": (),

@@ -76,26 +76,6 @@ def test_the_candidates_are_what_retrieval_finds_in_another_order(tokenizer):
     assert orders == {0, 1, 2}
 
 
-def test_a_share_of_the_candidates_are_other_concepts(tokenizer):
-    """As many, each once, and drawn as those of mentions are; without others all stay."""
-    names = {concept.name for concept in CONCEPTS}
-    plain = made(tokenizer, drop_share=0, num_candidates=4)
-    mixed = made(tokenizer, drop_share=0, num_candidates=4, random_share=0.5)
-    changed = 0
-    for before, after in zip(plain, mixed, strict=True):
-        found, shown = (texts(tokenizer, example)[3] for example in (before, after))
-        assert len(set(shown)) == len(found)
-        assert set(shown) <= names
-        assert len(set(shown) - set(found)) <= 2
-        changed += set(shown) != set(found)
-    assert changed
-    only = {CONCEPTS[0].id: 1}
-    alone = made(tokenizer, drop_share=0, num_candidates=4, random_share=0.5, weights=only)
-    same = made(tokenizer, drop_share=0, num_candidates=4, weights=only)
-    for one, other in zip(alone, same, strict=True):
-        assert len(one["input_ids"]) == len(other["input_ids"])
-
-
 def test_examples_have_no_labels_and_follow_from_the_seed(tokenizer):
     first = made(tokenizer, seed=1)
     assert set(first[0]) == {"input_ids", "token_type_ids"}
