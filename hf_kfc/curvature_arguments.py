@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Integral
+from typing import Any
 
 from .errors import CurvatureError
 
@@ -142,11 +144,13 @@ class CurvatureArguments:
             value = getattr(self, name)
             if value not in tuple(kinds):
                 raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
-        for name in ("max_curvature_examples", "curvature_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CurvatureError(f"{name} is {value}; give a positive number")
-        for name in ("min_token_examples", "unknown_token_id"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise CurvatureError(f"{name} is {value}; give at least 0")
+        least = {"max_curvature_examples": 1, "curvature_batch_size": 1}
+        for name, low in (least | {"min_token_examples": 0, "unknown_token_id": 0}).items():
+            given: Any = getattr(self, name)
+            if given is None and name in ("max_curvature_examples", "unknown_token_id"):
+                continue
+            if given is True or not isinstance(given, Integral) or int(given) < low:
+                raise CurvatureError(f"{name} is {given}; give a whole number of at least {low}")
+        ignore: Any = self.ignore
+        if isinstance(ignore, str) or not isinstance(ignore, Sequence):
+            raise CurvatureError(f"ignore is {ignore!r}; give a list of patterns")

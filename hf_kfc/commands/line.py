@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_LONGEST = 990  # characters of an error, which stands on a line of less than 1,000
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``hf-kfc``.
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report: Report = command(options)
     # OSError: a full disk, or the Hub's answer; ModuleNotFoundError: an extra is not installed.
     except (HfKfcError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {printable(error, 999)}", file=sys.stderr)  # noqa: T201
+        print(f"error: {printable(error, _LONGEST)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
     as_json = json.dumps(report.values, indent=2, allow_nan=False)
     print(as_json if options.json else report.text)  # noqa: T201

@@ -36,7 +36,12 @@ def refuse_other_data(dataset: Any) -> None:
             f"a {kind} is a stream, and curvature needs examples by index; give a data set with a "
             "length, for example datasets.Dataset.from_list(list(stream.take(1000)))"
         )
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+    if hasattr(dataset, "iloc"):
+        raise CurvatureError(
+            f"a {kind} has columns by name; give datasets.Dataset.from_pandas(...) of it"
+        )
+    has_items = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not has_items or isinstance(dataset, str):
         raise CurvatureError(
             f"a {kind} has no examples by index; give a data set with a length and items"
         )
@@ -65,8 +70,19 @@ class Collate:
         self._strips: bool | None = None
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Make one batch; what a collator takes out of the examples is in them afterwards."""
-        return {n: v for n, v in self._collated(rows).items() if self._is_read(n, v)}
+        """Make one batch; what a collator takes out of the examples is in them afterwards.
+
+        Raises:
+            CurvatureError: It is none of tensors by name.
+        """
+        batch = self._collated(rows)
+        tensors = isinstance(batch, Mapping) and [isinstance(v, Tensor) for v in batch.values()]
+        if not tensors or not any(tensors):
+            raise CurvatureError(
+                f"the collator makes a {type(batch).__name__} without tensors by name; let it "
+                "return some, as transformers.default_data_collator does"
+            )
+        return {n: v for n, v in batch.items() if self._is_read(n, v)}
 
     def _collated(self, rows: Sequence[Any]) -> Mapping[str, Any]:
         if self._strips:

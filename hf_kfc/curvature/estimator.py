@@ -134,7 +134,7 @@ def estimate_curvature(
         dict(found.without_rule),
     )
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    with frozen(model):
+    with torch.inference_mode(False), frozen(model):
         while True:
             try:
                 curvature = run.estimate(found.ignored, folder, checkpoint_seconds)

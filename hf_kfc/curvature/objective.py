@@ -121,10 +121,12 @@ def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Ou
         outputs: Of :func:`default_forward` on the batch.
 
     Raises:
-        CurvatureError: Its gradient at the logits is no multiple of that of the family's loss, for
-            an example or for all of them together: CTC, for example, weights of classes, smoothed
-            labels, or labels at padding that the loss leaves out.
+        CurvatureError: A label is no class, or its gradient at the logits is no multiple of that
+            of the family's loss, for an example or for all of them together: CTC, for example,
+            weights of classes, smoothed labels, or labels at padding that the loss leaves out.
     """
+    if outputs.family is Family.CATEGORICAL:
+        _refuse_classes(outputs.labels, outputs.logits.shape[-1])
     if not _computes_loss(model, batch):
         return
     _compare_losses(model, batch, outputs)
@@ -250,9 +252,21 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
             raise
         without = {name: value for name, value in inputs.items() if name != "labels"}
         logits = getattr(model(**without), "logits", None)
+        if logits is not None and logits.shape[:-1] == labels.shape:
+            _refuse_classes(labels, logits.shape[-1])
         if logits is None or not _are_whole_numbers_for_scores(logits.shape, labels):
             raise
         _refuse_shapes(model, logits.shape, labels)
+
+
+def _refuse_classes(labels: Tensor, classes: int) -> None:
+    """Refuse labels that are no class, as where another number than -100 stands for none."""
+    wrong = labels[(labels != -100) & ((labels < 0) | (labels >= classes))]
+    if len(wrong) and not labels.is_floating_point():
+        raise CurvatureError(
+            f"label {int(wrong[0])} is none of {classes} classes; let the collator number classes "
+            f"from 0 to {classes - 1}, and put -100 where there is no label"
+        )
 
 
 def _are_whole_numbers_for_scores(shape: Sequence[int], labels: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,6 +98,22 @@ class ConsolidationPrior(BasePrior):
                 estimated, or the checkpoint is of another estimate.
         """
         args, model = args or CurvatureArguments(), unwrapped(model)
+        _refuse_meta(model)
+        metrics = {
+            name: value.item() if hasattr(value, "item") else value
+            for name, value in (anchor_metrics or {}).items()
+        }
+        origin = Provenance(
+            task,
+            **_origin(model),
+            curvature=args.curvature,
+            labels=str(args.labels),
+            sharing=str(args.sharing),
+            min_token_examples=args.min_token_examples,
+            anchor_metrics=metrics,
+        )
+        if problems := origin.problems():  # before the work, not after it
+            raise PriorError(f"no prior of task '{task}' can be made: {'; '.join(problems)}")
         curvature = estimate_curvature(
             model,
             dataset,
@@ -106,16 +123,7 @@ class ConsolidationPrior(BasePrior):
             position_mask=position_mask,
             checkpoint_dir=checkpoint_dir,
         )
-        provenance = Provenance(
-            task,
-            **_origin(model),
-            num_examples=len(dataset),
-            curvature=args.curvature,
-            labels=str(args.labels),
-            sharing=str(args.sharing),
-            min_token_examples=args.min_token_examples,
-            anchor_metrics={k: float(v) for k, v in (anchor_metrics or {}).items()},
-        )
+        provenance = replace(origin, num_examples=len(dataset))
         return cls(_anchor(model, curvature), curvature, provenance, probes)
 
     @classmethod
@@ -128,6 +136,7 @@ class ConsolidationPrior(BasePrior):
             ignore: Parameters left to move freely: patterns of their names, or modules' paths.
         """
         model = unwrapped(model)
+        _refuse_meta(model)
         curvature = identity_curvature(model, ignore)
         return cls(_anchor(model, curvature), curvature, Provenance(task, **_origin(model)))
 
@@ -360,13 +369,16 @@ class ConsolidationPrior(BasePrior):
         return load(cls, name_or_path, revision, layers, token, cache_dir)
 
 
-def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
-    parameters = dict(model.named_parameters())
-    if any(parameter.is_meta for parameter in parameters.values()):
+def _refuse_meta(model: nn.Module) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
         raise PriorError(
             f"{type(model).__name__} is on the meta device, without values to be an anchor; load "
             "its weights first"
         )
+
+
+def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
     covered = [block.covered(parameters) for block in curvature.blocks]
     return {
         name: value.detach().to(wide_dtype(value.dtype), copy=True)

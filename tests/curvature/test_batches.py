@@ -97,6 +97,14 @@ def test_an_error_of_the_collator_is_told() -> None:
         curvature(rows(sentence=list("abcd")), broken)
 
 
+@pytest.mark.parametrize(
+    ("collator", "kind"), [(lambda batch: batch, "list"), (lambda _: {"labels": [0, 1]}, "dict")]
+)
+def test_a_collator_of_no_tensors_is_refused(collator: Any, kind: str) -> None:
+    with pytest.raises(CurvatureError, match=f"the collator makes a {kind} without tensors"):
+        curvature(rows(), collator)
+
+
 class Stream(IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Any:
         return iter(vectors(3))
@@ -110,6 +118,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "stream": (Stream, "a Stream is a stream"),
     "hub_stream": (lambda: rows().to_iterable_dataset(), "IterableDataset is a stream"),
     "loader": (lambda: DataLoader(vectors(3)), "a DataLoader makes batches"),
+    "name": (lambda: "imdb", "a str has no examples by index"),
+    "frame": (lambda: rows().to_pandas(), r"a DataFrame has columns.*from_pandas"),
     "generator": (lambda: (v for v in vectors(3)), "a generator has no examples by index"),
 }
 

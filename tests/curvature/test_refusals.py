@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny.curvatures import assert_equal_matrices, dense, oracle
 from tiny.curvatures import estimate as estimate_anything
+from tiny.data import labelled, pad
 from tiny.layers import Logits, Mlp, vectors
+from tiny.models import classifier
 from torch import Tensor, nn
 
-from hf_kfc.curvature import Curvature, CurvatureArguments, Outputs
+from hf_kfc.curvature import Curvature, CurvatureArguments, Outputs, estimate_curvature
 from hf_kfc.errors import CurvatureError
 
 
@@ -226,6 +228,10 @@ def test_mask_that_fits_no_output_is_refused() -> None:
         ({"sharing": "none"}, "unknown sharing 'none'"),
         ({"max_curvature_examples": 0}, "max_curvature_examples is 0"),
         ({"curvature_batch_size": -1}, "curvature_batch_size is -1"),
+        ({"curvature_batch_size": 2.5}, "curvature_batch_size is 2.5; give a whole number"),
+        ({"max_curvature_examples": float("nan")}, "max_curvature_examples is nan"),
+        ({"min_token_examples": "3"}, "min_token_examples is 3"),
+        ({"ignore": "head"}, "ignore is 'head'; give a list of patterns"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
@@ -239,3 +245,22 @@ def test_refuses_a_model_that_has_diverged() -> None:
         next(model.parameters())[0] = float("nan")
     with pytest.raises(CurvatureError, match="Mlp gave logits that are NaN or infinite"):
         estimate(model, vectors(3))
+
+
+@pytest.mark.parametrize(("label", "classes"), [(-1, 3), (7, 3)])
+def test_labels_that_are_no_class_are_refused_with_a_hint(label: int, classes: int) -> None:
+    """As where a data set marks what has no label by another number than -100."""
+    data = [row | {"labels": torch.tensor(label)} for row in labelled(2)]
+    hint = rf"label {label} is none of {classes} classes.*from 0 to {classes - 1}, and put -100"
+    with pytest.raises(CurvatureError, match=hint):
+        estimate_curvature(classifier(classes), data, pad)
+
+
+def test_inference_mode_around_an_estimate_changes_nothing() -> None:
+    model = classifier()
+    expected = estimate_curvature(model, labelled(), pad)
+    with torch.inference_mode():
+        found = estimate_curvature(model, labelled(), pad)
+    for one, other in zip(expected.blocks, found.blocks, strict=True):
+        for name, tensor in one.operator.state().items():
+            assert torch.equal(tensor, other.operator.state()[name]), (one.name, name)

@@ -453,3 +453,16 @@ def test_what_the_provenance_tells_of_blocks_goes_with_them() -> None:
 def test_a_model_without_values_has_no_anchor() -> None:
     with pytest.raises(PriorError, match=r"Linear is on the meta device.*load its weights first"):
         ConsolidationPrior.l2(nn.Linear(2, 3, device="meta"), task="old")
+    with pytest.raises(PriorError, match=r"Linear is on the meta device.*load its weights first"):
+        ConsolidationPrior.estimate(nn.Linear(2, 3, device="meta"), [], list, task="old")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", [float("nan"), "high", None])
+def test_metrics_are_looked_at_before_the_work(metric: Any) -> None:
+    def read(_: Any) -> Any:
+        raise AssertionError("the data are read")
+
+    with pytest.raises(PriorError, match=r"no prior of task 'old' can be made: .*finite numbers"):
+        ConsolidationPrior.estimate(
+            nn.Linear(2, 3), [0], read, task="old", anchor_metrics={"accuracy": metric}
+        )
