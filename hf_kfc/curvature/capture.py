@@ -16,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from ..errors import CurvatureError
+from ..precision import wide
+from . import experts
 from .discovery import Layer
 from .positions import Positions
 
@@ -110,11 +112,15 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         for weight, module in layer.read.items()
     }
     try:
-        with _Reads(read) if read else nullcontext():
+        of_experts = filter(experts.are_experts, (m for y in layers for m in y.modules.values()))
+        with experts.tokens_in_order(of_experts), _Reads(read) if read else nullcontext():
             yield uses
     finally:
         for handle in handles:
             handle.remove()
+
+
+_READING = (functional.linear, functional.embedding, experts.linear)
 
 
 class _Reads(TorchFunctionMode):
@@ -137,9 +143,12 @@ class _Reads(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func in (functional.linear, functional.embedding) and len(args) > 1:
+        if func in _READING and len(args) > 1:
             record = self._records.get(id(args[1]))
-            return output if record is None else record(args[:1], {}, output)
+            x = args[0]
+            if record is not None and func is experts.linear:  # a row and the number of its expert
+                x = torch.cat([wide(x), args[3][..., None]], dim=-1)
+            return output if record is None else record((x,), {}, output)
         return output
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import CurvatureError
 from ..precision import wide_dtype
 from .blocks import Block, Curvature, Layout, matrix_shape
-from .layers import BIAS, LayerRule, LinearRule, find_rule, rule_of
+from .layers import BIAS, ExpertsRule, LayerRule, LinearRule, find_experts_rule, find_rule, rule_of
 from .operators import Identity, Operator
 
 __all__ = [
@@ -62,7 +62,7 @@ class Layer:
     def read(self) -> dict[int, nn.Module]:
         """The modules whose calls do not tell how their weight is read, by the weight's id."""
         return {
-            id(module.weight): module
+            id(getattr(module, self.rule.names[0])): module
             for module in self.modules.values()
             if not self.rule.by_call(module)
         }
@@ -269,7 +269,7 @@ def _layer(
         assert isinstance(weight, nn.Parameter)
         parameter = weight
     modules = owners[id(parameter)]
-    rule = find_rule(modules.values())
+    rule = find_experts_rule(modules.values(), parameter) or find_rule(modules.values())
     if rule is not None and _stands_beside(parameter, rule, modules.values()):
         rule = None
     kinds = list(dict.fromkeys(type(m).__name__ for m in modules.values()))
@@ -285,7 +285,9 @@ def _layer(
     parameters = {names[id(p)]: p for p in blocks[0].values()}
     if len({p.requires_grad for p in parameters.values()}) > 1 or ignored & parameters.keys():
         return "only a part of its layer's parameters is trainable and not ignored"
-    return _block(next(iter(modules)), rule, modules, parameters)
+    # A module of experts has two blocks.
+    name = next(iter(parameters if isinstance(rule, ExpertsRule) else modules))
+    return _block(name, rule, modules, parameters)
 
 
 def _stands_beside(

@@ -6,6 +6,7 @@ q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
 
 from .base import LayerRule
 from .embedding import EmbeddingRule, TiedEmbeddingRule
+from .experts import ExpertsRule, find_experts_rule
 from .linear import LinearRule
 from .registry import BIAS, RULES, find_rule, register_rule, rule_of
 from .stack import StackedRule
@@ -14,10 +15,12 @@ __all__ = [
     "BIAS",
     "RULES",
     "EmbeddingRule",
+    "ExpertsRule",
     "LayerRule",
     "LinearRule",
     "StackedRule",
     "TiedEmbeddingRule",
+    "find_experts_rule",
     "find_rule",
     "register_rule",
     "rule_of",

@@ -41,8 +41,8 @@ class LayerRule(ABC):
         ...         return 2 * x.reshape(examples, -1, x.shape[-1])
     """
 
-    layout: ClassVar[Layout]
-    names: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    layout: Layout
+    names: tuple[str, ...] = ("weight", "bias")
     """What the module calls its weight and, if it may have one, the bias that is added to the
     output; no other parameter is covered."""
     beside: ClassVar[tuple[str, ...]] = ()
