@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from tokenizers import (
@@ -71,23 +71,21 @@ class _Pair:
     def __len__(self) -> int:
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
-    def join(
-        self, first: list[int], seconds: Sequence[list[int]]
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the ids and the token types of the pairs of one text with each of others."""
-        head = self.prefix + first + self.middle
-        types = [self.first_type] * len(head)
-        tails = [second + self.suffix for second in seconds]
-        return (
-            [head + tail for tail in tails],
-            [types + [self.second_type] * len(tail) for tail in tails],
-        )
-
 
 def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int], list[int]]:
     """Keep the ``room`` tokens nearest to the mention; what a side lacks is the other's."""
     keep_left = min(len(left), max(room // 2, room - len(right)))
     return left[len(left) - keep_left :], right[: room - keep_left]
+
+
+class EncodedParts(NamedTuple):
+    """An example's tokens, of which the head stands before each tail."""
+
+    head: list[int]
+    tails: list[list[int]]
+    cut_names: int
+    cut_mentions: int
+    cut_contexts: int
 
 
 @dataclass(frozen=True)
@@ -136,22 +134,35 @@ class CandidateEncoder:
         with_types = "token_type_ids" in tokenizer.model_input_names
         return cls(tokenizer, pair, tokenizer.sep_token_id, max_length, max_name_length, with_types)
 
-    def __call__(
-        self, batch: Mapping[str, Sequence[Any]], known: dict[str, list[int]] | None = None
-    ) -> dict[str, Any]:
-        """Encode a batch and tell how much was cut; the tokens of names are kept in ``known``."""
-        lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
-        name_ids = {} if known is None else known
-        names = sorted({name for row in batch["candidate_names"] for name in row} - name_ids.keys())
-        name_ids.update(zip(names, self._ids(names), strict=True))
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Encode a batch as pairs, and tell how much was cut."""
         encoded: dict[str, Any] = {"input_ids": [], "labels": batch["label"]}
         encoded |= {name: [] for name in _COUNTS}
         if self.with_types:
             encoded["token_type_ids"] = []
+        for own in self.parts(batch, {}):
+            encoded["input_ids"].append([own.head + tail for tail in own.tails])
+            if self.with_types:
+                first, second = self.pair.first_type, self.pair.second_type
+                types = [first] * len(own.head)
+                encoded["token_type_ids"].append(
+                    [types + [second] * len(tail) for tail in own.tails]
+                )
+            for name in _COUNTS:
+                encoded[name].append(getattr(own, name))
+        return encoded
+
+    def parts(
+        self, batch: Mapping[str, Sequence[Any]], known: dict[str, list[int]]
+    ) -> Iterator[EncodedParts]:
+        """Encode a batch; the tokens of names are kept in ``known``."""
+        lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
+        names = sorted({name for row in batch["candidate_names"] for name in row} - known.keys())
+        known.update(zip(names, self._ids(names), strict=True))
         for example, left, mention, right, row in zip(
             batch["id"], lefts, mentions, rights, batch["candidate_names"], strict=True
         ):
-            candidates = [name_ids[name] for name in row]
+            candidates = [known[name] for name in row]
             self._require_tokens(example, mention, candidates, row)
             kept = [candidate[: self.max_name_length] for candidate in candidates]
             # The text gets one length for all candidates of an example: were it to follow each
@@ -160,17 +171,21 @@ class CandidateEncoder:
             room = self.max_length - len(self.pair) - 2 - longest
             text = mention[:room]
             before, after = _fit_context(left, right, room - len(text))
-            first = [*before, self.separator, *text, self.separator, *after]
-            ids, types = self.pair.join(first, kept)
-            encoded["input_ids"].append(ids)
-            if self.with_types:
-                encoded["token_type_ids"].append(types)
-            encoded["cut_names"].append(
-                sum([len(candidate) > self.max_name_length for candidate in candidates])
+            yield EncodedParts(
+                [
+                    *self.pair.prefix,
+                    *before,
+                    self.separator,
+                    *text,
+                    self.separator,
+                    *after,
+                    *self.pair.middle,
+                ],
+                [own + self.pair.suffix for own in kept],
+                sum([len(candidate) > self.max_name_length for candidate in candidates]),
+                int(len(text) < len(mention)),
+                int(len(before) + len(after) < len(left) + len(right)),
             )
-            encoded["cut_mentions"].append(int(len(text) < len(mention)))
-            encoded["cut_contexts"].append(int(len(before) + len(after) < len(left) + len(right)))
-        return encoded
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

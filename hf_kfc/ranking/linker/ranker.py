@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +21,7 @@ __all__ = ["Ranker"]
 
 _ENCODED = 2_048  # mentions that are encoded, and ordered by length, together
 _KEPT_NAMES = 500_000
+_INPUTS = ("input_ids", "token_type_ids")
 
 
 class Ranker:
@@ -75,61 +75,64 @@ class Ranker:
         whole = getattr(self._model, "takes_candidate_mask", False)
         for start in range(0, len(mentions), _ENCODED):
             part = slice(start, start + _ENCODED)
-            encoded = self._encode(mentions[part], names[part])
-            found += (self._of_lists if whole else self._of_pairs)(encoded, batch_size, done)
+            batch = {
+                "id": [f"{mention.document}:{mention.key}" for mention in mentions[part]],
+                "left": [mention.left for mention in mentions[part]],
+                "mention": [mention.text for mention in mentions[part]],
+                "right": [mention.right for mention in mentions[part]],
+                "candidate_names": names[part],
+                "label": [0] * len(mentions[part]),  # nobody knows it
+            }
+            found += (self._of_lists if whole else self._of_pairs)(batch, batch_size, done)
         return found
 
-    def _encode(
-        self, mentions: Sequence[Mention], names: Sequence[Sequence[str]]
-    ) -> dict[str, list[Any]]:
-        """Encode as in training; nobody knows the labels."""
+    def _of_pairs(
+        self, batch: dict[str, Any], batch_size: int, done: Callable[[int], Any]
+    ) -> Iterable[Floats]:
         if len(self._names) > _KEPT_NAMES:
             self._names.clear()
-        batch = {
-            "id": [f"{mention.document}:{mention.key}" for mention in mentions],
-            "left": [mention.left for mention in mentions],
-            "mention": [mention.text for mention in mentions],
-            "right": [mention.right for mention in mentions],
-            "candidate_names": names,
-            "label": [0] * len(mentions),
-        }
-        encoded = self._encoder(batch, self._names)
-        return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
-
-    def _of_pairs(
-        self, encoded: dict[str, list[Any]], batch_size: int, done: Callable[[int], Any]
-    ) -> Iterable[Floats]:
-        counts = [len(row) for row in encoded["input_ids"]]
-        pairs = {name: list(chain.from_iterable(rows)) for name, rows in encoded.items()}
-        lengths = np.fromiter(map(len, pairs["input_ids"]), np.int64)
+        parts = list(self._encoder.parts(batch, self._names))
+        counts = [len(own.tails) for own in parts]
+        heads = [own.head for own in parts]
+        tails = list(chain.from_iterable(own.tails for own in parts))
+        tokens = np.fromiter(chain.from_iterable(heads + tails), np.int64)
+        sizes = np.fromiter(map(len, heads + tails), np.int64)
+        starts = np.cumsum(sizes) - sizes
+        head_sizes, head_starts = (np.repeat(own[: len(heads)], counts) for own in (sizes, starts))
+        lengths = head_sizes + sizes[len(heads) :]
         scores = np.empty(len(lengths))
         order = np.argsort(lengths, kind="stable")
         size = batch_size * max(counts)
         told = 0
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            scores[chosen] = self._run(self._padded(pairs, chosen, lengths[chosen]))[:, 0]
-            ranked = (start + len(chosen)) * len(counts) // len(order)  # a list may lie in many
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            places = np.arange(lengths[chosen].max())
+            attended, in_head = (places < own[chosen][:, None] for own in (lengths, head_sizes))
+            begins = np.where(
+                in_head,
+                head_starts[chosen][:, None],
+                (starts[len(heads) :] - head_sizes)[chosen][:, None],
+            )
+            padding = self._collator.tokenizer.pad_token_id
+            padded = {"input_ids": np.full(attended.shape, padding, np.int64)}
+            padded["input_ids"][attended] = tokens[(begins + places)[attended]]
+            if self._encoder.with_types:
+                pair = self._encoder.pair
+                types = np.where(in_head, pair.first_type, pair.second_type)
+                padded["token_type_ids"] = np.where(attended, types, 0)
+            padded["attention_mask"] = attended.astype(np.int64)
+            tensors = {name: torch.from_numpy(own).unsqueeze(1) for name, own in padded.items()}
+            scores[chosen] = self._run(tensors)[:, 0]  # [pairs, 1, positions]
+            ranked = (first + len(chosen)) * len(counts) // len(order)  # a list may lie in many
             done(ranked - told)
             told = ranked
         return np.split(scores, np.cumsum(counts)[:-1])
 
-    def _padded(
-        self, pairs: dict[str, list[list[int]]], chosen: npt.NDArray[np.intp], lengths: Any
-    ) -> dict[str, Tensor]:
-        """Make a batch of pairs, each the only candidate of its mention [pairs, 1, positions]."""
-        attended = np.arange(lengths.max()) < lengths[:, None]
-        batch = {"attention_mask": attended.astype(np.int64)}
-        for name, lists in pairs.items():
-            padding = self._collator.tokenizer.pad_token_id if name == "input_ids" else 0
-            batch[name] = np.full(attended.shape, padding, np.int64)
-            flat = chain.from_iterable(lists[i] for i in chosen.tolist())
-            batch[name][attended] = np.fromiter(flat, np.int64, int(lengths.sum()))
-        return {name: torch.from_numpy(value).unsqueeze(1) for name, value in batch.items()}
-
     def _of_lists(
-        self, encoded: dict[str, list[Any]], batch_size: int, done: Callable[[int], Any]
+        self, batch: dict[str, Any], batch_size: int, done: Callable[[int], Any]
     ) -> Iterable[Floats]:
+        encoded = self._encoder(batch)
+        encoded = {name: own for name, own in encoded.items() if name in _INPUTS}
         rows = [dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
         lengths = [max(map(len, row["input_ids"])) for row in rows]
         order = sorted(range(len(rows)), key=lengths.__getitem__)

@@ -16,8 +16,9 @@ Ints = npt.NDArray[np.integer[Any]]
 _DIGITS = 9
 # Names are passed over only where they are worse by more than rounding can make good.
 _SLACK = 2 * 10.0**-_DIGITS
-_FIRST_POSTINGS = 20_000  # how many are read before the first look at what can be passed over
+_FIRST_POSTINGS = 100_000  # how many are read before the first look at what can be passed over
 _GROWTH = 3
+_SAMPLE = 1_000  # postings that tell how high about the best scores are
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,26 +84,33 @@ class Postings:
             for feature, weight in zip(features[read:stop], weights[read:stop], strict=True):
                 part = slice(self.offsets[feature], self.offsets[feature + 1])
                 lists.append(self.names[part])
-                sums[lists[-1]] += weight * self.weights[part]
+                np.add.at(sums, lists[-1], weight * self.weights[part])
             read = stop
             # A name comes with each of its features; where it pays, all sums are gone through
             # instead, which a query of rare words need not do.
-            dense = sizes[stop - 1] > len(sums) // 4
-            names = np.flatnonzero(sums) if dense else np.concatenate(lists)
-            scores = sums[names]
-            concepts, found = self._top(names, scores, k, 1 if dense else len(lists))
+            dense = sizes[stop - 1] > len(sums) // 20
+            few = lists[: 1 + int(np.searchsorted(sizes, _SAMPLE))] if dense else lists
+            names = np.concatenate(few)
+            concepts, found = self._top(names, sums[names], k, len(few), sums if dense else None)
             needed = found[-1] - _SLACK if len(found) == k else 0.0
             if unread[stop - 1] < needed:
                 break
-        sums[names] = 0.0
-        if stop == len(features):
-            return concepts, found
-        hopeful = scores + unread[stop - 1] >= needed
-        names, first = np.unique(names[hopeful], return_index=True)
-        scores = scores[hopeful][first]
-        for feature, weight in zip(features[stop:], weights[stop:], strict=True):
-            scores += weight * self._weights_in(feature, names)
-        return self._top(names, scores, k)
+        if stop < len(features):
+            # More than nothing: ``unread`` is less than ``needed``.
+            least = needed - unread[stop - 1]
+            names = (
+                np.flatnonzero(sums >= least) if dense else np.unique(names[sums[names] >= least])
+            )
+            scores = sums[names]
+            for feature, weight in zip(features[stop:], weights[stop:], strict=True):
+                scores += weight * self._weights_in(feature, names)
+            concepts, found = self._top(names, scores, k)
+        if dense:
+            sums.fill(0.0)
+        else:
+            for own in lists:
+                sums[own] = 0.0
+        return concepts, found
 
     def _weights_in(self, feature: int, names: Ints) -> Floats:
         """Look up the weights of a feature in some names, 0 for a name that has it not."""
@@ -111,19 +119,39 @@ class Postings:
         places = np.minimum(np.searchsorted(own, names), len(own) - 1)
         return np.where(own[places] == names, self.weights[start:end][places], 0.0)
 
-    def _top(self, names: Ints, scores: Floats, k: int, repeats: int = 1) -> tuple[Ints, Floats]:
-        """Order the best concepts; a name may come ``repeats`` times, with the same score."""
+    def _top(
+        self, names: Ints, scores: Floats, k: int, repeats: int = 1, every: Floats | None = None
+    ) -> tuple[Ints, Floats]:
+        """Order the best concepts.
+
+        Args:
+            names: Names, among which one may come ``repeats`` times.
+            scores: Theirs.
+            k: How many concepts to find.
+            repeats: See ``names``.
+            every: The scores of all names, where ``names`` are a sample that tells about how high
+                those of the best concepts are; 0 is none.
+        """
         size = 2 * k * repeats  # enough, unless the best names are of few concepts
         while True:
-            chosen = slice(None)
-            if size < len(scores):
-                chosen = scores >= np.partition(scores, -size)[-size] - _SLACK
+            floor = np.partition(scores, -size)[-size] - _SLACK if size < len(scores) else -np.inf
+            if every is None:
+                chosen = np.flatnonzero(scores >= floor)
+                best, own = scores[chosen], names[chosen]
+            else:
+                own = np.flatnonzero(every >= floor if floor > 0 else every)
+                best = every[own]
             # Equal names score equally only up to rounding, which must not decide their order; and
             # a score that rounds to nothing is still one.
-            rounded = np.maximum(scores[chosen].round(_DIGITS), 10.0**-_DIGITS)
-            owners = self.owners[names[chosen]]
+            rounded = np.maximum(best.round(_DIGITS), 10.0**-_DIGITS)
+            owners = self.owners[own]
             order = np.lexsort((owners, -rounded))
-            first = np.sort(np.unique(owners[order], return_index=True)[1])[:k]
-            if len(first) == k or size >= len(scores):
-                return owners[order[first]], rounded[order[first]]
+            first: dict[int, int] = {}  # of each concept, where its best name stands
+            for place, owner in zip(order.tolist(), owners[order].tolist(), strict=True):
+                if len(first) == k:
+                    break
+                first.setdefault(owner, place)
+            if len(first) == k or floor <= 0:
+                places = list(first.values())
+                return owners[places], rounded[places]
             size *= 8

@@ -41,6 +41,7 @@ def search(matrix, owners, query, k, first=1, growth=1):
     with (
         mock.patch.object(postings, "_FIRST_POSTINGS", first),
         mock.patch.object(postings, "_GROWTH", growth),
+        mock.patch.object(postings, "_SAMPLE", first),
     ):
         index = Postings.from_matrix(csr_matrix(matrix), owners)
         concepts, scores = index.best(features, query[features], k, room)
