@@ -9,19 +9,36 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+from unicodedata import category, normalize
 
 from ..errors import DataError
+from .problems import refuse_text
 from .schema import Concept, Mention
 
-__all__ = ["canonical_id", "concept_from_names", "icd10_code", "is_nil", "surface_forms"]
+__all__ = [
+    "canonical_id",
+    "concept_from_names",
+    "icd10_code",
+    "is_nil",
+    "leading_to",
+    "surface_forms",
+]
 
-# Compared without case, hyphens, underscores and spaces: "CUI-less", "CUI_LESS", "cui less" ...
+_MINUS_ONE = re.compile(r"[-\u2010-\u2015\u2212]1")
+# Compared by letters and digits alone: "CUI-less", "CUI_LESS", "cui less" ...
 _NIL = frozenset(
-    ["", "cuiless", "conceptless", "nocode", "noconcept", "nil", "none", "null", "n/a", "nan"]
+    [
+        *("", "cuiless", "conceptless", "nocode", "nocui", "noid", "noconcept", "nomatch"),
+        *("notfound", "nil", "none", "null", "na", "nan", "unknown", "unmapped"),
+    ]
 )
-_PREFIX = re.compile(r"(?:MESH|MSH|O?MIM|UMLS|CUI|UMLS_CUI|ICD-?10(?:-?(?:CM|PCS))?):(?=.)", re.I)
-_DOTTED = re.compile(r"[A-Z][0-9][0-9A-Z]\.[0-9A-Z]{1,4}", re.I)
+_PREFIX = re.compile(
+    r"(?:(?:MESH|MSH|O?MIM|UMLS|CUI|UMLS_CUI|ICD[-_ ]?10(?:[-_ ]?(?:CM|PCS))?)\s*:\s*)+(?=.)", re.I
+)
+_CODE = re.compile(r"[A-Z][0-9][0-9A-Z]+", re.I)  # of MeSH, UMLS, ICD-10 without its dot
+_DOTTED = re.compile(r"[A-Z][0-9][0-9A-Z]\.[0-9A-Z]{0,4}", re.I)
+_CURIE = re.compile(r"(HP|DOID|MONDO|GO|CHEBI|NCIT|EFO|MP|UBERON)\s*[:_]\s*([0-9]+)", re.I)
 
 
 def is_nil(id_: str) -> bool:
@@ -34,15 +51,17 @@ def is_nil(id_: str) -> bool:
         >>> [is_nil(id_) for id_ in ("CUI-less", "-1", " ", "1", "C0000001")]
         [True, True, True, False, False]
     """
-    return id_.strip() == "-1" or re.sub(r"[-_\s]", "", id_).lower() in _NIL
+    id_ = _PREFIX.sub("", f"{_plain(id_)} ").strip()
+    return bool(_MINUS_ONE.fullmatch(id_)) or re.sub(r"[\W_]", "", id_).lower() in _NIL
 
 
 def canonical_id(id_: str) -> str:
     """Spell an identifier in the one way by which identifiers are compared.
 
-    White space and the prefix of a vocabulary (``MESH:``, ``OMIM:``, ``UMLS:``, ``ICD10CM:``) are
-    left out, and so is the dot of a code of ICD-10, whose letters are made capitals. Any other
-    identifier is left as it is.
+    White space, characters that nobody sees and the prefix of a vocabulary (``MESH:``, ``OMIM:``,
+    ``UMLS:``, ``ICD10CM:``) are left out, and so is the dot of a code of ICD-10. The letters of
+    codes like MeSH's, UMLS's and ICD-10's, and the prefixes of ontologies (``hp_0001250``), are
+    made capitals. Any other identifier is left as it is.
 
     Args:
         id_: As a corpus or an ontology writes it.
@@ -51,8 +70,18 @@ def canonical_id(id_: str) -> str:
         >>> [canonical_id(id_) for id_ in ("s22.49xa", "MESH:D003924", "OMIM:208900", "DOID:4")]
         ['S2249XA', 'D003924', '208900', 'DOID:4']
     """
-    id_ = _PREFIX.sub("", id_.strip(), count=1)
-    return id_.replace(".", "").upper() if _DOTTED.fullmatch(id_) else id_
+    id_ = _PREFIX.sub("", _plain(id_), count=1)
+    if curie := _CURIE.fullmatch(id_):
+        return f"{curie[1].upper()}:{curie[2]}"
+    is_code = _DOTTED.fullmatch(id_) or _CODE.fullmatch(id_)
+    return id_.replace(".", "").upper() if is_code else id_
+
+
+def _plain(text: str) -> str:
+    """A text in the one form of its letters, without the characters that nobody sees."""
+    if not text.isascii():
+        text = "".join(char for char in normalize("NFKC", text) if category(char) != "Cf")
+    return text.strip()
 
 
 def icd10_code(code: str) -> str:
@@ -86,7 +115,7 @@ def concept_from_names(
         DataError: No name is left.
     """
     distinct: dict[str, str] = {}
-    for name in map(str.strip, names):
+    for name in map(str.strip, refuse_text(f"names of {id_!r}", names)):
         if name:
             distinct.setdefault(name.lower(), name)
     if not distinct:
@@ -94,6 +123,28 @@ def concept_from_names(
     preferred, *synonyms = distinct.values()
     others = tuple(other for other in dict.fromkeys(alternatives) if other != id_)
     return Concept(id_, preferred, tuple(synonyms), tuple(types), others)
+
+
+def leading_to(
+    id_: str, replaced: Mapping[str, Iterable[str]], others: Container[str] = ()
+) -> list[str]:
+    """Find the identifiers that lead to one, through others too, in chains and in circles.
+
+    Args:
+        id_: Where they lead.
+        replaced: By identifier those that it stands for, or replaces.
+        others: Identifiers of concepts of their own, which lead to themselves.
+
+    Example:
+        >>> leading_to("C3", {"C3": ["C2"], "C2": ["C1"], "C1": ["C2"]})
+        ['C2', 'C1']
+    """
+    found = [id_]
+    for known in found:
+        for other in dict.fromkeys(replaced.get(known, ())):
+            if other not in found and other not in others:
+                found.append(other)
+    return found[1:]
 
 
 def surface_forms(mentions: Iterable[Mention]) -> dict[str, list[str]]:

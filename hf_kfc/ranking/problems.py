@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import DataError
 
@@ -12,7 +12,7 @@ __all__ = ["ON_ERROR", "Problems", "refuse_text"]
 
 logger = logging.getLogger(__name__)
 
-_Texts = TypeVar("_Texts", bound=Iterable[str] | None)
+_Texts = TypeVar("_Texts", bound=Iterable[Any] | None)
 
 ON_ERROR = ("raise", "count")
 """What can be done about a malformed record."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import datasets
 
+from .problems import refuse_text
+
 __all__ = ["FEATURES", "Concept", "Mention"]
 
 FEATURES = datasets.Features(
@@ -48,6 +50,10 @@ class Concept:
     synonyms: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for what in ("synonyms", "types", "alternatives"):
+            refuse_text(f"{what} of concept {self.id!r}", getattr(self, what))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,16 +9,19 @@ from hypothesis import strategies as st
 from pubtator_text import block
 
 from hf_kfc.errors import DataError
-from hf_kfc.ranking.concepts import canonical_id, is_nil
+from hf_kfc.ranking.concepts import canonical_id, concept_from_names, is_nil
 from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
 from hf_kfc.ranking.corpora.psytar import PsyTar
 from hf_kfc.ranking.corpora.pubtator import Pubtator
 from hf_kfc.ranking.ontologies import Ontology
+from hf_kfc.ranking.ontologies.obo import read_obo
 from hf_kfc.ranking.schema import Concept
 
 NIL = [
     *("", " ", "-", "-1", "CUI-less", "CUI-LESS", "cui_less", "CUI less", "CONCEPT_LESS"),
     *("NIL", "nil", "None", "NULL", "N/A", "nan", "NOCODE", "No code", "no_concept"),
+    *("MESH:-1", "MESH: None", "MESH:", "UMLS:CUI-less", "[NIL]", "n.a.", "unknown"),
+    *("CUI\u2011less", "\uff2e\uff29\uff2c", "\u22121", "\u2013", "No\u200bne"),
 ]
 MEDIC = (
     "C566466|610508||MODY, Type 7|MODY7\n"
@@ -79,6 +82,16 @@ def test_identifiers_are_no_such_marks(id_):
         ("DOID:4.1", "DOID:4.1"),
         ("OMIM:", "OMIM:"),
         ("10.1000", "10.1000"),
+        ("e119", "E119"),
+        ("E11.", "E11"),
+        ("icd10: e11.9", "E119"),
+        ("MESH: d003924", "D003924"),
+        ("MESH:MeSH:D003924", "D003924"),
+        ("c0027497", "C0027497"),
+        ("hp_0001250", "HP:0001250"),
+        ("\ufeffD00\u200b3924\u00a0", "D003924"),
+        ("\uff24003924", "D003924"),
+        ("ill_3", "ill_3"),
     ],
 )
 def test_one_spelling_for_each_source(written, canonical):
@@ -103,6 +116,7 @@ def test_an_ontology_is_found_by_any_spelling_and_by_alternatives():
     assert found == {"E119": 0, "e11.9": 0, "D2": 2, "MESH:D2": 2, "7": 2, "C8": 1}
     assert ontology.position("C1") == 1  # the identifier of one goes before an alternative one
     assert ontology.position("C9") is None  # of two
+    assert [ontology.leads_to_several(id_) for id_ in ("C9", "C1", "C7")] == [True, False, False]
     both = Ontology([Concept("E11.9", "with a dot"), Concept("E119", "without")])
     assert [both.position(id_) for id_ in ("E11.9", "E119", "e11.9")] == [0, 1, None]
 
@@ -175,6 +189,34 @@ def test_codes_meet_names_with_and_without_dots(tmp_path, ontology):
     builder.download_and_prepare()
     assert golds(builder) == list(ontology)
     assert builder.counts.splits["test"].recall(1) == 1
+
+
+def test_retired_identifiers_lead_on_in_chains_and_circles(tmp_path):
+    retired = "[Term]\nid: HP:{}\nname: old {}\nis_obsolete: true\nreplaced_by: HP:{}\n\n"
+    text = "".join(retired.format(*own) for own in [(1, 1, 2), (2, 2, 3), (3, 3, 2), (4, 4, 8)])
+    text += "[Term]\nid: HP:9\nname: new\nalt_id: HP:8\nalt_id: HP:3\n"
+    path = tmp_path / "hp.obo"
+    path.write_text(text)
+    (concept,) = read_obo(path)
+    assert (concept.id, set(concept.alternatives)) == ("HP:9", {f"HP:{n}" for n in (1, 2, 3, 4, 8)})
+
+
+def test_an_identifier_of_several_concepts_names_none(tmp_path):
+    obo = OBO + "\n[Term]\nid: HP:7\nname: Fits\nalt_id: HP:5\n\n[Term]\nid: HP:6\nname: Cold\n"
+    obo += "alt_id: HP:5\n"
+    train = [("seizure", "HP:0001250"), ("fits and cold", "HP:5")]
+    builder = pubtator(tmp_path, obo, "obo", train, [("seizure", "HP:0001250"), ("fits", "HP:5")])
+    assert (builder.counts.concepts, builder.counts.named_by_mentions) == (5, 0)
+    dropped = {"identifier of several concepts": 1}
+    assert [builder.counts.splits[own].dropped for own in ("train", "test")] == [dropped, dropped]
+    assert golds(builder) == ["HP:0001250"]
+
+
+def test_a_text_is_no_list_of_names():
+    with pytest.raises(DataError, match=r"synonyms of concept 'C1' is the text 'flu'; give a list"):
+        Concept("C1", "influenza", "flu")
+    with pytest.raises(DataError, match=r"names of 'C1' is the text 'flu'; give a list"):
+        concept_from_names("C1", "flu")
 
 
 def test_raise_means_what_it_says_where_train_mentions_could_name_a_concept(tmp_path):

@@ -306,6 +306,10 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             if gold is not None:
                 usable.append((id_, mention, gold))
                 continue
+            if ontology.leads_to_several(mention.concept):
+                counts.read -= 1  # `drop` counts it again
+                counts.drop("identifier of several concepts")
+                continue
             if self.config.on_unknown_concept == "raise":
                 where = mention.where or f"{self.dataset_name}/{split}"
                 raise DataError(

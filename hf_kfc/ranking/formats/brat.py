@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ...errors import DataError
-from ..problems import Problems
+from ..problems import Problems, refuse_text
 from .documents import Document, Span, cannot_write, pieces_text, span_text
 from .lines import read_lines, read_text
 
@@ -48,7 +48,7 @@ def brat_documents(
     """
     problems = problems or Problems()
     files: dict[str, dict[str, Path]] = {".ann": {}, ".txt": {}}
-    for path in map(Path, paths):
+    for path in map(Path, refuse_text("paths", paths)):
         if path.suffix == ".conf":
             continue
         if path.suffix not in files:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...errors import DataError
-from ..problems import Problems
+from ..problems import Problems, refuse_text
 from .documents import Candidate, Document, Pieces, Span, span_text
 from .lines import read_json_lines, read_text
 from .tables import read_table
@@ -72,7 +72,7 @@ def read_note_texts(
         DataError: A file is missing, or ``problems`` raises.
     """
     problems = problems or Problems()
-    files = list(map(Path, paths))
+    files = list(map(Path, refuse_text("paths", paths)))
     tables = [path for path in files if path.suffix != ".txt"]
     texts = {id_: text for _, id_, text, _ in _json_records(tables, problems)}
     for path in (path for path in files if path.suffix == ".txt"):
@@ -144,7 +144,7 @@ def read_table_notes(
     """
     problems = problems or Problems()
     table = NoteTable(texts, problems)
-    for path in paths:
+    for path in refuse_text("paths", paths):
         for where, row in read_table(path, ("note", "start", "end", "code"), problems):
             start, end = row["start"], row["end"]
             if table.text(row["note"], where) is None:
@@ -163,7 +163,7 @@ def _json_records(
 ) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Yield where each record stands, its id, its text and all of it."""
     seen: set[str] = set()
-    for path in paths:
+    for path in refuse_text("paths", paths):
         for where, line in read_json_lines(path, problems):
             record = _note_of_mention(where, line) if "mention" in line else line
             id_, text = record.get("id"), record.get("text")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..concepts import concept_from_names
+from ..concepts import canonical_id, concept_from_names
 from ..formats.lines import read_json_lines
 from ..problems import Problems
 from ..schema import Concept
@@ -53,10 +53,10 @@ def read_concepts(*paths: str | Path, problems: Problems | None = None) -> Itera
                     "expected {'id': ..., 'names': [...]}, all printable texts; correct the line"
                 )
                 problems("line is no concept", where, message)
-            elif id_ in seen:
+            elif canonical_id(id_) in seen:
                 problems("concept comes twice", where, f"{id_!r:.80} comes twice; merge the two")
             else:
-                seen.add(id_)
+                seen.add(canonical_id(id_))
                 yield concept_from_names(id_, names, types, others)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..concepts import concept_from_names
+from ..concepts import canonical_id, concept_from_names
 from ..formats.lines import read_lines
 from ..problems import Problems
 from ..schema import Concept
@@ -46,9 +46,9 @@ def read_medic(*paths: str | Path, problems: Problems | None = None) -> Iterator
                 problems("line is not 'ids||names'", where, message)
                 continue
             id_ = next(filter(_MESH_ID.fullmatch, ids), ids[0])
-            if id_ in seen:
+            if canonical_id(id_) in seen:
                 message = f"concept {id_!r} comes twice; remove one of its lines"
                 problems("concept comes twice", where, message)
                 continue
-            seen.add(id_)
+            seen.add(canonical_id(id_))
             yield concept_from_names(id_, names, alternatives=ids)

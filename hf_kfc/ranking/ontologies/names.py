@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import DataError
-from ..concepts import concept_from_names
+from ..concepts import canonical_id, concept_from_names
 from ..formats.lines import read_lines
 from ..problems import Problems
 from ..schema import Concept
 
 __all__ = ["read_names"]
 
-_TITLE = re.compile(r"(concept|term|mesh|umls|icd\w*)?[ _-]*(id|ids|identifier|code|cui)", re.I)
-_NUMBERED = re.compile(r"\S*[0-9]\S*")  # as identifiers are: one word with a digit
-_ENOUGH = 10  # concepts, to tell what a column holds
+_KIND = r"(?:[\w -]*[ _-]|concept|disease|entity|icd[\w-]*|mesh|preferred|term|umls)?"
+_ID_TITLE = re.compile(
+    _KIND + "(id|ids|identifiers?|codes?|cui|curie|ui|uri|key|concept|accession|sctid)", re.I
+)
+_NAME_TITLE = re.compile(
+    _KIND + "(names?|labels?|terms?|titles?|desc|descriptions?|synonyms?|strings?|str|text)", re.I
+)
 
 
 def read_names(*paths: str | Path, problems: Problems | None = None) -> Iterator[Concept]:
@@ -30,11 +34,10 @@ def read_names(*paths: str | Path, problems: Problems | None = None) -> Iterator
         The concepts in the order of their first lines; the first name is the preferred one.
 
     Raises:
-        DataError: A file is missing or begins with a header, the names stand before the ids, or
-            ``problems`` raises.
+        DataError: A file is missing or begins with a header, or ``problems`` raises.
     """
     problems = problems or Problems()
-    names: dict[str, list[str]] = {}
+    names: dict[str, tuple[str, list[str]]] = {}
     for path in paths:
         for number, line in read_lines(path, problems):
             fields = [field.strip() for field in line.split("\t")]
@@ -42,20 +45,17 @@ def read_names(*paths: str | Path, problems: Problems | None = None) -> Iterator
                 message = f"expected 'id<TAB>name', got {line[:80]!r}; correct or remove the line"
                 problems("line is not 'id<TAB>name'", f"{path}:{number}", message)
                 continue
-            if number == 1 and _TITLE.fullmatch(fields[0]):
+            if number == 1 and _is_header(*fields):
                 raise DataError(f"{path}:1: a header, {line[:80]!r}; remove it")
-            names.setdefault(fields[0], []).append(fields[1])
-    _check_order(names, paths)
-    for id_, spellings in names.items():
+            names.setdefault(canonical_id(fields[0]), (fields[0], []))[1].append(fields[1])
+    for id_, spellings in names.values():
         yield concept_from_names(id_, spellings)
 
 
-def _check_order(names: Mapping[str, Iterable[str]], paths: Iterable[str | Path]) -> None:
-    """Refuse a file whose second column looks like identifiers and whose first does not."""
-    spoken = sum(not _NUMBERED.fullmatch(id_) for id_ in names)
-    numbered = sum(all(map(_NUMBERED.fullmatch, own)) for own in names.values())
-    if len(names) >= _ENOUGH and min(spoken, numbered) > 0.9 * len(names):
-        raise DataError(
-            f"{', '.join(map(str, paths))}: the second column looks like identifiers and the first "
-            "like names; put the identifiers first"
-        )
+def _is_header(first: str, second: str) -> bool:
+    """Whether two fields, in either order, are titles of columns; identifiers have digits."""
+    first, second = (field.lstrip("#").strip() for field in (first, second))
+    if re.search("[0-9]", re.sub("icd.?10", "", first, flags=re.I)):
+        return False
+    swapped = _NAME_TITLE.fullmatch(first) and _ID_TITLE.fullmatch(second)
+    return bool(_ID_TITLE.fullmatch(first) or _NAME_TITLE.fullmatch(second) or swapped)

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from ...errors import DataError
-from ..concepts import concept_from_names
+from ..concepts import concept_from_names, leading_to
 from ..formats.lines import read_lines
 from ..problems import Problems, refuse_text
 from ..schema import Concept
@@ -51,7 +51,7 @@ def read_obo(
     """Read the terms of OBO files.
 
     A term's ``alt_id`` lines, and the identifiers of obsolete terms that it replaces (their
-    ``replaced_by``), are alternative identifiers of it.
+    ``replaced_by``), are alternative identifiers of it; so is what leads to one of these.
 
     Args:
         *paths: The files, gzipped or not.
@@ -79,10 +79,9 @@ def read_obo(
     empty = True
     for term in _whole_terms(paths, problems or Problems(), scopes):
         empty, (id_,) = False, term.ids
-        if term.obsolete and len(term.replaced_by) == 1:
-            alternatives.setdefault(term.replaced_by[0], []).append(id_)
-        if xref_prefix is None:
-            alternatives.setdefault(id_, []).extend(term.alternatives)
+        for main in term.replaced_by if term.obsolete else ():
+            alternatives.setdefault(main, []).append(id_)
+        alternatives.setdefault(id_, []).extend(term.alternatives)
         if obsolete or not term.obsolete:
             for key in _keys(term, xref_prefix):
                 names.setdefault(key, []).extend((*term.names, *term.synonyms))
@@ -92,8 +91,7 @@ def read_obo(
             "correct xref_prefix"
         )
     for key, spellings in names.items():
-        others = [id_ for id_ in alternatives.get(key, ()) if id_ not in names]
-        yield concept_from_names(key, spellings, alternatives=others)
+        yield concept_from_names(key, spellings, alternatives=leading_to(key, alternatives, names))
 
 
 def _whole_terms(

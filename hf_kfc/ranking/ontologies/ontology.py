@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -17,9 +18,12 @@ import pyarrow.compute as pc
 from ...errors import DataError
 from ...files import replace_file
 from ..concepts import canonical_id, concept_from_names
+from ..problems import refuse_text
 from ..schema import Concept
 
 __all__ = ["Ontology", "widened"]
+
+logger = logging.getLogger(__name__)
 
 # Large types have no limit of 2 GiB of names, beyond which a column would fall into pieces.
 _TEXTS = pa.large_list(pa.large_string())
@@ -148,6 +152,16 @@ class Ontology(Sequence[Concept]):
             position = own[spelling] if spelling in own else self._alternatives.get(spelling)
         return position
 
+    def leads_to_several(self, id_: str) -> bool:
+        """Whether an identifier is that of several concepts, for example a retired one of both.
+
+        Args:
+            id_: An identifier, in any spelling.
+        """
+        spelling = canonical_id(id_)
+        own = self._spellings
+        return self.position(id_) is None and (spelling in own or spelling in self._alternatives)
+
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {id_: position for position, id_ in enumerate(self.ids())}
@@ -273,9 +287,18 @@ def _parted(
     ontology: Ontology | None, names: Mapping[str, Sequence[str]]
 ) -> tuple[dict[int, list[str]], list[tuple[str, list[str]]]]:
     """Part names into those of known concepts, by position, and of new ones, by identifier."""
+    several = [id_ for id_ in names if ontology is not None and ontology.leads_to_several(id_)]
+    if several:
+        logger.warning(
+            "%d identifiers, among them %r, lead to several concepts of the ontology each; what is "
+            "called so is left out",
+            len(several),
+            several[0],
+        )
     more: dict[int, list[str]] = {}
     new: dict[str, tuple[str, list[str]]] = {}
-    for id_, spellings in names.items():
+    for id_ in (id_ for id_ in names if id_ not in several):
+        spellings = refuse_text(f"names of {id_!r}", names[id_])
         position = None if ontology is None else ontology.position(id_)
         if position is None:
             new.setdefault(canonical_id(id_), (id_, []))[1].extend(spellings)

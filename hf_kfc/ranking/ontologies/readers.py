@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ..problems import Problems
+from ..problems import Problems, refuse_text
 from ..schema import Concept
 from .icd10cm import read_icd10cm
 from .json_lines import read_concepts
@@ -18,6 +19,9 @@ from .obo import read_obo
 from .umls import read_umls
 
 __all__ = ["ONTOLOGY_FORMATS", "read_ontology"]
+
+_NUMBERED = re.compile(r"\S*[0-9]\S*")  # as identifiers are: one word with a digit
+_ENOUGH = 10  # concepts, to tell what a column holds
 
 ONTOLOGY_FORMATS: dict[str, Callable[..., Iterable[Concept]]] = {
     "names": read_names,
@@ -51,22 +55,31 @@ def read_ontology(
 
     Raises:
         DataError: There is no such format or option; and, as they are read, that a file is
-            missing, that the files hold no concept, or what ``problems`` raises.
+            missing, that the files hold no concept, that names stand where identifiers should and
+            the other way, or what ``problems`` raises.
     """
+    refuse_text("paths", paths)
     if format_ not in ONTOLOGY_FORMATS:
         raise DataError(f"ontology format {format_!r}; use {', '.join(ONTOLOGY_FORMATS)}")
     try:
         concepts = ONTOLOGY_FORMATS[format_](*paths, problems=problems, **(options or {}))
     except TypeError as error:
         raise DataError(f"ontology format {format_!r} with options {options}: {error}") from error
-    return _some(concepts, f"{', '.join(map(str, paths))}: no concept in format {format_!r}")
+    return _checked(concepts, ", ".join(map(str, paths)), format_)
 
 
-def _some(concepts: Iterable[Concept], message: str) -> Iterator[Concept]:
-    # The train mentions may name concepts of their own, and would hide that the file has none.
-    empty = True
+def _checked(concepts: Iterable[Concept], where: str, format_: str) -> Iterator[Concept]:
+    # The train mentions may name concepts of their own, and would hide that the file has none, or
+    # none with the identifiers of the corpus.
+    number = spoken = numbered = 0
     for concept in concepts:
-        empty = False
+        number += 1
+        spoken += not _NUMBERED.fullmatch(concept.id)
+        numbered += all(map(_NUMBERED.fullmatch, concept.names))
         yield concept
-    if empty:
-        raise DataError(f"{message}; check the file and the format")
+    if not number:
+        raise DataError(f"{where}: no concept in format {format_!r}; check the file and the format")
+    if number >= _ENOUGH and min(spoken, numbered) > 0.9 * number:
+        raise DataError(
+            f"{where}: the names look like identifiers and the identifiers like names; swap the two"
+        )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import DataError
-from ..concepts import concept_from_names
+from ..concepts import concept_from_names, leading_to
 from ..formats.lines import read_lines, watch_lines
 from ..problems import Problems, refuse_text
 from ..schema import Concept
@@ -58,8 +58,8 @@ def read_umls(
     The preferred name is the one that UMLS prefers (TS=P, STT=PF, ISPREF=Y). Where the filters
     have taken it out, names are compared by these three in turn, then by their order in the file;
     names in a language that is given earlier go first. Concepts without a name that passes the
-    filters are left out. A retired CUI is an alternative one of the only concept that it was made
-    one with (``SY``).
+    filters are left out. A retired CUI is an alternative one of the concept that it was made one
+    with (``SY``), be it through others.
 
     Args:
         *paths: ``MRCONSO.RRF``, or its parts in their order, and optionally ``MRSTY.RRF`` (semantic
@@ -100,7 +100,7 @@ def read_umls(
         named = [row for row in own if isinstance(row, _Name)]
         types = dict.fromkeys(row.text for row in own if isinstance(row, _Type))
         if ids == "cui" and named:
-            yield _concept(cui, named, types, retired.get(cui, ()))
+            yield _concept(cui, named, types, leading_to(cui, retired))
         for name in named if ids == "code" else ():
             known, known_types = by_code.setdefault(name.code, ([], {}))
             known.append(name)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from random import Random
 from typing import NamedTuple, Protocol
-from unicodedata import combining, name, normalize
+from unicodedata import category, combining, name, normalize
 
 from ..ontologies import Ontology
 
@@ -76,7 +76,7 @@ def folded(text: str) -> str:
 
     Letters that differ in form alone become one before their case is looked at. What stands above
     or below a letter is left out in Latin, Greek and Cyrillic; the vowels of Hindi and Thai and the
-    voicing of kana stay.
+    voicing of kana stay. Characters that nobody sees (zero-width ones, soft hyphens) are left out.
 
     Args:
         text: Any text.
@@ -85,6 +85,8 @@ def folded(text: str) -> str:
         return text.lower()
     kept, bare = [], False
     for char in normalize("NFKD", text):
+        if category(char) == "Cf":
+            continue
         if not combining(char):
             bare = _sheds_marks(char)
         elif bare:

@@ -40,7 +40,7 @@ class Bm25Retriever(SparseRetriever):
         DataError: No name has a letter or a digit.
     """
 
-    VERSION = 4
+    VERSION = 5
 
     @staticmethod
     def normalised(text: str) -> str:

@@ -90,7 +90,7 @@ class Postings:
             # instead, which a query of rare words need not do.
             dense = sizes[stop - 1] > len(sums) // 20
             few = lists[: 1 + int(np.searchsorted(sizes, _SAMPLE))] if dense else lists
-            names = np.concatenate(few)
+            names: Ints = np.concatenate(few)
             concepts, found = self._top(names, sums[names], k, len(few), sums if dense else None)
             needed = found[-1] - _SLACK if len(found) == k else 0.0
             if unread[stop - 1] < needed:

@@ -28,7 +28,7 @@ class TfidfRetriever(SparseRetriever):
         DataError: Every name is blank.
     """
 
-    VERSION = 4
+    VERSION = 5
 
     @staticmethod
     def normalised(text: str) -> str:

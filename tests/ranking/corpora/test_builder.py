@@ -262,12 +262,22 @@ def test_one_text_in_train_and_test_is_told_of(toy, caplog):
     assert not caplog.records
     prepared(toy(cls=Repeated, seed=1))
     assert ": 60 of 60 mentions of test stand in train too, with the same" in caplog.text
+    caplog.clear()
+    prepared(toy(cls=Sentences, seed=2))  # one in six is a sentence of train
+    assert ": 10 of 60 mentions of test stand in train too, with the same" in caplog.text
 
 
 class Repeated(Toy):
     def _mentions(self, split, counts, problems):
         for index, mention in enumerate(super()._mentions(split, counts, problems)):
             yield replace(mention, left=f"{index} a b c d", right="e f g h i j")
+
+
+class Sentences(Toy):
+    def _mentions(self, split, counts, problems):
+        for index, mention in enumerate(super()._mentions(split, counts, problems)):
+            place = index if index % 6 == 0 else f"{split} {index}"
+            yield replace(mention, left=f"{place} had", right="again.")
 
 
 def test_max_examples_is_a_seeded_draw_in_the_order_of_the_corpus(toy):

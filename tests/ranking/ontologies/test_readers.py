@@ -34,22 +34,56 @@ def test_malformed_names_raise_with_their_line_or_are_counted(tmp_path, line):
     assert problems.counts == {"line is not 'id<TAB>name'": 1}
 
 
-@pytest.mark.parametrize("title", ["id", "CUI", "code", "concept_id", "MeSH ID"])
-def test_a_header_is_no_name(tmp_path, title):
+@pytest.mark.parametrize(
+    "titles",
+    [
+        *("id\tname", "CUI\tSTR", "code\tx", "concept_id\tlabel", "MeSH ID\theading"),
+        *("#DiseaseID\tDiseaseName", "name\tid", "DiseaseName\tDiseaseID", "ICD-10 code\ttext"),
+        *("sctid\tterm", "accession\tpreferred name", "vocabulary\tname"),
+    ],
+)
+def test_a_header_is_no_name(tmp_path, titles):
     path = tmp_path / "names"
-    path.write_text(f"{title}\tname\nC1\tcold\n")
+    path.write_text(f"{titles}\nC1\tcold\n")
     with pytest.raises(DataError, match=r"names:1: a header, .*; remove it$"):
         list(read_names(path, problems=Problems("count")))
 
 
-def test_names_before_identifiers_are_found_out(tmp_path):
+@pytest.mark.parametrize("first", ["covid\tCOVID-19", "C1\tname", "fever\tFever", "GO:1\tterm"])
+def test_what_is_no_header_is_read(tmp_path, first):
     path = tmp_path / "names"
-    path.write_text("".join(f"cold {chr(97 + i)}\tC{i}\n" for i in range(12)))
-    with pytest.raises(DataError, match=r"names: the second column looks like identifiers and th"):
-        list(read_names(path))
+    path.write_text(f"{first}\n")
+    assert [(own.id, own.name) for own in read_names(path)] == [tuple(first.split("\t"))]
+
+
+def test_an_identifier_in_two_spellings_is_one_concept(tmp_path):
+    path = tmp_path / "names"
+    path.write_text("MESH:D1\tcold\nE11.9\tdiabetes\nD1\tcoryza\ne119\tT2D\n")
+    found = [(own.id, own.names) for own in read_names(path)]
+    assert found == [("MESH:D1", ("cold", "coryza")), ("E11.9", ("diabetes", "T2D"))]
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("names", "cold {1}\tC{0}\n"),
+        ("medic", "cold {1}||C{0}\n"),
+        ("json", '{{"id": "cold {1}", "names": ["C{0}"]}}\n'),
+    ],
+)
+def test_names_before_identifiers_are_found_out(tmp_path, form, line):
+    path = tmp_path / "names"
+    path.write_text("".join(line.format(i, chr(97 + i)) for i in range(12)))
+    with pytest.raises(DataError, match=r"names: the names look like identifiers and the identif"):
+        list(read_ontology([path], form))
     for content in ("C{0}\tcold\n", "{1}\t{1}\n", "P{0}\tTP{0}\n", "cold {1}\tcold\n"):
         path.write_text("".join(content.format(i, chr(97 + i)) for i in range(12)))
-        assert len(list(read_names(path))) == 12
+        assert len(list(read_ontology([path]))) == 12
+
+
+def test_a_path_where_a_list_of_them_is_wanted_is_refused():
+    with pytest.raises(DataError, match=r"paths is the text 'names.tsv'; give a list"):
+        read_ontology("names.tsv")
 
 
 @settings(max_examples=100, deadline=None)
