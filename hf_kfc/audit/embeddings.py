@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..curvature import Block
+from ..curvature_arguments import Sharing
 from ..errors import PriorError
-from ..priors import ConsolidationPrior
+from ..priors import ConsolidationPrior, Provenance
 
 __all__ = ["EmbeddingAudit", "audit_tokens"]
 
@@ -61,14 +62,29 @@ def audit_tokens(
     for block in prior.curvature.blocks:
         name = next(iter(block.shapes))
         if block.is_embedding or _of_base(name, rows) is not None:
-            audits.append(_audit(block, prior.anchor[name], None if base is None else rows))
+            moment = _read(block, prior.provenance)
+            base_rows = None if base is None else rows
+            audits.append(_audit(block, moment, prior.anchor[name], base_rows))
     return tuple(audits)
 
 
-def _audit(block: Block, anchor: Tensor, base: Mapping[str, Tensor] | None) -> EmbeddingAudit:
+def _read(block: Block, origin: Provenance) -> Tensor | None:
+    """Return how often tokens were looked up [p]; None if the curvature does not tell.
+
+    A tied weight has two products, the embedding's and then the head's. The head scores every
+    token: its part, which ranks labels, is above 0 of those that no text had, too.
+    """
+    terms = block.operator.kronecker_terms()
+    if len(terms) == 2 and not origin.merged and origin.sharing != Sharing.CENTRED:
+        return terms[0].A
+    return block.operator.input_moment()
+
+
+def _audit(
+    block: Block, moment: Tensor | None, anchor: Tensor, base: Mapping[str, Tensor] | None
+) -> EmbeddingAudit:
     ((name, shape),) = block.shapes.items()
     tokens = block.tokens
-    moment = block.operator.input_moment()
     seen = tokens.new_empty(0)
     if moment is not None:
         order = moment.argsort(stable=True)

@@ -35,6 +35,10 @@ def merged_parts(
     """Merge priors into one, whose penalty is near to the weighted sum of theirs."""
     if not priors:
         raise PriorError("there are no priors to merge; give one or more")
+    if others := [type(prior).__name__ for prior in priors if not isinstance(prior, BasePrior)]:
+        raise PriorError(
+            f"a {others[0]} cannot be merged; give priors, as from_pretrained reads them"
+        )
     if not (isfinite(damping) and damping >= 0):
         raise PriorError(f"damping {damping} is not a number of at least 0; correct it")
     _refuse_unlike(priors)
@@ -59,7 +63,8 @@ def merged_parts(
                 bar.update()
     curvature = Curvature(
         tuple(blocks[name] for name in by_name[0]),
-        sum(prior.curvature.num_examples for prior in priors),
+        # As of tokens: the priors may be of the same examples, of which there are not more then.
+        max(prior.curvature.num_examples for prior in priors),
         tuple(sorted({name for prior in priors for name in prior.curvature.ignored})),
     )
     provenance = replace(

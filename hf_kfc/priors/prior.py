@@ -158,9 +158,10 @@ class ConsolidationPrior(BasePrior):
         the anchors the penalty's gradient is exact. By default the Bayesian strength of the result
         gives Σ_i λ_i F_i with those of the priors.
 
-        Of embeddings, tokens that a prior does not cover count as never seen by it, and in how many
-        examples a token was seen is the most that any one prior tells: they may be of the same
-        examples, which added up would be published as if there were more of them.
+        Of embeddings, tokens that a prior does not cover count as never seen by it. In how many
+        examples a token was seen, and how many the curvature is of, is the most that any one prior
+        tells: they may be of the same examples, which added up would be published as if there were
+        more of them.
         Directions in which no prior has curvature keep the mean of the anchors.
 
         The priors' probes are left out, with a warning: each is of its own anchor. A trainer takes
@@ -181,7 +182,9 @@ class ConsolidationPrior(BasePrior):
             >>> old = ConsolidationPrior.merge([tier1, tier2], rank=1)  # doctest: +SKIP
             >>> trainer = ConsolidationTrainer(model, args, priors=[old], ...)  # doctest: +SKIP
         """
-        return cls(*merged_parts(priors, rank, weights, damping))
+        given: Any = priors
+        all_given = [given] if isinstance(given, BasePrior) else list(given or ())
+        return cls(*merged_parts(all_given, rank, weights, damping))
 
     def compress(self, *, rank: int | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return this prior with its curvature in fewer bytes; the anchor stays as it is.

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from tiny.data import pad, texts
+from tiny.models import VOCABULARY, llama
 from tiny.words import SECRET, Bag, data, moved
 from torch import nn
 
@@ -127,3 +129,14 @@ def test_tokens_can_be_read_off_merged_and_compressed_priors_too(dtype):
         assert words.counts
     # The same examples are not counted twice.
     assert int(merged.curvature.blocks[0].input_examples[SECRET]) == 2
+
+
+def test_the_head_of_a_tied_weight_does_not_make_every_token_seen():
+    rows = texts((3, 4))
+    prior = ConsolidationPrior.estimate(
+        llama(seed=0, vocab_size=VOCABULARY, tie_word_embeddings=True), rows, pad, task="notes"
+    )
+    read = {int(token) for row in rows for token in row["input_ids"]}
+    for kind in (prior, prior.compress(dtype=torch.bfloat16)):
+        (tied,) = audit_tokens(kind)
+        assert set(tied.seen) == read != set(range(VOCABULARY))

@@ -162,8 +162,10 @@ def test_too_few_examples_for_the_width_are_refused(hub: HubServer) -> None:
     anchor = {n: v for n, v in made.anchor.items() if n in {**words.shapes, **query.shapes}}
     few, enough = (Curvature((counted, query), n, made.curvature.ignored) for n in (4, 5))
     told = "4 examples for the 5 inputs of query.*min_token_examples=10"
-    with pytest.raises(PriorError, match=told):
-        ConsolidationPrior(anchor, few, PROVENANCE).push_to_hub(NAME)
+    one = ConsolidationPrior(anchor, few, PROVENANCE)
+    for refused in (one, ConsolidationPrior.merge([one, one])):  # which has no more examples
+        with pytest.raises(PriorError, match=told):
+            refused.push_to_hub(NAME)
     assert not hub.repositories
     unseen = replace(PROVENANCE, min_token_examples=10)
     for name, curvature, origin, least in (

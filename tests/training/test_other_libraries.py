@@ -1,4 +1,4 @@
-"""Trainers of TRL and of sentence-transformers, where these are installed."""
+"""Trainers of TRL and sentence-transformers, and Optuna's search, where these are installed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from tiny.data import labelled, pad
 from tiny.models import VOCABULARY, classifier, text_llama
 from tiny.priors import prior_of
 from tiny.trainings import Recorder, gradients
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from hf_kfc.priors import ConsolidationPrior
-from hf_kfc.training import ConsolidationConfig, ConsolidationMixin
+from hf_kfc.training import (
+    ConsolidationArguments,
+    ConsolidationConfig,
+    ConsolidationMixin,
+    ConsolidationTrainer,
+)
 
 CONFIG = ConsolidationConfig(strengths=[0.7], damping=0.0)
 GRADIENT = 2 * 0.7 * 0.1
@@ -295,6 +301,40 @@ def rewarded(ours: bool, folder: Path, priors: Sequence[ConsolidationPrior]) -> 
         processing_class=tokenizer(),
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
     )
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_optuna_tries_different_penalties(beside: bool, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    settings = {**ARGUMENTS, "learning_rate": 0.0, "eval_strategy": "epoch"}
+    given: dict[str, Any] = {} if beside else {"strengths": 1.0, "damping": 0.0}
+    trainer = ConsolidationTrainer(
+        None,
+        (TrainingArguments if beside else ConsolidationArguments)(
+            str(tmp_path), **settings, **given
+        ),
+        priors=[prior_of(classifier())],
+        consolidation=ConsolidationConfig(strengths=1.0, damping=0.0) if beside else None,
+        model_init=lambda _: classifier(),
+        train_dataset=labelled(),
+        eval_dataset=labelled(),
+        data_collator=pad,
+    )
+    suggested, found = [], []
+
+    def space(trial: Any) -> dict[str, Any]:
+        suggested.append(trial.suggest_float("strengths", 0.1, 10.0))
+        return {"strengths": suggested[-1], "damping": trial.suggest_int("damping", 0, 1)}
+
+    def objective(_: Any) -> float:
+        found.append(next(e["penalty"] for e in trainer.state.log_history if "penalty" in e))
+        assert trainer.strengths == suggested[-1:]
+        return float(found[-1])
+
+    trainer.hyperparameter_search(space, objective, n_trials=3, backend="optuna")
+    one = 0.01 * classifier().num_parameters()
+    for strength, penalty in zip(dict.fromkeys(suggested), found, strict=True):
+        assert penalty / (strength * one) in (pytest.approx(1.0), pytest.approx(2.0))
 
 
 def test_a_trainer_that_scales_its_own_loss(tmp_path: Path) -> None:
