@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -271,14 +271,16 @@ def problems_of_parts(
     problems += [f"parameter {name} stands in two blocks" for name, n in owners.items() if n > 1]
     names = Counter(block.name for block in blocks)
     problems += [f"two blocks have the name '{name}'" for name, n in names.items() if n > 1]
+    looked_at: dict[Hashable, list[str]] = {}  # once, however many blocks name the same tensors
     for block in blocks:
-        state = block.operator.state().items()
         # Of what has no sound shape or values that are not even finite, nothing more is said.
-        wrong = (
-            block_problems(block)
-            or [phrase for part, value in state for phrase in _bad_values(part, value)]
-            or block.operator.problems(block.shape)
-        )
+        if not (wrong := block_problems(block)):
+            operator, state = block.operator, block.operator.state()
+            key = (operator.kind, block.shape, *map(id, state.values()))
+            if key not in looked_at:
+                bad = [phrase for part in state for phrase in _bad_values(part, state[part])]
+                looked_at[key] = bad or operator.problems(block.shape)
+            wrong = looked_at[key]
         problems += [f"{block.name}: {phrase}" for phrase in wrong]
     if probes is not None and not problems:
         problems += _other_anchors(anchor, blocks, probes)

@@ -14,7 +14,7 @@ from tiny.priors import Tensors, assert_equal_priors, one_block, prior
 from torch import nn
 
 from hf_kfc.commands.spectra import spectrum_of
-from hf_kfc.curvature import Block, Layout, LowRankKronecker
+from hf_kfc.curvature import Block, Kronecker, Layout, LowRankKronecker
 from hf_kfc.curvature.operators import relative_difference
 from hf_kfc.errors import HfKfcError, PriorError
 from hf_kfc.priors import ConsolidationPrior
@@ -163,6 +163,25 @@ def test_a_description_of_many_blocks_takes_seconds(malformed: bool, tmp_path: P
     part = ConsolidationPrior.from_pretrained(tmp_path, layers=["scale *"])
     assert len(part.curvature.blocks) == 5_000
     assert time.process_time() - began < 10
+
+
+def test_a_factor_is_looked_at_once_however_often_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def many(config: Config, tensors: Tensors) -> None:
+        config["blocks"] *= 50
+
+    seen: list[Kronecker] = []
+    look = Kronecker.problems
+
+    def counted(self: Kronecker, shape: tuple[int, int]) -> list[str]:
+        seen.append(self)
+        return look(self, shape)
+
+    monkeypatch.setattr(Kronecker, "problems", counted)
+    forge(tmp_path, many)
+    assert "two blocks have the name" in refusal(tmp_path)
+    assert 0 < len(seen) < 15
 
 
 @pytest.mark.parametrize(
