@@ -99,7 +99,11 @@ class Factors(Accumulator):
 
     @override
     def add_gradients(self, batch: LayerBatch) -> None:
-        g = wide(batch.g).sum(1) if self.sharing is Sharing.REDUCE else batch.g.flatten(0, 1)
+        g = batch.g
+        if self.layer.rule.diagonal_inputs and bool((fixed := batch.features < 0).any()):
+            # A padding token's row never learns, whatever reads it (MobileBERT's trigrams do).
+            g = g.masked_fill(fixed[..., None], 0)
+        g = wide(g).sum(1) if self.sharing is Sharing.REDUCE else g.flatten(0, 1)
         if self.total.ndim == 1:
             self.total += wide(g).square().sum(0)
             return

@@ -3,8 +3,19 @@
 import pytest
 import torch
 from tiny.curvatures import LABELS, SHARINGS, assert_equal_matrices, dense, estimate, oracle
-from tiny.layers import BY_CHANNEL, EVERY, FACTORED, POSITIONS, Logits, Probe, examples, vectors
+from tiny.layers import (
+    BY_CHANNEL,
+    CLASSES,
+    EVERY,
+    FACTORED,
+    POSITIONS,
+    Logits,
+    Probe,
+    examples,
+    vectors,
+)
 from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature.layers import RULES, LayerRule
 
@@ -205,6 +216,38 @@ def test_padding_token_has_no_curvature() -> None:
         of_row = matrix.diagonal().reshape(3, 5)
         assert (of_row[:, [0, 3, 4]] == 0).all()
         assert (of_row[:, [1, 2]] > 0).all()
+
+
+class Trigrams(nn.Module):
+    """Every token sees the next one, the last of a text its padding, as in MobileBERT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(6, 4, padding_idx=0), nn.Linear(8, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
+        x = self.embed(input_ids)
+        following = nn.functional.pad(x[:, 1:], (0, 0, 0, 1))
+        scores = self.mix(torch.cat([x, following], dim=-1)).tanh()
+        return SequenceClassifierOutput(logits=(scores * attention_mask[..., None]).sum(1))
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_a_padding_token_that_is_read_changes_nothing(sharing: str) -> None:
+    model = Trigrams()
+
+    def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        ids = nn.utils.rnn.pad_sequence([row["ids"] for row in rows], batch_first=True)
+        labels = torch.stack([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+
+    data = [
+        {"ids": torch.randint(1, 6, (length,)), "labels": torch.randint(CLASSES, ())}
+        for length in (5, 2, 3)
+    ]
+    together = dense(estimate(model, data, collate, sharing=sharing))
+    alone = dense(estimate(model, data, collate, sharing=sharing, curvature_batch_size=1))
+    assert_equal_matrices(together, alone)
 
 
 def test_large_gradients_are_squared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
