@@ -217,6 +217,8 @@ def test_a_text_is_no_list_of_names():
         Concept("C1", "influenza", "flu")
     with pytest.raises(DataError, match=r"names of 'C1' is the text 'flu'; give a list"):
         concept_from_names("C1", "flu")
+    with pytest.raises(DataError, match=r"concepts is the text 'names.tsv'; give a list"):
+        Ontology("names.tsv")
 
 
 def test_raise_means_what_it_says_where_train_mentions_could_name_a_concept(tmp_path):

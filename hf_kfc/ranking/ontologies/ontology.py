@@ -53,7 +53,7 @@ class Ontology(Sequence[Concept]):
     """
 
     def __init__(self, concepts: Iterable[Concept]) -> None:
-        remaining = iter(concepts)
+        remaining = iter(refuse_text("concepts", concepts))
         digest = hashlib.sha256()
         batches = []
         while chunk := list(islice(remaining, _BATCH)):
