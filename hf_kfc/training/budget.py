@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Budget"]
+__all__ = ["LEAST", "MOST", "Budget"]
 
 _GAIN, _FASTEST = 20.0, 0.5
 """The factor's logarithm grows by this in a training that forgets twice the budget throughout; and
 at most by that in a step."""
 _WINDOW = 0.01
 """Share of a training over which the divergence of its batches is averaged."""
-_MOST = 3.0
+_SHOCK = 3.0
 """Budgets that are forgotten count as at most so many: a first shock is not to rule for long."""
-_RANGE = 1e-2, 1e3
+LEAST, MOST = 0.25, 4.0
+"""Bounds of the factor. Without them the new task paid up to 19 points where tasks conflict."""
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Budget:
 
     With r = forgotten / budget, in every step with probes m ← m·exp(κ(min(r, 3) − 1)),
     κ = 20 / steps of the training. Forgotten is what is measured on the probes held out, carried on
-    between two measurements by the divergence of the batches. m starts at 1 and stays within 0.01
-    and 1,000.
+    between two measurements by the divergence of the batches. m starts at 1 and stays within ¼
+    and 4: a budget that would take more is not kept.
 
     Args:
         limit: Nats of each earlier task's KL on the probes that are held out.
@@ -92,7 +93,6 @@ class Budget:
         return self._held.setdefault(task, _Held())
 
     def _set(self, held: _Held, forgotten: float, every: int) -> None:
-        excess = min(forgotten / self._limit, _MOST) - 1
-        low, high = _RANGE
+        excess = min(forgotten / self._limit, _SHOCK) - 1
         factor = held.factor * math.exp(every * self._rate * excess)
-        held.factor = min(high, max(low, factor))
+        held.factor = min(MOST, max(LEAST, factor))

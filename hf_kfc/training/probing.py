@@ -24,7 +24,7 @@ from ..priors import ConsolidationPrior
 from ..probes import Divergences, Probes, digest_of
 from ..probes.probes import Collator
 from .adapters import plain_name
-from .budget import Budget
+from .budget import MOST, Budget
 from .config import PenaltySettings
 from .resuming import ConsolidationState
 from .sharing import reshard, whole
@@ -251,9 +251,28 @@ class Probing:
         found = self.measure()
         if not step:
             self.check(found)
+        elif at_an_end:
+            self._tell_what_is_over(found)
         is_due = trainer.control.should_log
         trainer.log(found)
         trainer.control.should_log = is_due  # the Trainer's own log comes yet
+
+    def _tell_what_is_over(self, end: Mapping[str, float]) -> None:
+        """Say which earlier task has lost more than its budget, though held as much as may be."""
+        limit = self._settings.forgetting_budget
+        if limit is None:
+            return
+        for task in self.tasks:
+            forgotten = end.get(f"forgetting_{task.name}", end["forgetting"])
+            if forgotten > limit and self.factor(task.name) >= MOST:
+                logger.warning(
+                    "The budget of %g nats is not kept: of '%s' %.3g are forgotten at %g times the "
+                    "weight, which is the most; raise probe_weight or forgetting_budget.",
+                    limit,
+                    task.name,
+                    forgotten,
+                    MOST,
+                )
 
     def check(self, start: Mapping[str, float]) -> None:
         """Look before the first step whether the probes are of the model that is trained.
