@@ -47,6 +47,9 @@ def refuse_other_data(dataset: Any) -> None:
         )
 
 
+_MASK = "attention_mask"
+
+
 class Collate:
     """Makes batches of tensors; columns that the model does not read are left out, as by Trainer.
 
@@ -82,7 +85,12 @@ class Collate:
                 f"the collator makes a {type(batch).__name__} without tensors by name; let it "
                 "return some, as transformers.default_data_collator does"
             )
-        return {n: v for n, v in batch.items() if self._is_read(n, v)}
+        # A mask tells which positions count, also to a model that does not read it (xLSTM).
+        return {n: v for n, v in batch.items() if self._is_read(n, v) or n == _MASK}
+
+    def read(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return of a batch what the model reads."""
+        return {n: v for n, v in batch.items() if n != _MASK or self._is_read(n, v)}
 
     def _collated(self, rows: Sequence[Any]) -> Mapping[str, Any]:
         if self._strips:

@@ -198,7 +198,7 @@ class Estimate:
             elif examples > 1:
                 self._warn_of_padding(outputs)
             if self.forward is default_forward:
-                refuse_other_loss(self.model, batch, outputs)
+                refuse_other_loss(self.model, self.collate.read(batch), outputs)
         if wrong:
             self._leave_rules(wrong)
         for layer in self.layers:
@@ -410,7 +410,7 @@ class Estimate:
             )
 
     def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
-        products = Products(self.args.products)
+        products, batch = Products(self.args.products), self.collate.read(batch)
         if products is Products.FULL:
             outputs = self.forward(self.model, batch)
         else:

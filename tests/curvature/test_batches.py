@@ -142,3 +142,34 @@ def test_a_model_that_takes_any_keyword_gets_all() -> None:
             return result
 
     assert len(estimate(Wrapper(), vectors(3)).blocks) == 2
+
+
+class Maskless(nn.Module):
+    """Reads no mask, for padding at the end changes nothing before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(6, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.head(self.embed(input_ids)))
+
+
+def test_padding_does_not_count_though_the_model_reads_no_mask() -> None:
+    model = Maskless()
+
+    def padded(length: int) -> list[dict[str, Tensor]]:
+        rows = []
+        for tokens in (2, 4):
+            ids = torch.arange(1, tokens + 1)
+            fill = (0, length - tokens)
+            row = {"input_ids": nn.functional.pad(ids, fill)}
+            row["attention_mask"] = nn.functional.pad(torch.ones_like(ids), fill)
+            row["labels"] = nn.functional.pad(ids % 3, fill, value=-100)
+            rows.append(row)
+        return rows
+
+    one, other = (
+        images(estimate_curvature(model, padded(length), default_collate)) for length in (4, 7)
+    )
+    assert_equal_matrices(other, one)
