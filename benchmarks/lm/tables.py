@@ -44,6 +44,8 @@ MEASURES = {
 }
 """What is measured of general ability, and its label; what is lost grows with a loss alone."""
 
+_COLORS = {"KFC and probes": "C3", "KFC or probes": "C1", "rivals": "C0", "plain, anchor": "0.2"}
+
 
 class Row:
     """A method's means over its seeds.
@@ -210,14 +212,24 @@ def draw(records: Records, path: Path) -> None:
     with rc_context({"svg.hashsalt": "hf_kfc"}):  # the same file of the same results
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for row in rows_of(records):
+        rows = rows_of(records)
+        for row in rows:
             left.scatter(row.new, 100 * row.prevented, color=_color(row.method), s=25)
-            left.annotate(row.method, (row.new, 100 * row.prevented), fontsize=7, xytext=(4, 3),
-                          textcoords="offset points")  # fmt: skip
+            if row.method == "none" or not any(_is_better(other, row) for other in rows):
+                left.annotate(
+                    row.method,
+                    (row.new, 100 * row.prevented),
+                    xytext=(5, -9),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
         left.axvline(0.02, color="0.8", zorder=0)
         left.axhline(95, color="0.8", zorder=0)
         left.set_xlabel("cross entropy of new texts, less that of none (nats)")
         left.set_ylabel("rise of the general cross entropy prevented (%)")
+        for label, color in _COLORS.items():
+            left.scatter([], [], color=color, s=25, label=label)
+        left.legend(fontsize=7, loc="lower right")
         for point, record in records.items():
             place = record["meter"]["kl"], record["general"]["cross_entropy"]
             right.scatter(*place, color=_color(point.method), s=25)
@@ -226,11 +238,18 @@ def draw(records: Records, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def _is_better(one: Row, other: Row) -> bool:
+    """Whether it keeps no less, up to all, and costs no more, and is not the same in both."""
+    mine, theirs = ((min(row.prevented, 1.0), -row.new) for row in (one, other))
+    return mine != theirs and all(m >= t for m, t in zip(mine, theirs, strict=True))
+
+
 def _color(method: str) -> str:
-    """What is ours, what is a rival with no old data, and what is neither."""
-    if "kfc" in method or "probes" in method:
-        return "C3" if "kfc" in method and "probes" in method else "C1"
-    return "0.2" if method in ("none", "individual") else "C0"
+    """That of what is ours, of a rival, or of neither."""
+    ours = ("kfc" in method) + ("probes" in method)
+    if ours:
+        return _COLORS["KFC and probes" if ours == 2 else "KFC or probes"]
+    return _COLORS["plain, anchor" if method in ("none", "individual") else "rivals"]
 
 
 def main() -> None:
