@@ -155,8 +155,9 @@ def examples_for(
 
 
 def collator(model: nn.Module) -> Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]:
-    """Pad on the right, with an attention mask where the model takes one."""
+    """Pad on the right, with an attention mask where the model takes one, read or not."""
     parameters = inspect.signature(model.forward).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = {}
@@ -166,7 +167,7 @@ def collator(model: nn.Module) -> Callable[[list[dict[str, Tensor]]], dict[str, 
             batch[name] = _padded(values, fill)
             if name == "input_ids":
                 mask = _padded([torch.ones_like(value) for value in values], 0)
-                if "attention_mask" in parameters:
+                if takes_any or "attention_mask" in parameters:
                     batch["attention_mask"] = mask
         return batch
 
