@@ -46,7 +46,10 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("changes", "message"),
     [
         ({"penalty_dtype": "float16"}, r"penalty_dtype float16 is not one of float32, bfloat16"),
-        ({"penalty_every": 0}, r"penalty_every 0 is not a number ≥ 1; correct `penalty_every`"),
+        (
+            {"penalty_every": 0},
+            r"penalty_every 0 is not a whole number ≥ 1; correct `penalty_every`",
+        ),
     ],
 )
 def test_how_the_penalty_is_computed_is_refused(
