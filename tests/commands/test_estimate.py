@@ -303,7 +303,7 @@ def test_what_was_killed_goes_on(tier, run, tmp_path, monkeypatch):
         ({"text": TEXTS, "label": list("abcd")}, (), "label 'a', which the model does not know"),
         ({"text": TEXTS, "label": [0, 1, 2, 0]}, (), "label 2 is out of range for 2 classes"),
         ({"text": TEXTS, "label": [0] * 4}, ("--split", "dev"), "no split 'dev'; give one of"),
-        ({"text": TEXTS, "label": [0] * 4}, ("--curvature_batch_size", 0), "a whole number of at least 1"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--curvature_batch_size", 0), "a whole number"),
         ({"text": TEXTS, "label": [0] * 4}, ("--device", "abacus"), "device 'abacus' is unknown"),
         ({"text": TEXTS, "label": [0] * 4}, ("--ignore", "nothing*"), "'nothing*' matches no"),
     ],
