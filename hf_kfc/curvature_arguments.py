@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from numbers import Integral
 from typing import Any
 
 from .errors import CurvatureError
+from .values import is_whole
 
 __all__ = ["CurvatureArguments", "Labels", "Products", "Sharing"]
 
@@ -149,7 +149,7 @@ class CurvatureArguments:
             given: Any = getattr(self, name)
             if given is None and name in ("max_curvature_examples", "unknown_token_id"):
                 continue
-            if given is True or not isinstance(given, Integral) or int(given) < low:
+            if not is_whole(given) or int(given) < low:
                 raise CurvatureError(f"{name} is {given}; give a whole number of at least {low}")
         ignore: Any = self.ignore
         if isinstance(ignore, str) or not isinstance(ignore, Sequence):

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..errors import CurvatureError
 
-__all__ = ["Collate", "named_arguments", "refuse_other_data", "to_device"]
+__all__ = ["Collate", "named_arguments", "refuse_other_data", "to_device", "tokens_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,14 @@ class Collate:
     def __init__(
         self, model: nn.Module, collator: Callable[[list[Any]], Mapping[str, Any]], reads_all: bool
     ) -> None:
+        if not callable(collator):
+            raise CurvatureError(
+                f"data_collator is a {type(collator).__name__}; give a function that makes a batch "
+                "of a list of examples, as transformers.default_data_collator"
+            )
         self._collator = collator
         self._named, self._takes_others = _signature(model)
+        self._tokens = tokens_of(model)
         self._reads_all = reads_all
         self._strips: bool | None = None
 
@@ -85,8 +91,20 @@ class Collate:
                 f"the collator makes a {type(batch).__name__} without tensors by name; let it "
                 "return some, as transformers.default_data_collator does"
             )
+        self._refuse_other_tokens(batch.get("input_ids"))
         # A mask tells which positions count, also to a model that does not read it (xLSTM).
         return {n: v for n, v in batch.items() if self._is_read(n, v) or n == _MASK}
+
+    def _refuse_other_tokens(self, ids: Any) -> None:
+        if self._tokens is None or not isinstance(ids, Tensor) or not ids.numel():
+            return
+        least, most = (int(value) for value in ids.aminmax())
+        if ids.is_floating_point() or (least >= 0 and most < self._tokens):
+            return
+        raise CurvatureError(
+            f"input_ids has tokens from {least} to {most}, and the model has {self._tokens}; give "
+            "the tokenizer's model, or resize its embeddings (resize_token_embeddings)"
+        )
 
     def read(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return of a batch what the model reads."""
@@ -125,6 +143,15 @@ class Collate:
         if name in self._named or name == "labels":
             return True
         return isinstance(value, Tensor) and (self._reads_all or self._takes_others)
+
+
+def tokens_of(model: nn.Module) -> int | None:
+    """Return how many tokens a model has; None if it does not tell."""
+    get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
+    try:
+        return getattr(get() if get is not None else None, "num_embeddings", None)
+    except NotImplementedError:  # as transformers says of models that have none
+        return None
 
 
 def named_arguments(model: nn.Module) -> set[str]:

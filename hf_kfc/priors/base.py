@@ -50,6 +50,8 @@ class BasePrior:
         self.provenance = provenance
         self.probes = probes
         self.source: Source | None = None
+        if not isinstance(probes, Probes | None):
+            raise PriorError(f"a {type(probes).__name__} is no Probes; make some of the model")
         if problems := problems_of_parts(self.anchor, curvature, provenance, probes):
             raise PriorError(
                 f"prior of task '{provenance.task}' is unusable: {'; '.join(problems)}"

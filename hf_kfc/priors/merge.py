@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import hypot, isfinite
+from math import hypot
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
 from ..text import printable
+from ..values import is_number
 from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import Provenance, compounded
@@ -29,7 +31,7 @@ _SETTLED = 1e-4
 def merged_parts(
     priors: Sequence[BasePrior],
     rank: int,
-    weights: Sequence[float] | None,
+    weights: Any,
     damping: float,
 ) -> Parts:
     """Merge priors into one, whose penalty is near to the weighted sum of theirs."""
@@ -39,8 +41,8 @@ def merged_parts(
         raise PriorError(
             f"a {others[0]} cannot be merged; give priors, as from_pretrained reads them"
         )
-    if not (isfinite(damping) and damping >= 0):
-        raise PriorError(f"damping {damping} is not a number of at least 0; correct it")
+    if not (is_number(damping) and damping >= 0):
+        raise PriorError(f"damping {damping!r:.40} is not a number of at least 0; correct it")
     _refuse_unlike(priors)
     for prior in priors:
         tell_left_out(
@@ -105,7 +107,7 @@ def _describe(block: Block) -> str:
     return f"{' and '.join(shapes)} as {block.layout}"
 
 
-def _shares(priors: Sequence[BasePrior], weights: Sequence[float] | None) -> tuple[float, ...]:
+def _shares(priors: Sequence[BasePrior], weights: Any) -> tuple[float, ...]:
     """Return the weight of each prior's F, by default its share of all examples."""
     if weights is None:
         counts = [prior.provenance.num_examples for prior in priors]
@@ -115,13 +117,15 @@ def _shares(priors: Sequence[BasePrior], weights: Sequence[float] | None) -> tup
                     f"prior of task '{prior.task}' tells no number of examples; give weights"
                 )
         return tuple(count / sum(counts) for count in counts)
+    if isinstance(weights, str) or not isinstance(weights, Collection):
+        raise PriorError(f"weights {weights!r:.40} is no list of numbers; give one of each prior")
     if len(weights) != len(priors):
         raise PriorError(
             f"{len(weights)} weights are given for {len(priors)} priors; give each one"
         )
     for weight in weights:
-        if not (isfinite(weight) and weight > 0):
-            raise PriorError(f"weight {weight} is not a number above 0; correct it")
+        if not (is_number(weight) and weight > 0):
+            raise PriorError(f"weight {weight!r:.40} is not a number above 0; correct it")
     return tuple(map(float, weights))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from ..curvature import Block, Curvature
 from ..errors import PriorError
+from ..values import is_whole
 from .base import BasePrior, PriorT
 
 __all__ = [
@@ -44,6 +45,10 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
     Raises:
         PriorError: An embedding's counts of examples are not there, as in every L2 prior.
     """
+    if not is_whole(min_examples):
+        raise PriorError(
+            f"min_examples {min_examples!r:.40} is no whole number; 0 keeps all tokens"
+        )
     if min_examples and not prior.curvature.num_examples:  # no data was used
         raise PriorError(
             f"prior of task '{prior.task}' is L2, which knows not in how many examples a token was "

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from ..curvature import Block, Compressor
 from ..errors import CurvatureError, PriorError
+from ..values import is_whole
 from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import compounded
@@ -24,6 +25,8 @@ def compressed_parts(prior: BasePrior, rank: int | None, dtype: torch.dtype | No
         raise PriorError(
             f"prior of task '{prior.task}' would stay as it is; give a rank, a dtype or both"
         )
+    if rank is not None and not is_whole(rank):
+        raise PriorError(f"rank {rank!r:.40} is no whole number; give one of at least 1")
     blocks, errors = [], {}
     known = prior.provenance.approximation_errors
     name = "the arguments"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..curvature.batches import named_arguments
+from ..curvature.batches import named_arguments, tokens_of
 from ..errors import ProbeError
 from .forward import right_padded
 
@@ -20,7 +20,6 @@ __all__ = [
     "inputs_of",
     "pad_tokens",
     "special_tokens_around",
-    "tokens_of",
     "vocabulary_of",
     "with_decoder_inputs",
 ]
@@ -136,9 +135,3 @@ def vocabulary_of(model: nn.Module) -> int:
             "TokenTable.uniform(...) or another table"
         )
     return size
-
-
-def tokens_of(model: nn.Module) -> int | None:
-    """Return how many tokens a model has; None if it does not tell."""
-    get: Callable[[], Any] | None = getattr(model, "get_input_embeddings", None)
-    return getattr(get() if get is not None else None, "num_embeddings", None)

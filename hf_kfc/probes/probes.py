@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..curvature import Family, unwrapped
-from ..curvature.batches import refuse_other_data
+from ..curvature.batches import refuse_other_data, tokens_of
 from ..curvature.objective import Forward
 from ..errors import ProbeError
 from .caching import outputs_of
@@ -31,7 +31,6 @@ from .inputs import (
     inputs_of,
     pad_tokens,
     special_tokens_around,
-    tokens_of,
     vocabulary_of,
     with_decoder_inputs,
 )

@@ -139,3 +139,45 @@ def test_language_models(make_model: Any, kind: Any, tmp_path: Path) -> None:
     for name, parameter in reference.named_parameters():
         delta = start[name].double() - prior.anchor[name]
         assert_near(gradients[name], parameter.grad + 2 * 2.0 * delta, name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_smoothing_factor": 0.2},
+        {"gradient_checkpointing": True},
+        {"gradient_accumulation_steps": 3, "max_steps": 2},
+        {"bf16": True, "average_tokens_across_devices": True},
+    ],
+    ids=lambda changes: next(iter(changes), "plain"),
+)
+def test_a_trainer_that_generates_is_as_ever(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Without priors: its losses, its weights and what it generates are the plain Trainer's."""
+    found: list[Any] = []
+    torch.manual_seed(3)
+    data = [{"input_ids": torch.randint(4, 20, (6,))} for _ in range(12)]
+    for row in data:
+        row["labels"] = torch.randint(4, 20, (4,))
+        row["decoder_input_ids"] = row["labels"].roll(1)  # smoothing takes the labels away
+    for number, kind in enumerate((Seq2SeqTrainer, Seq2SeqConsolidationTrainer)):
+        torch.manual_seed(0)
+        settings: dict[str, Any] = {
+            "per_device_train_batch_size": 2,
+            "max_steps": 3,
+            "learning_rate": 1e-2,
+            "predict_with_generate": True,
+            "generation_max_length": 6,
+            "report_to": "none",
+            "use_cpu": True,
+            "logging_steps": 1,
+        }
+        args = Seq2SeqTrainingArguments(str(tmp_path / str(number)), **settings | changes)
+        trainer = kind(bart(), args, train_dataset=data, eval_dataset=data[:2])
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        found.append((losses, trainer.model.state_dict(), trainer.predict(data[:2]).predictions))
+    (losses, weights, generated), (own_losses, own_weights, own_generated) = found
+    assert losses == own_losses
+    assert all(torch.equal(value, own_weights[name]) for name, value in weights.items())
+    assert (generated == own_generated).all()

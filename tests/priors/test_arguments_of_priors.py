@@ -1,0 +1,58 @@
+"""What is no number, no list and no function is refused in words, before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny.models import RANKERS
+from tiny.priors import make_prior
+
+from hf_kfc.curvature.batches import Collate
+from hf_kfc.errors import CurvatureError, PriorError
+from hf_kfc.priors import ConsolidationPrior
+from hf_kfc.priors.privacy import without_rare_inputs
+
+
+@pytest.fixture(scope="module")
+def prior() -> ConsolidationPrior:
+    return make_prior(RANKERS["cnn"](), task="old")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda p: ConsolidationPrior.merge([p, p], weights=2.0), "weights 2.0 is no list of numb"),
+        (lambda p: ConsolidationPrior.merge([p, p], weights="12"), "weights '12' is no list of nu"),
+        (lambda p: ConsolidationPrior.merge([p, p], weights=[1, "2"]), "weight '2' is not a numb"),
+        (lambda p: ConsolidationPrior.merge([p, p], damping=None), "damping None is not a number"),
+        (lambda p: p.compress(rank=2.5), "rank 2.5 is no whole number"),
+        (lambda p: p.with_probes("texts"), "a str is no Probes"),
+        (lambda p: without_rare_inputs(p, None), "min_examples None is no whole number"),
+    ],
+)
+def test_what_is_something_else_is_refused(prior: Any, call: Any, said: str) -> None:
+    with pytest.raises(PriorError, match=said):
+        call(prior)
+
+
+def test_numbers_of_numpy_are_numbers(prior: Any) -> None:
+    plain = ConsolidationPrior.merge([prior, prior], weights=[1.0, 2.0])
+    same = ConsolidationPrior.merge([prior, prior], weights=np.array([1.0, 2.0]).tolist())
+    own = ConsolidationPrior.merge([prior, prior], weights=[np.float32(1), np.int64(2)])
+    assert plain.fingerprint == same.fingerprint == own.fingerprint
+    assert prior.compress(rank=np.int64(2)).fingerprint == prior.compress(rank=2).fingerprint
+
+
+def test_a_collator_is_a_function_and_tokens_are_the_models(prior: Any) -> None:
+    model = RANKERS["cnn"]()
+    with pytest.raises(CurvatureError, match="data_collator is a NoneType; give a function"):
+        Collate(model, None, False)  # type: ignore[arg-type]
+    tokens = model.get_input_embeddings().num_embeddings
+    collate = Collate(model, lambda rows: {"input_ids": torch.tensor(rows)}, False)
+    assert collate([[0, tokens - 1]])["input_ids"].tolist() == [[0, tokens - 1]]
+    for wrong in (tokens, -1):
+        with pytest.raises(CurvatureError, match=rf"and the model has {tokens}; give the tokeniz"):
+            collate([[0, wrong]])
