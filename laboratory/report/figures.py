@@ -116,10 +116,11 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """
     from matplotlib.transforms import Bbox  # noqa: PLC0415
 
+    places = [up for step in range(4, 70, 10) for up in (step, -step - 7)]
     centres = axes.transData.transform(list(points.values()))
     taken = [Bbox([centre - 5, centre + 5]) for centre in centres]
     for name, point in points.items():
-        for up, across in itertools.product((4, -11, 14, -21, 24, -31), (8, -8)):
+        for up, across in itertools.product(places, (8, -8)):
             label = axes.annotate(
                 name,
                 point,
