@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from math import sqrt
@@ -26,6 +27,8 @@ from ..priors import ConsolidationPrior
 from .probes import ReadProbes
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
+
+logger = logging.getLogger(__name__)
 
 # Enough to keep directions that no member used dear, and above the rounding of float32 factors.
 _DAMPING = 1e-3
@@ -160,12 +163,16 @@ class _Attack:
         self.probes = None if prior.probes is None else ReadProbes(prior.probes)
         self.device = next(model.parameters()).device
         layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
-        blocks = [
-            block
-            for block in prior.curvature.blocks
-            # Groups and experts see parts of the inputs each.
-            if block.name in layers and not isinstance(layers[block.name].rule, StackedRule)
-        ]
+        blocks = [block for block in prior.curvature.blocks if block.name in layers]
+        stacked = [b.name for b in blocks if isinstance(layers[b.name].rule, StackedRule)]
+        if stacked:
+            logger.warning(
+                "Not attacked are the inputs of %d layers of groups or experts (%s, ...), each of "
+                "which sees a part of them; what these tell of members is not known.",
+                len(stacked),
+                stacked[0],
+            )
+            blocks = [block for block in blocks if block.name not in stacked]
         weights = {block.name: _weights(block) for block in blocks}
         self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
         self.layers = [layers[name] for name in self.weights]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from ..errors import ConsolidationError
+from ..values import is_number, is_whole
 
 __all__ = ["CONFIG_NAME", "PENALTY_DTYPES", "ConsolidationConfig", "PenaltySettings"]
 
@@ -288,11 +288,11 @@ def _plain(value: Any) -> Any:
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+    return is_whole(value) and value >= least
 
 
 def _are_patterns(value: object) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..curvature import Operator
-from ..curvature.operators import Stack, StoredFactor
+from ..curvature.operators import StoredFactor
 from ..precision import wide, wide_dtype
 
 __all__ = ["Factor", "Placement", "Product"]
@@ -137,8 +137,7 @@ class Product:
                 self.factors.append((G, A))
             return
         shift = operator.shift(damping)
-        # A stack is damped for every product anew: a damped copy of it would stay.
-        self._damping = damping if isinstance(operator, Stack) else 0.0
+        self._damping = damping if operator.damped_anew else 0.0
         if shift is None and damping and not self._damping:
             operator = operator.damped(damping)
         self._shift = shift or 0.0

@@ -53,6 +53,24 @@ def test_the_interval_holds_the_true_value_nineteen_times_in_twenty():
     assert 0.93 < sum(held) / len(held) < 0.97
 
 
+def test_groups_are_not_attacked_and_that_is_said(caplog):
+    class Grouped(Mlp):
+        def __init__(self) -> None:
+            super().__init__(12, 2)
+            self.grouped = nn.Conv1d(4, 4, 3, groups=2)
+
+        def forward(self, x: Tensor):
+            return super().forward(self.grouped(x.unflatten(-1, (4, 3))).flatten(1).repeat(1, 3))
+
+    members, others, model = vectors(9, 12), vectors(9, 12), Grouped()
+    prior = estimate(model, members)
+    assert "kronecker_stack" in {block.operator.kind for block in prior.curvature.blocks}
+    told = told_apart(prior, model, members, others)
+    assert told.keys() == {"loss", "inputs of net.0"}
+    (said,) = [text for text in caplog.messages if "Not attacked" in text]
+    assert "1 layers of groups or experts (grouped, ...)" in said
+
+
 def test_members_are_told_where_few_of_them_shape_many_directions():
     members, others, model = vectors(30, 60), vectors(30, 60), Mlp(60, 2)
     told = told_apart(estimate(model, members), model, members, others)

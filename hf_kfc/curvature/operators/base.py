@@ -77,6 +77,7 @@ class Operator(ABC):
             alone (:attr:`stands_by_input`).
         holds_factors: Whether :meth:`kronecker_terms` costs nothing, and multiplying by the terms
             no more than :meth:`apply`.
+        damped_anew: Whether to damp it for every product: a damped copy would take memory again.
     """
 
     kind: ClassVar[str]
@@ -85,6 +86,7 @@ class Operator(ABC):
     factor_names: ClassVar[tuple[str, ...]] = ()
     column_names: ClassVar[tuple[str, ...]] = ()
     holds_factors: ClassVar[bool] = False
+    damped_anew: ClassVar[bool] = False
 
     # --- What a kind must say ---------------------------------------------------------------------
 

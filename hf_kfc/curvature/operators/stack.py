@@ -26,6 +26,7 @@ class Stack(Operator):
     """
 
     part: ClassVar[type[Products]]
+    damped_anew = True
 
     @classmethod
     def of(cls, parts: Sequence[Operator]) -> Self:
