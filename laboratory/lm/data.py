@@ -152,26 +152,30 @@ def read_domain(
 
 
 def public_rows(
-    data_dir: Path, tokenizer: PreTrainedTokenizerBase, *, length: int, seed: int
+    data_dir: Path, tokenizer: PreTrainedTokenizerBase, *, count: int, length: int, seed: int
 ) -> list[Row]:
     """Read public texts that stand for what a model could before.
 
     Args:
         data_dir: Folder of the corpora; the texts are its ``public/*.txt``.
         tokenizer: The model's.
+        count: How many rows.
         length: Tokens of a row; the rest of a text is left out.
-        seed: Of the order.
+        seed: Of the choice.
 
     Raises:
-        DataError: There is none of that length.
+        DataError: There are fewer of that length.
     """
     files = sorted((data_dir / "public").glob("*.txt"))
     texts = [Example("", file.read_text("utf-8")) for file in files]
     rows = [row for text in texts for row in _rows(text, tokenizer, length)]
-    if not rows:
-        raise DataError(f"{data_dir / 'public'} has no *.txt of {length} tokens; put texts there")
+    if len(rows) < count:
+        raise DataError(
+            f"{data_dir / 'public'} has {len(rows)} rows of {length} tokens in its *.txt, and "
+            f"{count} are needed; put more texts there"
+        )
     random.Random(seed).shuffle(rows)
-    return rows
+    return rows[:count]
 
 
 def _rows(example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Row]:

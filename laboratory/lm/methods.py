@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from hf_kfc.errors import ConsolidationError
+
 from ..methods import Part, changes_of
 
 __all__ = ["LM_METHODS", "LmMethod"]
@@ -54,8 +56,14 @@ class LmMethod:
 
         Args:
             name: A key of :data:`LM_METHODS`, or several joined by ``+``.
+
+        Raises:
+            ConsolidationError: Something in the name is unknown, or does not go with the rest.
         """
-        return replace(cls(name), **changes_of(name, LM_METHODS))
+        method = replace(cls(name), **changes_of(name, LM_METHODS))
+        if method.distilled and method.mixed:
+            raise ConsolidationError(f"method '{name}' has two rivals' terms; give lwf or mixed")
+        return method
 
     @property
     def trained(self) -> str:

@@ -165,9 +165,11 @@ class Stage:
 
     @cached_property
     def public(self) -> list[Row]:
-        """Rows of public texts."""
-        args = self.args
-        return public_rows(Path(args.data_dir), self.tokenizer, length=args.length, seed=self.seed)
+        """Rows of public texts, as many as of sampled ones without the meter's."""
+        args, count = self.args, len(self.probes[0])
+        return public_rows(
+            Path(args.data_dir), self.tokenizer, count=count, length=args.length, seed=self.seed
+        )
 
     def sampled(self, temperature: float = 1.0) -> Probes:
         """Return texts that the anchor samples, with its outputs on them.
@@ -256,7 +258,7 @@ class Stage:
             data_collator=self.collator,
             teacher=self.anchor if method.distilled else None,
             weight=method.distilled or method.mixed or 0.0,
-            texts=self.public[: len(self.probes[0])] if method.mixed else (),
+            texts=self.public if method.mixed else (),
             rows=method.rows or self.args.probe_batch_size,
         )
 

@@ -144,8 +144,15 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
     ours, theirs = (stage.prior(LmMethod.parse(f"kfc:0.1{end}")) for end in ("", "+public"))
     assert ours.fingerprint != theirs.fingerprint
     empty = Stage(arguments(tmp_path, model, tmp_path / "r.jsonl"), 0)
-    with pytest.raises(DataError, match=r"public has no \*.txt of 32 tokens; put texts there"):
+    with pytest.raises(
+        DataError, match=r"has 0 rows of 32 tokens in its \*.txt, and 18 are needed"
+    ):
         empty.learnt_from(LmMethod.parse("probes:1+public"))
+
+
+def test_two_rivals_in_one_method_are_refused():
+    with pytest.raises(ConsolidationError, match="has two rivals' terms; give lwf or mixed"):
+        LmMethod.parse("lwf:1+mixed:1")
 
 
 def test_public_texts_are_learnt_among_the_new_ones(data, model, tmp_path):
@@ -154,7 +161,7 @@ def test_public_texts_are_learnt_among_the_new_ones(data, model, tmp_path):
     trainer = stage.trainer(LmMethod.parse("mixed:3"), stage.anchor)
     assert not trainer.priors
     assert not trainer.probes
-    batch, texts = stage.collator(stage.domain.train[:4]), stage.public[:18]
+    batch, texts = stage.collator(stage.domain.train[:4]), stage.public
     for step in (0, 10):  # 18 rows in nine steps
         trainer.state.global_step, first = step, 2 * step % 18
         stage.anchor.train()
