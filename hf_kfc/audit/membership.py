@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from math import sqrt
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
 from ..curvature.capture import capture, frozen
+from ..curvature.discovery import Layer
 from ..curvature.layers import StackedRule
 from ..curvature.objective import (
     Forward,
@@ -27,8 +27,6 @@ from ..priors import ConsolidationPrior
 from .probes import ReadProbes
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
-
-logger = logging.getLogger(__name__)
 
 # Enough to keep directions that no member used dear, and above the rounding of float32 factors.
 _DAMPING = 1e-3
@@ -164,16 +162,7 @@ class _Attack:
         self.device = next(model.parameters()).device
         layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
         blocks = [block for block in prior.curvature.blocks if block.name in layers]
-        stacked = [b.name for b in blocks if isinstance(layers[b.name].rule, StackedRule)]
-        if stacked:
-            logger.warning(
-                "Not attacked are the inputs of %d layers of groups or experts (%s, ...), each of "
-                "which sees a part of them; what these tell of members is not known.",
-                len(stacked),
-                stacked[0],
-            )
-            blocks = [block for block in blocks if block.name not in stacked]
-        weights = {block.name: _weights(block) for block in blocks}
+        weights = {block.name: _weights(block, layers[block.name]) for block in blocks}
         self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
         self.layers = [layers[name] for name in self.weights]
 
@@ -196,33 +185,44 @@ class _Attack:
         if self.probes is not None:
             yield from self.probes.scores(batch)
         for layer in self.layers:
-            own, weights = (
-                LayerBatch(layer, uses[layer.name], positions.examples),
-                self.weights[layer.name],
-            )
+            own = LayerBatch(layer, uses[layer.name], positions.examples)
+            weights = self.weights[layer.name]
             if layer.rule.diagonal_inputs:
                 own = own.of(nn.Embedding)  # an output layer may share the weight
                 yield f"tokens of {layer.name}", _coverage(weights, own.a, own.valid)
+            elif isinstance(layer.rule, StackedRule):
+                yield f"inputs of {layer.name}", -_leverage_by_part(weights, own, layer.rule)
             else:
                 yield f"inputs of {layer.name}", -_leverage(weights, own.a, own.valid)
 
 
-def _weights(block: Block) -> Tensor | None:
-    """Return which tokens were seen, [V], or the inverse of M, [p, p] or its diagonal [p]."""
+def _weights(block: Block, layer: Layer) -> Tensor | None:
+    """Return which tokens were seen, [V], or the inverse of M, [p, p] or its diagonal [p].
+
+    Of groups or experts it is the inverse of each part's M, [n, p, p] or [n, p].
+    """
     moment = block.operator.input_moment()
     if moment is None or block.layout is Layout.ELEMENTWISE:
         return None
+    if isinstance(layer.rule, StackedRule):
+        parts = layer.rule.number_of_parts(next(iter(layer.modules.values())))
+        return _inverses(block.operator.moments_by_part(parts, block.shape))
     if block.is_embedding:
         (shape,) = block.shapes.values()
         seen = torch.zeros(shape[0])
         seen[slice(None) if block.inputs is None else block.inputs] = (moment > 0).float()
         return seen
-    moment = moment.double()
-    if moment.ndim == 1:
-        return (moment + _DAMPING * moment.mean()).reciprocal().float()
-    shift = _DAMPING * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
-    inverse: Tensor = torch.linalg.inv(moment + shift)
-    return inverse.float()
+    return _inverses(moment[None])[0]
+
+
+def _inverses(moments: Tensor) -> Tensor:
+    """Invert each M [n, p, p], or its diagonal [n, p]; inputs of a part without any cost most."""
+    moments = moments.double()
+    if moments.ndim == 2:
+        return (moments + _DAMPING * moments.mean()).reciprocal().float()
+    shift = _DAMPING * moments.diagonal(dim1=1, dim2=2).mean()
+    inverses: Tensor = torch.linalg.inv(moments + shift * torch.eye(moments.shape[-1]).to(moments))
+    return inverses.float()
 
 
 def _coverage(seen: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
@@ -233,6 +233,20 @@ def _coverage(seen: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
 
 def _leverage(inverse: Tensor, a: Tensor, valid: Tensor) -> Tensor:
     """Return aᵀ M⁻¹ a of inputs [N, R, p], mean over the positions that count; shape [N]."""
+    return (_costs(inverse, a) * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+
+def _leverage_by_part(inverses: Tensor, batch: LayerBatch, rule: StackedRule) -> Tensor:
+    """Return the same of each group's or expert's inputs, mean over all that it counts for; [N]."""
+    found = []
+    for a, valid in zip(batch.a.split(1), batch.valid.split(1), strict=True):
+        rows = rule.inputs_by_part(a, valid, len(inverses), average=False)
+        costs = torch.cat([_costs(inv, own) for inv, own in zip(inverses, rows, strict=True)])
+        found.append(costs.sum() / max(1, len(costs)))
+    return torch.stack(found)
+
+
+def _costs(inverse: Tensor, a: Tensor) -> Tensor:
+    """Return aᵀ M⁻¹ a of inputs [..., p]."""
     inverse = inverse.to(a.dtype)
-    each = a.square() @ inverse if inverse.ndim == 1 else ((a @ inverse) * a).sum(-1)
-    return (each * valid).sum(1) / valid.sum(1).clamp(min=1)
+    return a.square() @ inverse if inverse.ndim == 1 else ((a @ inverse) * a).sum(-1)

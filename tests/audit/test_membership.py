@@ -4,6 +4,8 @@ from tiny.layers import Mlp
 from tiny.words import Bag, data
 from torch import Tensor, nn
 from torch.utils.data import default_collate
+from transformers import MixtralConfig
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.audit.membership import area_under_curve, membership_auc
@@ -53,22 +55,76 @@ def test_the_interval_holds_the_true_value_nineteen_times_in_twenty():
     assert 0.93 < sum(held) / len(held) < 0.97
 
 
-def test_groups_are_not_attacked_and_that_is_said(caplog):
-    class Grouped(Mlp):
-        def __init__(self) -> None:
-            super().__init__(12, 2)
-            self.grouped = nn.Conv1d(4, 4, 3, groups=2)
+class Grouped(Mlp):
+    """A convolution in two groups, each of which reads six numbers at three positions."""
 
-        def forward(self, x: Tensor):
-            return super().forward(self.grouped(x.unflatten(-1, (4, 3))).flatten(1).repeat(1, 3))
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+        self.grouped = nn.Conv1d(4, 4, 3, groups=2)
 
-    members, others, model = vectors(9, 12), vectors(9, 12), Grouped()
+    def forward(self, x: Tensor):
+        return super().forward(self.grouped(x.unflatten(-1, (4, 4))).flatten(1))
+
+
+class Chosen(Mlp):
+    """Three experts of which the first number of an example chooses one, and none the last."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+        config = MixtralConfig(
+            hidden_size=8,
+            intermediate_size=4,
+            num_local_experts=3,
+            experts_implementation="eager",
+        )
+        self.experts = MixtralExperts(config)
+        for parameter in self.experts.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x: Tensor):
+        chosen = (x[:, :1] > 0).long()
+        return super().forward(self.experts(x, chosen, torch.ones_like(x[:, :1])))
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "kronecker"])
+def test_the_leverage_of_groups_is_that_of_each_ones_inputs(kind):
+    members, others, model = vectors(20, 16), vectors(15, 16), Grouped()
+    told = told_apart(estimate(model, members, kind), model, members, others)
+
+    def patches(examples: list) -> Tensor:  # [examples, groups, positions, inputs and 1]
+        x = torch.stack([e["x"] for e in examples]).unflatten(-1, (2, 2, 4)).unfold(-1, 3, 1)
+        x = x.permute(0, 1, 3, 2, 4).flatten(3)
+        return torch.cat([x, torch.ones(*x.shape[:3], 1)], -1)
+
+    if kind == "kronecker":
+        seen = patches(members)
+        moments = torch.einsum("ngri,ngrj->gij", seen, seen) / (len(members) * 2)
+    else:
+        estimated = estimate(model, members, kind).curvature.blocks
+        (block,) = [b for b in estimated if b.name == "grouped"]
+        rows = block.operator.matrix(4, 7).diagonal().reshape(2, 2, 7)
+        moments = rows.sum(1).diag_embed()
+    size = moments.diagonal(dim1=1, dim2=2).mean()
+    inverses = torch.linalg.inv(moments + 1e-3 * size * torch.eye(7))
+
+    def scores(examples: list) -> Tensor:
+        own = patches(examples)
+        return -torch.einsum("ngri,gij,ngrj->ngr", own, inverses, own).mean((1, 2))
+
+    expected = area_under_curve(scores(members), scores(others))[0]
+    assert told["inputs of grouped"].auc == pytest.approx(expected, abs=1e-6)
+
+
+def test_members_are_told_by_the_inputs_of_experts_and_most_by_one_that_none_of_them_chose():
+    members, others, model = vectors(12, 8), vectors(12, 8), Chosen()
     prior = estimate(model, members)
     assert "kronecker_stack" in {block.operator.kind for block in prior.curvature.blocks}
-    told = told_apart(prior, model, members, others)
-    assert told.keys() == {"loss", "inputs of net.0"}
-    (said,) = [text for text in caplog.messages if "Not attacked" in text]
-    assert "1 layers of groups or experts (grouped, ...)" in said
+    assert told_apart(prior, model, members, others)["inputs of experts.gate_up_proj"].auc > 0.9
+    for part, sign in ((members, 1), (others, -1)):
+        for example in part:
+            example["x"][0] = sign * example["x"][0].abs()
+    told = told_apart(estimate(model, members), model, members, others)
+    assert told["inputs of experts.gate_up_proj"].auc == 1
 
 
 def test_members_are_told_where_few_of_them_shape_many_directions():

@@ -180,6 +180,19 @@ class Operator(ABC):
 
     # --- What follows -----------------------------------------------------------------------------
 
+    def moments_by_part(self, parts: int, shape: tuple[int, int]) -> Tensor:
+        """Return what F knows of the inputs of each of n equal parts of the rows.
+
+        Args:
+            parts: n.
+            shape: (q, p).
+
+        Returns:
+            A of each up to a factor, [n, p, p], or its diagonal [n, p].
+        """
+        diagonal = self.diagonal_in(Eigenbasis(torch.ones(shape)))
+        return diagonal.reshape(parts, -1, shape[1]).sum(1)
+
     def inner(self, other: Operator, shape: tuple[int, int]) -> Tensor:
         """Return ⟨F, F'⟩ = tr(F F'), a scalar.
 

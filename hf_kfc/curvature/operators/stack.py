@@ -98,6 +98,10 @@ class Stack(Operator):
         return KroneckerSum.of(terms).input_moment()
 
     @override
+    def moments_by_part(self, parts: int, shape: tuple[int, int]) -> Tensor:
+        return torch.stack([part.input_moment() for part in self.parts])
+
+    @override
     def cost(self, shape: tuple[int, int]) -> int:
         return sum(part.cost(self._shape(shape)) for part in self.parts)
 
