@@ -21,6 +21,7 @@ from ..schema import read
 from .schema import FileEntry, part_of, tensors_of
 
 __all__ = [
+    "CARD_NAME",
     "CONFIG_LIMIT",
     "CONFIG_NAME",
     "FORMAT",
@@ -35,6 +36,7 @@ __all__ = [
     "write_prior_files",
 ]
 
+CARD_NAME = "README.md"
 CONFIG_NAME = "config.json"
 CONFIG_LIMIT = 64 * 2**20
 """The most bytes that a prior's description may have: it is read as a whole."""
@@ -53,6 +55,7 @@ def write_prior_files(
     config: Mapping[str, Any],
     tensors: dict[str, Tensor],
     max_shard_size: int | str,
+    card: str | None = None,
 ) -> None:
     """Write a prior's folder under another name, then move it into place.
 
@@ -61,6 +64,7 @@ def write_prior_files(
         config: JSON values; format, version, what the files hold and all checksums are added.
         tensors: By name; no two may share memory.
         max_shard_size: Size above which the tensors are split into several files.
+        card: Text of the README, if there is to be one.
 
     Raises:
         PriorError: The folder holds something other than a prior, a value is not finite, or the
@@ -77,6 +81,8 @@ def write_prior_files(
             whole = {**header, **config, "files": files}
             whole["checksum"] = _checksum(whole)
             (partial / CONFIG_NAME).write_text(_text(whole, directory), encoding="utf-8")
+            if card is not None:
+                (partial / CARD_NAME).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise PriorError(
             f"{directory} is not written ({_reason(error)}); what was there before is untouched"
@@ -109,7 +115,8 @@ def _foreign(directory: Path) -> str | None:
     names = sorted(path.name for path in directory.iterdir())
     if not names:
         return None
-    if foreign := [name for name in names if name != CONFIG_NAME and not holds_tensors(name)]:
+    ours = (CONFIG_NAME, CARD_NAME)
+    if foreign := [name for name in names if name not in ours and not holds_tensors(name)]:
         return f"holds {', '.join(foreign)}"
     try:
         read_config(directory)

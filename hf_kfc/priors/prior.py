@@ -316,14 +316,14 @@ class ConsolidationPrior(BasePrior):
         anchor: str | None = None,
         token: str | None = None,
     ) -> None:
-        """Write the prior to a folder: safetensors and a ``config.json``.
+        """Write the prior to a folder: safetensors, a ``config.json`` and its card, a README.
 
         The files are written under another name and then moved, so the folder is either whole
         or not there. Tensors are stored in float32 (curvature in bfloat16 stays so), without
         damping.
 
         Args:
-            directory: The folder; an older prior there is replaced.
+            directory: The folder; an older prior there is replaced, its card too.
             max_shard_size: Size above which the tensors are split into several files.
             anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the
                 anchor: it is pointed at, and not stored again.

@@ -20,7 +20,7 @@ from ..hub.commit import RepositoryInfo
 from ..text import printable
 from .base import BasePrior
 from .card import prior_card
-from .files import CONFIG_LIMIT, CONFIG_NAME, checksum_of, holds_tensors, read_config
+from .files import CARD_NAME, CONFIG_LIMIT, CONFIG_NAME, checksum_of, holds_tensors, read_config
 from .privacy import (
     MIN_EXAMPLES,
     made_of_rare_tokens,
@@ -33,7 +33,6 @@ __all__ = ["PushedPrior", "push_to_hub"]
 
 logger = logging.getLogger(__name__)
 
-_CARD = "README.md"
 _TAKEN = 409  # the status by which the Hub refuses a tag that is there already
 _TAG = re.compile(r"(?!.*(\.\.|\.lock$|\.$))[A-Za-z0-9][\w.-]*", re.ASCII)
 _PICTURE = re.compile(r"\w[\w-]*\.(png|svg)", re.ASCII)
@@ -121,9 +120,8 @@ def push_to_hub(
     _tell_what_is_left_out(public)
     with scratch_directory() as base:
         folder = base / "prior"
-        save(public, folder, max_shard_size, anchor=anchor, token=token)
         text = prior_card(public, repo_id, base_model=anchor) if card is None else card
-        (folder / _CARD).write_text(text, encoding="utf-8")
+        save(public, folder, max_shard_size, anchor=anchor, token=token, card=text)
         for picture, content in (pictures or {}).items():
             if not _PICTURE.fullmatch(picture):
                 raise PriorError(f"{picture!r} is no name of a picture; give one like 'loss.png'")
@@ -300,7 +298,7 @@ class _Repository:
 
     def _refuse_foreign(self, info: RepositoryInfo) -> None:
         """Refuse to put a prior over a model, or anything else that has a ``config.json``."""
-        others = sorted(_siblings(info).keys() - {".gitattributes", _CARD})
+        others = sorted(_siblings(info).keys() - {".gitattributes", CARD_NAME})
         if others and self._config_at(info) is None:
             raise HubError(
                 f"{self.repo_id} holds {', '.join(others[:5])} and no prior; choose another "

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source
 from .base import BasePrior, PriorT
+from .card import prior_card
 from .content import fingerprint_of, from_content, to_content
 from .files import CONFIG_LIMIT, CONFIG_NAME, read_prior_files, write_prior_files
 from .references import read_reference, refer_to_model
@@ -29,15 +30,17 @@ def save(
     *,
     anchor: str | None,
     token: str | None,
+    card: str | None = None,
 ) -> None:
-    """Save a prior to a folder that is either whole or not there."""
+    """Save a prior to a folder that is either whole or not there; by default it has its card."""
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:
         model = Snapshot(Source.parse(anchor), token)
         config["anchor"] = refer_to_model(model, prior.curvature, tensors)
         tensors = {name: t for name, t in tensors.items() if not name.startswith(ANCHOR)}
-    write_prior_files(directory, config, tensors, max_shard_size)
+    card = prior_card(prior, directory.name, base_model=anchor) if card is None else card
+    write_prior_files(directory, config, tensors, max_shard_size, card)
 
 
 def load(

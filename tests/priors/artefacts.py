@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from tiny.priors import prior
 
 from hf_kfc.priors.content import fingerprint_of
-from hf_kfc.priors.files import _checksum
+from hf_kfc.priors.files import CARD_NAME, _checksum
 
 Files = dict[str, bytes]
 Damage = Callable[[Random], Files]
@@ -29,7 +29,11 @@ def saved(seed: int = 0, max_shard_size: int | str = "5GB") -> Mapping[str, byte
     """The files of a sample prior."""
     with TemporaryDirectory() as base:
         prior(seed).save_pretrained(base, max_shard_size=max_shard_size)
-        return {path.name: path.read_bytes() for path in Path(base).iterdir()}
+        return {
+            path.name: path.read_bytes()
+            for path in Path(base).iterdir()
+            if path.name != CARD_NAME  # nothing of it is read
+        }
 
 
 def seal(files: Files, config: Any) -> Files:

@@ -95,13 +95,13 @@ def test_sharded(tmp_path: Path) -> None:
     assert sorted(json.loads((tmp_path / "prior/config.json").read_text())["files"]) == shards
 
 
-def test_only_safetensors_and_json(tmp_path: Path) -> None:
+def test_only_safetensors_json_and_a_card(tmp_path: Path) -> None:
     for shard in ("5GB", "1KB"):
         prior().save_pretrained(tmp_path / shard, max_shard_size=shard)
         suffixes = {path.suffix for path in (tmp_path / shard).iterdir()}
-        assert suffixes == {".safetensors", ".json"}
+        assert suffixes == {".safetensors", ".json", ".md"}
     whole = {path.name for path in (tmp_path / "5GB").iterdir()}
-    assert whole == {"config.json", "prior.safetensors"}
+    assert whole == {"README.md", "config.json", "prior.safetensors"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 from tiny.priors import Tensors, assert_equal_priors, prior
 
@@ -16,6 +17,7 @@ from hf_kfc.errors import PriorError
 from hf_kfc.files import replace_directory
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.priors import files as files_module
+from hf_kfc.priors.card import prior_card
 
 from .forging import SHARD, refusal, write_config
 
@@ -216,9 +218,20 @@ def test_refuses_to_replace_another_folder(tmp_path: Path) -> None:
 
 
 def test_refuses_to_delete_what_was_put_beside_a_prior(folder: Path) -> None:
-    (folder / "README.md").write_text("card")
+    (folder / "notes.md").write_text("mine")
     (folder / ".git").mkdir()
-    refuse_to_save(folder, "holds .git, README.md")
+    refuse_to_save(folder, "holds .git, notes.md")
+
+
+def test_a_card_is_saved_beside_it_and_replaced_with_it(tmp_path: Path) -> None:
+    prior(seed=1).save_pretrained(tmp_path / "prior")
+    prior().save_pretrained(tmp_path / "prior")
+    own = prior_card(prior(), "prior")
+    assert (tmp_path / "prior" / "README.md").read_text("utf-8") == own
+    assert ModelCard(own).data.library_name == "hf_kfc"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("mine")
+    refuse_to_save(tmp_path / "other", "holds README.md but no prior")
 
 
 def test_refuses_to_replace_a_file(tmp_path: Path) -> None:
@@ -236,7 +249,7 @@ def test_saves_to_an_empty_folder_and_makes_parents(tmp_path: Path) -> None:
 def test_replaces_all_files_of_an_older_prior(tmp_path: Path) -> None:
     prior(seed=1).save_pretrained(tmp_path / "prior", max_shard_size="1KB")
     prior().save_pretrained(tmp_path / "prior")
-    assert {p.name for p in (tmp_path / "prior").iterdir()} == {"config.json", SHARD}
+    assert {p.name for p in (tmp_path / "prior").iterdir()} == {"README.md", "config.json", SHARD}
     assert [p.name for p in tmp_path.iterdir()] == ["prior"]
 
 
