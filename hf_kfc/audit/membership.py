@@ -239,7 +239,7 @@ def _leverage(inverse: Tensor, a: Tensor, valid: Tensor) -> Tensor:
 def _leverage_by_part(inverses: Tensor, batch: LayerBatch, rule: StackedRule) -> Tensor:
     """Return the same of each group's or expert's inputs, mean over all that it counts for; [N]."""
     found = []
-    for a, valid in zip(batch.a.split(1), batch.valid.split(1), strict=True):
+    for a, valid in zip(torch.split(batch.a, 1), torch.split(batch.valid, 1), strict=True):
         rows = rule.inputs_by_part(a, valid, len(inverses), average=False)
         costs = torch.cat([_costs(inv, own) for inv, own in zip(inverses, rows, strict=True)])
         found.append(costs.sum() / max(1, len(costs)))
