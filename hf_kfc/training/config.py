@@ -65,20 +65,6 @@ class PenaltySettings:
             "help": "Put the penalty in every k-th optimizer step only, at k times its strength."
         },
     )
-    distribute_penalty: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether each of several processes multiplies only its share of the priors' "
-            "blocks; the penalty is the same."
-        },
-    )
-    moved_rows_only: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether of an embedding only the rows of tokens that have moved from the "
-            "anchor are multiplied; the penalty is the same."
-        },
-    )
     added_rows: list[str] | None = field(
         default=None,
         metadata={
@@ -194,10 +180,6 @@ class ConsolidationConfig(PenaltySettings):
         penalty_every: k: the penalty is in every k-th optimizer step, the k-th first, at k times
             its strength. Its gradient then is the same in the mean, at 1/k of the cost; the at most
             k − 1 steps after the last one have none.
-        distribute_penalty: In several processes, each multiplies, and moves to its device, only
-            its own share of the priors' blocks. The penalty is the same without.
-        moved_rows_only: Multiply of an embedding only the rows of tokens that have moved from the
-            anchor: the others add 0. The penalty is the same without.
         added_rows: Parameters with more rows (of their first dimension) than a prior's, as glob
             patterns or module paths: the first rows are held, the new ones are free. Embeddings
             and output embeddings with added tokens need not be listed.

@@ -41,7 +41,6 @@ class ConsolidationPenalty:
             multiplies and moves to its device only its own. Values are this process's part times
             the number of processes, so that their mean is the exact total, and so are gradients of
             whole parameters, for DDP to average; FSDP2's are exact.
-        moved_rows_only: Multiply of an embedding only the rows that differ from the anchor.
         ignore: What is not held, see :class:`~hf_kfc.training.ConsolidationConfig`.
         added_rows: What has got more rows than the priors know, see there.
 
@@ -61,7 +60,6 @@ class ConsolidationPenalty:
         *,
         dtype: torch.dtype | None = None,
         distribute: bool = False,
-        moved_rows_only: bool = True,
         ignore: Iterable[str] | None = None,
         added_rows: Iterable[str] | None = None,
     ) -> None:
@@ -85,7 +83,7 @@ class ConsolidationPenalty:
         owners = assign([term.cost for term in terms], self._processes)
         rank = dist.get_rank() if self._processes > 1 else 0
         for term, owner in zip(terms, owners, strict=True):
-            term.is_own, term.moved_rows_only = owner == rank, moved_rows_only
+            term.is_own = owner == rank
         self.num_blocks, self.num_own = len(terms), owners.count(rank)
         layers: dict[str, _Layer] = defaultdict(list)  # FSDP2 gathers once for all priors
         for term in terms:

@@ -64,8 +64,6 @@ class BlockTerm:
         self.names = fitted.names
         self.is_own = True
         """Whether this process multiplies it."""
-        self.moved_rows_only = True
-        """Whether it leaves out the rows of an embedding that do not differ from the anchor."""
         self.cost = block.operator.cost(block.shape)
         self.stays: bool | None = None
         """Whether the parameters are at the anchor and frozen; None if it is not known."""
@@ -122,7 +120,7 @@ class BlockTerm:
 
     @cached_property
     def _by_inputs(self) -> bool:
-        return self.moved_rows_only and self.is_embedding and self._block.operator.stands_by_input
+        return self.is_embedding and self._block.operator.stands_by_input
 
     def _make_product(self, weight: Tensor) -> Product:
         self._anchors = [self._placement.tensor(anchor, weight.device) for anchor in self._anchors]

@@ -367,8 +367,7 @@ class ConsolidationMixin(_Base):
             config.strengths or [],
             config.damping,
             dtype=PENALTY_DTYPES[config.penalty_dtype],
-            distribute=config.distribute_penalty and self.accelerator.num_processes > 1,
-            moved_rows_only=config.moved_rows_only,
+            distribute=self.accelerator.num_processes > 1,
             ignore=config.ignore,
             added_rows=config.added_rows,
         )

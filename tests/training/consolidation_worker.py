@@ -29,7 +29,6 @@ CASES = [
             {"frozen": "bert.embeddings"},
             {"evaluated": True, "accumulation": 1},
             {"arguments": (("eval_strategy", "steps"), ("eval_steps", 1)), "epochs": 2},
-            {"arguments": (("distribute_penalty", False),)},
             {"arguments": (("penalty_every", 2),)},
             {"probes": True},
             {"probes": True, "accumulation": 1, "batch_size": 2},

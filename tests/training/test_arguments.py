@@ -30,8 +30,7 @@ def test_defaults(tmp_path: Path) -> None:
     args = parse("--output_dir", str(tmp_path))
     assert args.strengths is None
     assert args.damping == 0.1
-    assert (args.penalty_dtype, args.penalty_every, args.distribute_penalty) == ("float32", 1, True)
-    assert args.moved_rows_only
+    assert (args.penalty_dtype, args.penalty_every) == ("float32", 1)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

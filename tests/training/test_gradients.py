@@ -42,10 +42,7 @@ def test_two_processes(case: Case, two_processes: dict[str, list[Any]]) -> None:
     check_run(case, ranks)
     owned = [rank["own_blocks"][0] for rank in ranks]
     blocks = ranks[0]["own_blocks"][1]
-    if dict(case.arguments).get("distribute_penalty", True):
-        assert sum(owned) == blocks and min(owned) > 0
-    else:
-        assert owned == [blocks] * 2
+    assert sum(owned) == blocks and min(owned) > 0
 
 
 @pytest.mark.parametrize("model", ["bert", "cnn"])

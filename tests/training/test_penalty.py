@@ -292,20 +292,6 @@ def test_rows_are_not_looked_for_once_most_have_moved(
     assert multiplied == [8, 9]
 
 
-def test_that_only_moved_rows_are_multiplied_can_be_switched_off(multiplied: list[int]) -> None:
-    model, anchor = moved_tokens([1, 4, 5])
-    prior = make_prior(model, "kronecker", distance=0.0)
-    prior.anchor["embedding.weight"] = anchor
-    found = []
-    for moved_rows_only in (True, False):
-        penalty = ConsolidationPenalty(model, [prior], [0.7], 0.1, moved_rows_only=moved_rows_only)
-        total, _ = penalty()
-        found.append((total, *torch.autograd.grad(total, model.embedding.weight)))
-    assert multiplied == [3, len(anchor)]
-    assert_equals_autograd(model, [prior], [0.7], 0.1)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
-
-
 @pytest.mark.parametrize(("damping", "count"), [(0.0, 2), (0.1, 3)])
 def test_rows_without_curvature(damping: float, count: int, multiplied: list[int]) -> None:
     model, anchor = moved_tokens([1, 4, 5])

@@ -279,17 +279,3 @@ def test_embeddings_are_penalised_last_and_layers_first(
     prior = make_prior(ranking_cnn())
     trained(tmp_path, [prior], model, max_steps=1)
     assert order == ["layer"] * (len(prior.curvature.blocks) - 1) + ["model", "embedding"]
-
-
-def test_that_only_moved_rows_are_multiplied_can_be_switched_off(tmp_path: Path) -> None:
-    found = []
-    for moved_rows_only in (True, False):
-        trainer = trained(
-            tmp_path, [make_prior(ranking_cnn())], max_steps=1, moved_rows_only=moved_rows_only
-        )
-        assert trainer._penalty is not None
-        terms = [term for layer in trainer._penalty._layers for term in layer]
-        assert any(term._by_inputs for term in terms) == moved_rows_only
-        found.append(trainer.recorder.steps[0][1])
-    for name, gradient in found[0].items():
-        assert_near(found[1][name], gradient, name)
