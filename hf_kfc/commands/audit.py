@@ -42,7 +42,7 @@ def report(options: argparse.Namespace) -> Report:
             "a test of two revisions needs --earlier, --added and the membership test's options; "
             "give all"
         )
-    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    prior = ConsolidationPrior.from_pretrained(options.prior)
     base = load_model(options.base) if options.base else None
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     audits = audit_tokens(prior, base)

@@ -33,14 +33,14 @@ def merge(options: argparse.Namespace) -> Report:
 def compress(options: argparse.Namespace) -> Report:
     """Compress a prior and write the result."""
     refuse_other_files(options.output)
-    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    prior = ConsolidationPrior.from_pretrained(options.prior)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     return _written(prior.compress(rank=options.rank, dtype=dtype), options.output)
 
 
 def export(options: argparse.Namespace) -> Report:
     """Write the second moments of inputs for another library."""
-    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    prior = ConsolidationPrior.from_pretrained(options.prior)
     count = prior.export_covariances(options.output)
     size = options.output.stat().st_size
     values = {"output": str(options.output), "layers": count, "bytes": size}

@@ -38,10 +38,7 @@ class BlockDifference:
 
 def report(options: argparse.Namespace) -> Report:
     """Compare two priors."""
-    a, b = (
-        ConsolidationPrior.from_pretrained(name, revision=revision)
-        for name, revision in ((options.a, options.revision_a), (options.b, options.revision_b))
-    )
+    a, b = (ConsolidationPrior.from_pretrained(name) for name in (options.a, options.b))
     names_a, names_b = ({block.name for block in prior.curvature.blocks} for prior in (a, b))
     values: dict[str, Any] = {
         "a": str(a.source or options.a),

@@ -50,7 +50,7 @@ class LayerSummary:
 
 def report(options: argparse.Namespace) -> Report:
     """Inspect a prior."""
-    prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+    prior = ConsolidationPrior.from_pretrained(options.prior)
     layers = summarise_layers(prior)
     size = sum(layer.bytes for layer in layers)
     covered = _FLOAT32 * sum(prod(shape) for shape in prior.curvature.parameters.values())

@@ -125,8 +125,6 @@ def diff(parser: ArgumentParser) -> None:
     """
     parser.add_argument("a", metavar="A", help="Folder or repository of a prior.")
     parser.add_argument("b", metavar="B", help="The one to hold against it.")
-    parser.add_argument("--revision_a", metavar="REVISION", help="Branch, tag or commit of A.")
-    parser.add_argument("--revision_b", metavar="REVISION", help="Branch, tag or commit of B.")
 
 
 def audit(parser: ArgumentParser) -> None:
@@ -251,4 +249,3 @@ def _repository(name: str) -> str:
 
 def _prior(parser: ArgumentParser) -> None:
     parser.add_argument("prior", metavar="PRIOR", help="Folder or repository of the prior.")
-    parser.add_argument("--revision", help="Its branch, tag or commit.")

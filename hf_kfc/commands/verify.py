@@ -25,7 +25,7 @@ def report(options: argparse.Namespace) -> Report:
     try:
         # Loading checks files against their sha256, and tensors for shape, finiteness, symmetry
         # and definiteness.
-        prior = ConsolidationPrior.from_pretrained(options.prior, revision=options.revision)
+        prior = ConsolidationPrior.from_pretrained(options.prior)
     except PriorError as error:
         return _refused(values, [str(error)])
     values["prior"] = str(prior.source or options.prior)

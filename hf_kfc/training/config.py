@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -33,88 +33,106 @@ class Strengths(list[float]):
         super().__init__(map(_plain, [values] if is_one else values))
 
 
+def _is_size(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _are_patterns(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+
+_SIZE = "a number ≥ 0", _is_size
+_COUNT = "a whole number ≥ 1", lambda value: is_whole(value) and value >= 1
+_PATTERNS = "a list of patterns", _are_patterns
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "strengths": (
+        "numbers ≥ 0, one for all priors or one for each",
+        lambda value: value is None or all(map(_is_size, value)),
+    ),
+    "damping": _SIZE,
+    "penalty_dtype": ("one of " + ", ".join(PENALTY_DTYPES), tuple(PENALTY_DTYPES).__contains__),
+    "penalty_every": _COUNT,
+    "added_rows": _PATTERNS,
+    "ignore": _PATTERNS,
+    "probe_weight": _SIZE,
+    "probe_temperature": (
+        "a number from 0.1 to 10",
+        lambda value: _is_size(value) and 0.1 <= value <= 10,
+    ),
+    "probe_batch_size": _COUNT,
+    "probe_every": _COUNT,
+    "probe_held_out": ("a share ≥ 0 and below 1", lambda value: _is_size(value) and value < 1),
+    "forgetting_every": ("a whole number ≥ 0", lambda value: is_whole(value) and value >= 0),
+    "forgetting_budget": (
+        "a number above 0, or None",
+        lambda value: value is None or (_is_size(value) and value > 0),
+    ),
+}
+"""What each setting may be, in words and as a check."""
+
+
+def _setting(default: Any, text: str, **more: Any) -> Any:
+    """Return a field with its help; what else there is is argparse's."""
+    return field(default=default, metadata={"help": text, **more})
+
+
 @dataclass
 class PenaltySettings:
     """What ``ConsolidationConfig`` and ``ConsolidationArguments`` have in common."""
 
-    strengths: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "Strength λ of the penalty, one number for all priors or one for each "
-            "(default: the Bayesian value N_old / (2 N_new))."
-        },
+    strengths: list[float] | None = _setting(  # noqa: RUF009 - it is a field
+        None,
+        "Strength λ of the penalty, one number for all priors or one for each (default: the "
+        "Bayesian value N_old / (2 N_new)).",
     )
-    damping: float = field(
-        default=0.1,
-        metadata={
-            "help": "Relative damping of the curvature; 0 trusts it even in directions the old "
-            "data never used."
-        },
+    damping: float = _setting(
+        0.1,
+        "Relative damping of the curvature; 0 trusts it even in directions the old data never "
+        "used.",
     )
-    penalty_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "Dtype of the products with the curvature: 'float32', or 'bfloat16', which is "
-            "faster and off by at most a hundredth of ‖F‖·‖Δ‖ in each layer.",
-            "choices": list(PENALTY_DTYPES),
-        },
+    penalty_dtype: str = _setting(
+        "float32",
+        "Dtype of the products with the curvature: 'float32', or 'bfloat16', which is faster and "
+        "off by at most a hundredth of ‖F‖·‖Δ‖ in each layer.",
+        choices=list(PENALTY_DTYPES),
     )
-    penalty_every: int = field(
-        default=1,
-        metadata={
-            "help": "Put the penalty in every k-th optimizer step only, at k times its strength."
-        },
+    penalty_every: int = _setting(
+        1, "Put the penalty in every k-th optimizer step only, at k times its strength."
     )
-    added_rows: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Parameters of a head that has got more rows since the prior was made: the "
-            "first rows are held, the new ones are free."
-        },
+    added_rows: list[str] | None = _setting(  # noqa: RUF009
+        None,
+        "Parameters of a head that has got more rows since the prior was made: the first rows are "
+        "held, the new ones are free.",
     )
-    probe_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of KL(earlier model || this one) on probes, in nats; 0 only measures "
-            "it. Without probes it means nothing."
-        },
+    probe_weight: float = _setting(
+        1.0,
+        "Weight of KL(earlier model || this one) on probes, in nats; 0 only measures it. Without "
+        "probes it means nothing.",
     )
-    probe_temperature: float = field(
-        default=1.0,
-        metadata={
-            "help": "Temperature of that KL, times its square: above 1 also scores count that "
-            "hardly change a probability."
-        },
+    probe_temperature: float = _setting(
+        1.0,
+        "Temperature of that KL, times its square: above 1 also scores count that hardly change a "
+        "probability.",
     )
-    probe_batch_size: int = field(
-        default=32,
-        metadata={
-            "help": "Probes of an optimizer step, over all processes and earlier tasks together."
-        },
+    probe_batch_size: int = _setting(
+        32, "Probes of an optimizer step, over all processes and earlier tasks together."
     )
-    probe_every: int = field(
-        default=1,
-        metadata={"help": "Put probes in every k-th optimizer step only, at k times their weight."},
+    probe_every: int = _setting(
+        1, "Put probes in every k-th optimizer step only, at k times their weight."
     )
-    probe_held_out: float = field(
-        default=0.2,
-        metadata={
-            "help": "Share of the probes that is not trained on and measures what is forgotten."
-        },
+    probe_held_out: float = _setting(
+        0.2,
+        "Share of the probes that is not trained on and measures what is forgotten.",
     )
-    forgetting_every: int = field(
-        default=50,
-        metadata={
-            "help": "Optimizer steps between two measurements of what is forgotten; 0 measures "
-            "before and after the training only."
-        },
+    forgetting_every: int = _setting(
+        50,
+        "Optimizer steps between two measurements of what is forgotten; 0 measures before and "
+        "after the training only.",
     )
-    forgetting_budget: float | None = field(
-        default=None,
-        metadata={
-            "help": "Nats of each earlier task's KL that may be forgotten: strengths and "
-            "probe_weight then only say where a rule starts that sets them while training."
-        },
+    forgetting_budget: float | None = _setting(
+        None,
+        "Nats of each earlier task's KL that may be forgotten: strengths and probe_weight then "
+        "only say where a rule starts that sets them while training.",
     )
 
     def __post_init__(self) -> None:
@@ -122,45 +140,9 @@ class PenaltySettings:
             setattr(self, own.name, _plain(getattr(self, own.name)))
         if self.strengths is not None:
             self.strengths = Strengths(self.strengths)
-        for name, is_right, wanted in (
-            ("damping", _is_size(self.damping), "a number ≥ 0"),
-            ("probe_weight", _is_size(self.probe_weight), "a number ≥ 0"),
-            (
-                "probe_temperature",
-                _is_size(self.probe_temperature) and 0.1 <= self.probe_temperature <= 10,
-                "a number from 0.1 to 10",
-            ),
-            ("penalty_every", _is_count(self.penalty_every, 1), "a whole number ≥ 1"),
-            ("probe_batch_size", _is_count(self.probe_batch_size, 1), "a whole number ≥ 1"),
-            ("probe_every", _is_count(self.probe_every, 1), "a whole number ≥ 1"),
-            (
-                "probe_held_out",
-                _is_size(self.probe_held_out) and self.probe_held_out < 1,
-                "a share ≥ 0 and below 1",
-            ),
-            ("forgetting_every", _is_count(self.forgetting_every, 0), "a whole number ≥ 0"),
-            (
-                "forgetting_budget",
-                self.forgetting_budget is None
-                or (_is_size(self.forgetting_budget) and self.forgetting_budget > 0),
-                "a number above 0, or None",
-            ),
-            (
-                "penalty_dtype",
-                self.penalty_dtype in PENALTY_DTYPES,
-                "one of " + ", ".join(PENALTY_DTYPES),
-            ),
-            ("added_rows", _are_patterns(self.added_rows), "a list of patterns"),
-        ):
-            if not is_right:
-                raise ConsolidationError(
-                    f"{name} {getattr(self, name)} is not {wanted}; correct `{name}`"
-                )
-        for strength in self.strengths or []:
-            if not _is_size(strength):
-                raise ConsolidationError(
-                    f"strength {strength} is not a number ≥ 0; correct `strengths`"
-                )
+        for name, (wanted, is_right) in _RANGES.items():
+            if hasattr(self, name) and not is_right(value := getattr(self, name)):
+                raise ConsolidationError(f"{name} {value!r} is not {wanted}; correct `{name}`")
 
 
 @dataclass
@@ -218,13 +200,6 @@ class ConsolidationConfig(PenaltySettings):
 
     ignore: list[str] | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not _are_patterns(self.ignore):
-            raise ConsolidationError(
-                f"ignore {self.ignore!r} is not a list of patterns; correct `ignore`"
-            )
-
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``consolidation_config.json`` to a folder, which is made where there is none.
 
@@ -267,15 +242,3 @@ class ConsolidationConfig(PenaltySettings):
 def _plain(value: Any) -> Any:
     """Return a number or an array of numpy or torch as Python's, which JSON takes."""
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _is_size(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return is_whole(value) and value >= least
-
-
-def _are_patterns(value: object) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value))

@@ -73,7 +73,7 @@ def test_priors_and_models_are_read_from_the_hub_at_a_revision(tier, hub, tmp_pa
         api.delete_file("config.json", name)  # the branch has moved on
     code = (
         "from hf_kfc.commands import main\n"
-        "main('verify org/tier-kfc --revision v1 org/tier@v1'.split())\n"
+        "main('verify org/tier-kfc@v1 org/tier@v1'.split())\n"
         "main('inspect org/tier-kfc'.split())\n"
     )
     environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": str(ROOT)}

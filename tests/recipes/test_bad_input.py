@@ -297,12 +297,12 @@ def no_model(work):
     return work.tier1("--model", work.folder / "nosuch")
 
 
-@bad(r"strength -1.0 is not a number ≥ 0; correct `strengths`")
+@bad(r"strengths \[-1.0\] is not numbers ≥ 0, one for all priors or one for each; correct")
 def negative_strength(work):
     return work.tier2("--strengths", "-1")
 
 
-@bad(r"strength nan is not a number ≥ 0; correct `strengths`")
+@bad(r"strengths \[nan\] is not numbers ≥ 0, one for all priors or one for each; correct")
 def nan_strength(work):
     return work.methods("--strengths", "nan")
 

@@ -54,13 +54,17 @@ def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strengths": "high"}, "strength high is not a number"),
-        ({"strengths": {"old": 1.0}}, "strength {'old': 1.0} is not a number"),
-        ({"strengths": [True]}, "strength True is not a number"),
-        ({"strengths": -1.0}, r"strength -1\.0 is not a number ≥ 0; correct `strengths`"),
-        ({"damping": "0.1"}, r"damping 0\.1 is not a number ≥ 0"),
+        ({"strengths": "high"}, r"strengths \['high'\] is not numbers"),
+        ({"strengths": {"old": 1.0}}, r"strengths \[{'old': 1.0}\] is not numbers"),
+        ({"strengths": [True]}, r"strengths \[True\] is not numbers"),
+        (
+            {"strengths": -1.0},
+            r"strengths \[-1\.0\] is not numbers ≥ 0, one .*; correct `strengths`",
+        ),
+        ({"damping": "0.1"}, r"damping '0\.1' is not a number ≥ 0"),
         ({"damping": float("inf")}, "damping inf is not"),
-        ({"penalty_dtype": "float16"}, "penalty_dtype float16 is not one of float32, bfloat16"),
+        ({"penalty_dtype": "float16"}, "penalty_dtype 'float16' is not one of float32, bfloat16"),
+        ({"penalty_dtype": ["float32"]}, r"penalty_dtype \['float32'\] is not one of"),
         ({"penalty_every": 0}, "penalty_every 0 is not a whole number ≥ 1"),
         ({"penalty_every": 2.5}, "penalty_every 2.5 is not a whole number ≥ 1"),
         ({"probe_temperature": 0}, "probe_temperature 0 is not a number from 0.1 to 10"),
