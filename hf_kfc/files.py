@@ -112,8 +112,13 @@ def replace_file(path: Path) -> Iterator[Path]:
 
     Yields:
         Where to write.
+
+    Raises:
+        HfKfcError: It is a folder.
     """
     path = path.resolve()
+    if path.is_dir():
+        raise HfKfcError(f"{path} is a folder; give the name of a file")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial

@@ -189,8 +189,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model: Wrapped or not.
 
     Raises:
-        CurvatureError: It is sharded, or a part of it is compiled on its own.
+        CurvatureError: It is no model, is sharded, or a part of it is compiled on its own.
     """
+    if not isinstance(model, nn.Module):
+        raise CurvatureError(
+            f"a {type(model).__name__} is no model; give an nn.Module, as from_pretrained makes one"
+        )
     while type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
     sharded = any(hasattr(p, "full_tensor") for p in model.parameters())

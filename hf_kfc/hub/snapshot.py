@@ -49,7 +49,7 @@ class Source:
         Raises:
             HubError: The text is not ``"organisation/name@<full hash>"``.
         """
-        repo_id, _, sha = text.partition("@")
+        repo_id, _, sha = str(text).partition("@")
         return cls(repo_id, sha)
 
 

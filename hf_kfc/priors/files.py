@@ -73,9 +73,14 @@ def write_prior_files(
     refuse_other_files(directory)
     try:
         with replace_directory(directory) as partial:
-            save_torch_state_dict(
-                tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
-            )
+            try:
+                save_torch_state_dict(
+                    tensors, partial, filename_pattern=_PATTERN, max_shard_size=max_shard_size
+                )
+            except ValueError as error:
+                raise PriorError(
+                    f"max_shard_size is no size ({error}); give one as '5GB'"
+                ) from None
             files = {path.name: describe(path) for path in sorted(partial.glob("*.safetensors"))}
             header = {"format": FORMAT, "format_version": FORMAT_VERSION}
             whole = {**header, **config, "files": files}
@@ -199,6 +204,8 @@ def read_config(place: Path | Snapshot) -> dict[str, Any]:
         raise PriorError(f"{where} is not valid JSON ({error}); {again}") from None
     except HfKfcError as error:
         raise PriorError(str(error)) from error
+    except ValueError as error:  # a null byte in a name
+        raise PriorError(f"{where} is not readable ({error})") from None
     try:
         # As the standard has it: Python's reader also takes NaN and repeated keys.
         config = json.loads(

@@ -16,7 +16,7 @@ from ..curvature import Block, Curvature, Merged, Operator, merge_sharing
 from ..curvature.operators import spread_columns
 from ..errors import CurvatureError, PriorError
 from ..text import printable
-from ..values import is_number
+from ..values import is_number, is_whole
 from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import Provenance, compounded
@@ -26,6 +26,7 @@ __all__ = ["merged_parts"]
 logger = logging.getLogger(__name__)
 
 _SETTLED = 1e-4
+_LEAST = 1e-9  # of a weight, and its inverse the most: F is stored in float32
 
 
 def merged_parts(
@@ -41,6 +42,8 @@ def merged_parts(
         raise PriorError(
             f"a {others[0]} cannot be merged; give priors, as from_pretrained reads them"
         )
+    if not is_whole(rank):
+        raise PriorError(f"rank {rank!r:.40} is no whole number; give one of at least 1")
     if not (is_number(damping) and damping >= 0):
         raise PriorError(f"damping {damping!r:.40} is not a number of at least 0; correct it")
     _refuse_unlike(priors)
@@ -124,8 +127,10 @@ def _shares(priors: Sequence[BasePrior], weights: Any) -> tuple[float, ...]:
             f"{len(weights)} weights are given for {len(priors)} priors; give each one"
         )
     for weight in weights:
-        if not (is_number(weight) and weight > 0):
-            raise PriorError(f"weight {weight!r:.40} is not a number above 0; correct it")
+        if not (is_number(weight) and _LEAST <= weight <= 1 / _LEAST):
+            raise PriorError(
+                f"weight {weight!r:.40} is not a number above 0, from {_LEAST} to {1 / _LEAST}"
+            )
     return tuple(map(float, weights))
 
 

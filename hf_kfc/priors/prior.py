@@ -97,10 +97,14 @@ class ConsolidationPrior(BasePrior):
             CurvatureError: The model, the data or the loss is one of which no curvature can be
                 estimated, or the checkpoint is of another estimate.
         """
-        args, model = args or CurvatureArguments(), unwrapped(model)
+        args, model = CurvatureArguments() if args is None else args, unwrapped(model)
         _refuse_meta(model)
+        if not isinstance(args, CurvatureArguments):
+            raise PriorError(f"args is a {type(args).__name__}; give CurvatureArguments")
+        if not isinstance(anchor_metrics, Mapping | None):
+            raise PriorError(f"anchor_metrics is a {type(anchor_metrics).__name__}; give a dict")
         metrics = {
-            name: value.item() if hasattr(value, "item") else value
+            name: value.tolist() if hasattr(value, "tolist") else value  # a number of numpy
             for name, value in (anchor_metrics or {}).items()
         }
         origin = Provenance(
@@ -244,9 +248,7 @@ class ConsolidationPrior(BasePrior):
             ...     model, args, priors=[prior.without("classifier")], ...
             ... )  # doctest: +SKIP
         """
-        return type(self)(
-            *parts_without(self, [patterns] if isinstance(patterns, str) else patterns)
-        )
+        return type(self)(*parts_without(self, patterns))
 
     def token_table(self, min_examples: int = MIN_EXAMPLES) -> TokenTable:
         """Return how often tokens stood in the task's examples, as the curvature tells it.
@@ -334,7 +336,7 @@ class ConsolidationPrior(BasePrior):
                 anchor.
             HubError: That model cannot be read.
         """
-        save(self, Path(directory), max_shard_size, anchor=anchor, token=token)
+        save(self, directory, max_shard_size, anchor=anchor, token=token)
 
     # Written as functions of a prior, each in a file of its own.
     export_covariances = _export_covariances

@@ -45,10 +45,7 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
     Raises:
         PriorError: An embedding's counts of examples are not there, as in every L2 prior.
     """
-    if not is_whole(min_examples):
-        raise PriorError(
-            f"min_examples {min_examples!r:.40} is no whole number; 0 keeps all tokens"
-        )
+    _refuse_no_number(min_examples)
     if min_examples and not prior.curvature.num_examples:  # no data was used
         raise PriorError(
             f"prior of task '{prior.task}' is L2, which knows not in how many examples a token was "
@@ -81,6 +78,7 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
 
 def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tensor:
     """Return which columns of an embedding's block are of tokens that enough examples hold."""
+    _refuse_no_number(min_examples)
     if block.input_examples is not None:
         return torch.nonzero(block.input_examples >= min_examples).flatten()
     already = prior.provenance.min_examples
@@ -90,6 +88,13 @@ def kept_tokens(prior: BasePrior, block: Block, min_examples: int) -> torch.Tens
         f"prior of task '{prior.task}' does not tell in how many examples the tokens of "
         f"{block.name} were seen; estimate it again, or give min_examples={already or 0}"
     )
+
+
+def _refuse_no_number(min_examples: object) -> None:
+    if not is_whole(min_examples):
+        raise PriorError(
+            f"min_examples {min_examples!r:.40} is no whole number; 0 keeps all tokens"
+        )
 
 
 def made_of_rare_tokens(public: BasePrior) -> Block | None:

@@ -3,6 +3,7 @@
 The types of the fields are checked when they are read: no ``from __future__ import annotations``.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -89,7 +90,14 @@ class Provenance:
 
     def problems(self) -> list[str]:
         """Say which fields hold something else than they should, one phrase per field."""
-        return [f"provenance: {phrase}" for phrase in problems_of(type(self), vars(self))]
+        problems = problems_of(type(self), vars(self))
+        if not problems and (text := json.dumps(self.to_dict(), ensure_ascii=False)):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # half of a character that takes two
+                found = text[error.start : error.end]
+                problems = [f"{found!r} in a name cannot be written"]
+        return [f"provenance: {phrase}" for phrase in problems]
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:

@@ -172,7 +172,7 @@ def _tag_of(public: BasePrior) -> str:
 
 
 def _checked(tag: str) -> str:
-    if not _TAG.fullmatch(tag):
+    if not (isinstance(tag, str) and _TAG.fullmatch(tag)):
         raise PriorError(f"{tag!r} cannot be a tag; give letters, digits, '.', '_' and '-'")
     return tag
 

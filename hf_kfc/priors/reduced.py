@@ -14,7 +14,7 @@ from ..values import is_whole
 from .base import BasePrior, tell_left_out
 from .content import Parts
 from .provenance import compounded
-from .schema import is_meant
+from .schema import as_patterns, is_meant
 
 __all__ = ["compressed_parts", "parts_without"]
 
@@ -45,8 +45,9 @@ def compressed_parts(prior: BasePrior, rank: int | None, dtype: torch.dtype | No
     return prior.anchor, curvature, replace(prior.provenance, approximation_errors=errors)
 
 
-def parts_without(prior: BasePrior, patterns: Sequence[str]) -> Parts:
+def parts_without(prior: BasePrior, patterns: str | Sequence[str]) -> Parts:
     """Leave blocks out of a prior; their parameters are ignored, and probes are left out aloud."""
+    patterns = as_patterns(patterns, "patterns")
     left, out = list[Block](), list[Block]()
     missed = dict.fromkeys(patterns)
     for block in prior.curvature.blocks:

@@ -4,9 +4,10 @@ The types of the fields are checked by :mod:`hf_kfc.schema`, which reads them wh
 needed: no ``from __future__ import annotations`` here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from reprlib import repr as short
 from typing import Any
 
 from ..curvature import Layout
@@ -20,6 +21,7 @@ __all__ = [
     "BlockEntry",
     "FileEntry",
     "Outline",
+    "as_patterns",
     "entries_of",
     "is_meant",
     "part_of",
@@ -103,9 +105,7 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
     Raises:
         PriorError: A pattern matches none, there is no pattern, or the description is malformed.
     """
-    if not layers:
-        raise PriorError("layers is empty; give patterns of block names, or None for all")
-    layers = [layers] if isinstance(layers, str) else layers
+    layers = as_patterns(layers, "layers")
     entries, problems = entries_of(config)
     outline, wrong = read(Outline, config, "the description")
     if outline is None or problems:
@@ -121,6 +121,19 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
     blocks = [values for values, stays in zip(outline.blocks, stay, strict=True) if stays]
     part = {**config, "blocks": blocks, "ignored": sorted(ignored)}
     return part | {"probes": None} if "probes" in part else part
+
+
+def as_patterns(given: str | Sequence[str], what: str) -> list[str]:
+    """Return patterns of names as a list, of one or several.
+
+    Raises:
+        PriorError: There are none, or something else.
+    """
+    names: Any = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
+    patterns = list(names)
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise PriorError(f"{what} is {short(given)}; give patterns of block names")
+    return patterns
 
 
 def is_meant(name: str, pattern: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from ..errors import HubError, PriorError
@@ -25,7 +26,7 @@ _REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>
 
 def save(
     prior: BasePrior,
-    directory: Path,
+    directory: str | Path,
     max_shard_size: int | str,
     *,
     anchor: str | None,
@@ -33,6 +34,7 @@ def save(
     card: str | None = None,
 ) -> None:
     """Save a prior to a folder that is either whole or not there; by default it has its card."""
+    directory = _path(directory)
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:
@@ -71,6 +73,12 @@ def load(
     return prior
 
 
+def _path(given: str | Path) -> Path:
+    if not isinstance(given, str | PathLike):
+        raise PriorError(f"{given!r:.80} is no folder; give the name of one")
+    return Path(given)
+
+
 def _find(
     name_or_path: str | Path,
     revision: str | None,
@@ -78,6 +86,7 @@ def _find(
     cache_dir: str | Path | None,
 ) -> Path | Snapshot:
     """Find out whether a prior is a folder or a repository, and which commit of it."""
+    _path(name_or_path)
     match = None if isinstance(name_or_path, Path) else _REPOSITORY.fullmatch(name_or_path)
     if match is None or Path(name_or_path).exists():
         if revision is not None:
