@@ -151,6 +151,8 @@ class CurvatureArguments:
                 continue
             if not is_whole(given) or int(given) < low:
                 raise CurvatureError(f"{name} is {given}; give a whole number of at least {low}")
+        if not is_whole(self.curvature_seed) or not 0 <= self.curvature_seed < 2**63:
+            raise CurvatureError(f"curvature_seed is {self.curvature_seed}; give one below 2**63")
         ignore: Any = self.ignore
         if isinstance(ignore, str) or not isinstance(ignore, Sequence):
             raise CurvatureError(f"ignore is {ignore!r}; give a list of patterns")

@@ -9,8 +9,11 @@ __all__ = ["is_number", "is_whole"]
 
 
 def is_number(value: object) -> bool:
-    """Return whether it is a finite number."""
-    return not isinstance(value, bool) and isinstance(value, Real) and isfinite(value)
+    """Return whether it is a finite number, which a float can hold."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_whole(value: object) -> bool:

@@ -75,11 +75,18 @@ def load_model(name: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by a model's name."""
+    """Load a tokenizer by a model's name.
+
+    Raises:
+        ConsolidationError: There is none, or it knows no words: transformers makes an empty one of
+            a model's configuration.
+    """
     load_plugins()  # a tokenizer's class is found by the model's configuration
     path, revision = split_revision(name)
     with loading(f"the tokenizer of '{name}'", "a folder or repository that has one"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False
         )
+        if tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+            raise ConsolidationError(f"'{name}' has no tokenizer's files; save its tokenizer there")
     return tokenizer

@@ -153,7 +153,7 @@ def audit(parser: ArgumentParser) -> None:
     parser.add_argument("--non_members", metavar="DATASET", help="Like examples that it was not.")
     parser.add_argument("--earlier", metavar="PRIOR", help="An older revision, to hold against it.")
     parser.add_argument("--added", metavar="DATASET", help="Members that the older one has not.")
-    parser.add_argument("--max_length", type=int, help="The most tokens of an example.")
+    parser.add_argument("--max_length", type=_count, help="The most tokens of an example.")
 
 
 def merge(parser: ArgumentParser) -> None:

@@ -219,6 +219,17 @@ def _label_numbers(data: _Source, column: str) -> Callable[[Any], Any]:
     Names decide where both have them, because their order may differ; numbers are taken as they
     are where the model's labels have no names, or others than the data's.
     """
+    number = _numbering(data, column)
+
+    def of_label(label: Any) -> Any:
+        if label is None or label != label:  # noqa: PLR0124 - NaN, of a table with gaps
+            raise DataError(f"column {column} has no label in some examples; remove them")
+        return number(label)
+
+    return of_label
+
+
+def _numbering(data: _Source, column: str) -> Callable[[Any], Any]:
     feature = data.dataset.features[column]
     feature = getattr(feature, "feature", feature)  # of a list
     label2id: dict[str, Any] = dict(data.model.config.label2id or {})
@@ -264,9 +275,17 @@ def _encoded(
     encode: Callable[[Rows], dict[str, Any]],
     limit: int | None,
 ) -> datasets.Dataset:
-    """Encode all examples, and say how many may have been cut."""
+    """Encode all examples, leave out those without a token, and say how many may have been cut."""
     used = dataset.select_columns(list(dict.fromkeys(columns)))
     found = used.map(encode, batched=True, remove_columns=used.column_names, desc="Encoding")
+    kept = [n for n, ids in enumerate(found["input_ids"]) if ids]
+    if len(kept) < len(found):
+        logger.warning(
+            "%d of %d examples have no token and are left out", len(found) - len(kept), len(found)
+        )
+        found = found.select(kept)
+    if not kept:
+        raise DataError("no example has a token; look at the columns of the text")
     full = sum(len(ids) == limit for rows in found.iter(1000) for ids in rows["input_ids"])
     if full:
         said = "%d of %d examples fill %d tokens: longer ones are cut"

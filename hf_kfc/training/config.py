@@ -12,11 +12,14 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from ..errors import ConsolidationError
+from ..files import read_bounded
+from ..hub import hub_errors_as
 from ..values import is_number, is_whole
 
 __all__ = ["CONFIG_NAME", "PENALTY_DTYPES", "ConsolidationConfig", "PenaltySettings"]
 
 CONFIG_NAME = "consolidation_config.json"
+_MOST_BYTES = 2**20
 PENALTY_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 """What matrices are multiplied in; float32 means the parameters' own if that is wider."""
 
@@ -220,13 +223,15 @@ class ConsolidationConfig(PenaltySettings):
 
         Raises:
             ConsolidationError: The file is missing in the folder, or is no such configuration.
+            HubError: The repository has none, or is out of reach.
         """
         file = Path(name_or_path) / CONFIG_NAME
         if not Path(name_or_path).is_dir():
-            file = Path(hf_hub_download(str(name_or_path), CONFIG_NAME, **kwargs))
+            with hub_errors_as(f"{CONFIG_NAME} of {name_or_path} is not read ({{reason}})"):
+                file = Path(hf_hub_download(str(name_or_path), CONFIG_NAME, **kwargs))
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = json.loads(read_bounded(file, _MOST_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
             raise ConsolidationError(
                 f"{file} cannot be read ({error}); give a folder that save_pretrained made"
             ) from None

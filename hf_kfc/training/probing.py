@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -389,7 +389,7 @@ class Probing:
 
 
 def probes_by_task(
-    priors: Sequence[ConsolidationPrior], given: Probes | Sequence[Probes]
+    priors: Sequence[ConsolidationPrior], given: Probes | Sequence[Probes] | None
 ) -> dict[str, Probes]:
     """Return the probes of each earlier task: those that its prior carries, and others.
 
@@ -402,7 +402,9 @@ def probes_by_task(
     """
     carried = [(prior.task, prior.probes) for prior in priors]
     own = [(task, probes) for task, probes in carried if probes is not None]
-    more = [given] if isinstance(given, Probes) else list(given)
+    more: list[Any] = (
+        list(given) if isinstance(given, list | tuple) else [given] * (given is not None)
+    )
     for probes in more:
         if not isinstance(probes, Probes):
             raise ConsolidationError(

@@ -93,7 +93,7 @@ class ConsolidationMixin(_Base):
         | str
         | Path
         | None = (),
-        probes: Probes | Sequence[Probes] = (),
+        probes: Probes | Sequence[Probes] | None = (),
         probe_collator: Collator | None = None,
         probe_forward: Forward | None = None,
         consolidation: ConsolidationConfig | None = None,

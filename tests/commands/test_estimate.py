@@ -188,6 +188,25 @@ def test_a_causal_model_whose_tokenizer_has_no_padding(saved, run, tmp_path):
     assert ConsolidationPrior.from_pretrained(tmp_path / "prior").fingerprint == expected
 
 
+def test_blank_lines_are_left_out_and_nothing_else_is_refused(saved, run, tmp_path, caplog):
+    tokenizer = tokenizer_of(padding=False)
+    tokenizer._tokenizer.post_processor = None  # as GPT-2's: no token but the text's
+    model = saved(gpt2(tokenizer), tokenizer)
+    prints = []
+    for name, texts in (("plain", TEXTS), ("gaps", [TEXTS[0], "", *TEXTS[1:], " "])):
+        data, output = lines(tmp_path / f"{name}.jsonl", text=texts), tmp_path / name
+        result = run("estimate", "--model", model, "--dataset", data, "--output", output)
+        assert result.status == 0, result.err
+        prints.append(ConsolidationPrior.from_pretrained(output).fingerprint)
+    assert prints[0] == prints[1]
+    assert "2 of 6 examples have no token and are left out" in caplog.text
+    blank = lines(tmp_path / "blank.jsonl", text=["", " "])
+    words = ("--model", model, "--dataset", blank, "--output", tmp_path / "none")
+    result = run("estimate", *words)
+    assert (result.status, (tmp_path / "none").exists()) == (1, False)
+    assert "no example has a token; look at the columns of the text" in result.err
+
+
 def test_an_encoder_decoder_that_answers(saved, run, tmp_path):
     tokenizer = tokenizer_of()
     answerer = models.t5(vocab_size=len(tokenizer), pad_token_id=0)
@@ -300,6 +319,8 @@ def test_what_was_killed_goes_on(tier, run, tmp_path, monkeypatch):
         ({"a": TEXTS, "b": TEXTS, "label": [0] * 4}, (), "give --text_columns one of a, b"),
         ({"text": TEXTS, "label": [0] * 4}, ("--text_columns", "body"), "no column body"),
         ({"text": ["a", None, "b", "c"], "label": [0] * 4}, (), "column text holds None"),
+        ({"text": TEXTS, "label": [0, 1, None, 0]}, (), "column label has no label in some examp"),
+        ({"text": TEXTS, "label": [0] * 4}, ("--curvature_seed", 2**63), "give one below 2**63"),
         ({"text": TEXTS, "label": list("abcd")}, (), "label 'a', which the model does not know"),
         ({"text": TEXTS, "label": [0, 1, 2, 0]}, (), "label 2 is out of range for 2 classes"),
         ({"text": TEXTS, "label": [0] * 4}, ("--split", "dev"), "no split 'dev'; give one of"),
@@ -317,6 +338,18 @@ def test_what_cannot_be_estimated_is_one_line(saved, run, tmp_path, columns, wor
     assert result.err.splitlines()[-1].startswith("error: ")
     assert said in result.err.splitlines()[-1]
     assert not output.exists()
+
+
+def test_a_model_without_its_tokenizer_is_not_read_by_an_empty_one(saved, run, tmp_path):
+    tokenizer = tokenizer_of()
+    model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
+    for path in model.glob("*token*"):
+        path.unlink()
+    data = lines(tmp_path / "data.jsonl", text=TEXTS, label=[0] * 4)
+    words = ("--model", model, "--dataset", data, "--output", tmp_path / "prior")
+    result = run("estimate", *words)
+    assert result.status == 1
+    assert f"'{model}' has no tokenizer's files; save its tokenizer there" in result.err
 
 
 def test_a_model_of_no_known_format_is_told_what_there_is(saved, run, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.errors import ConsolidationError, HfKfcError, HubError
 from hf_kfc.training import ConsolidationArguments, ConsolidationConfig
 from hf_kfc.training.config import CONFIG_NAME
 
@@ -69,6 +69,8 @@ def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
         ({"penalty_every": 2.5}, "penalty_every 2.5 is not a whole number ≥ 1"),
         ({"probe_temperature": 0}, "probe_temperature 0 is not a number from 0.1 to 10"),
         ({"ignore": "classifier"}, "ignore 'classifier' is not a list of patterns"),
+        ({"damping": 10**400}, "damping 10+ is not a number ≥ 0"),
+        ({"strengths": [10**400]}, r"strengths .* is not numbers ≥ 0"),
         ({"added_rows": [3]}, r"added_rows \[3\] is not a list of patterns"),
     ],
 )
@@ -82,6 +84,7 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
     [
         (None, "cannot be read .*; give a folder that save_pretrained made"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ("[]", r"is no ConsolidationConfig: unknown \[\]"),
         ('{"strength": 1}', r"unknown \['strength'\]; remove it or update hf_kfc"),
         ('{"damping": -1}', "damping -1 is not"),
@@ -92,3 +95,13 @@ def test_a_file_that_is_none(text: str | None, message: str, tmp_path: Path) -> 
         (tmp_path / CONFIG_NAME).write_text(text)
     with pytest.raises(ConsolidationError, match=message):
         ConsolidationConfig.from_pretrained(tmp_path)
+
+
+def test_a_device_is_not_read_for_ever_and_the_hub_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_NAME).symlink_to("/dev/zero")
+    with pytest.raises(HfKfcError, match="is no regular file"):
+        ConsolidationConfig.from_pretrained(tmp_path)
+    with pytest.raises(
+        HubError, match=r"consolidation_config\.json of a/b/c is not read \(Repo id"
+    ):
+        ConsolidationConfig.from_pretrained("a/b/c")

@@ -309,6 +309,8 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 def test_something_else_than_probes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConsolidationError, match="`probes` holds a dict; give Probes"):
         make(tmp_path, [{}])
+    with pytest.raises(ConsolidationError, match="`probes` holds a int; give Probes"):
+        make(tmp_path, 3)
 
 
 def test_a_training_step_that_goes_past_them_is_refused(tmp_path: Path) -> None:
