@@ -16,11 +16,7 @@ __all__ = ["ReadProbes"]
 
 
 class ReadProbes:
-    """Scores examples by how much of them stands in probes.
-
-    Args:
-        probes: Their ``input_ids`` are read.
-    """
+    """Scores examples by how much of them stands in probes."""
 
     def __init__(self, probes: Probes) -> None:
         lists = [ids for row in probes.rows for ids in lists_of(row.get("input_ids", []))]

@@ -180,12 +180,7 @@ class _First:
         return read
 
     def scores(self, tokens: Tensor, batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """Return minus the lowest leverage of each token; empty if no layer was reached.
-
-        Args:
-            tokens: The tokens [n].
-            batches: What the model is used to: as many dimensions, and a mask or none.
-        """
+        """Return minus the lowest leverage of each token; empty if no layer was reached."""
         found, like = [], batches[0]
         length = min(_POSITIONS, max(batch["input_ids"].shape[-1] for batch in batches))
         alone = [1] * (like["input_ids"].ndim - 2)  # one candidate

@@ -77,11 +77,7 @@ _FORMATS: dict[str, ExampleFormat] = {}
 
 
 def register_format(example_format: ExampleFormat) -> None:
-    """Make a format known to the commands; it is asked before all that were known.
-
-    Args:
-        example_format: The format; one of the same name is replaced.
-    """
+    """Make a format known to the commands; it is asked before all that were known."""
     _FORMATS[example_format.name] = example_format
 
 

@@ -20,11 +20,7 @@ _MODELS: dict[str, type[PreTrainedModel]] = {}
 
 
 def register_model(kind: type[PreTrainedModel]) -> None:
-    """Make a class of models known to the commands that transformers does not have.
-
-    Args:
-        kind: The class; its configuration is known to ``AutoConfig``.
-    """
+    """Make a class of models known to the commands that transformers does not have."""
     _MODELS[kind.__name__] = kind
 
 

@@ -25,12 +25,6 @@ logger = logging.getLogger(__name__)
 class BasePrior:
     """Anchor θ*, curvature F and provenance of one task.
 
-    Args:
-        anchor: Parameters right after the task, by name.
-        curvature: Covers exactly the anchor's names and shapes.
-        provenance: Where it comes from.
-        probes: Inputs on which the anchor's outputs are kept.
-
     Attributes:
         source: The commit on the Hub that it was read from; None of a folder or a fresh one.
 

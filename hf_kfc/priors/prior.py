@@ -33,7 +33,8 @@ from .privacy import MIN_EXAMPLES, kept_tokens
 from .provenance import Provenance
 from .push import push_to_hub as _push_to_hub
 from .reduced import compressed_parts, parts_without
-from .store import load, save
+from .store import load
+from .store import save_pretrained as _save_pretrained
 
 __all__ = ["ConsolidationPrior"]
 
@@ -310,35 +311,8 @@ class ConsolidationPrior(BasePrior):
                 f"meant to differ out of it with prior.without([...]): {'; '.join(problems)}"
             )
 
-    def save_pretrained(
-        self,
-        directory: str | Path,
-        *,
-        max_shard_size: int | str = "5GB",
-        anchor: str | None = None,
-        token: str | None = None,
-    ) -> None:
-        """Write the prior to a folder: safetensors, a ``config.json`` and its card, a README.
-
-        The files are written under another name and then moved, so the folder is either whole
-        or not there. Tensors are stored in float32 (curvature in bfloat16 stays so), without
-        damping.
-
-        Args:
-            directory: The folder; an older prior there is replaced, its card too.
-            max_shard_size: Size above which the tensors are split into several files.
-            anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the
-                anchor: it is pointed at, and not stored again.
-            token: Access token for that model; by default the one logged in with.
-
-        Raises:
-            PriorError: The folder holds something other than a prior, or the model is not the
-                anchor.
-            HubError: That model cannot be read.
-        """
-        save(self, directory, max_shard_size, anchor=anchor, token=token)
-
     # Written as functions of a prior, each in a file of its own.
+    save_pretrained = _save_pretrained
     export_covariances = _export_covariances
     push_to_hub = _push_to_hub
 

@@ -100,9 +100,6 @@ def _refuse_no_number(min_examples: object) -> None:
 def made_of_rare_tokens(public: BasePrior) -> Block | None:
     """Return the widest layer whose curvature was made of tokens that were then left out.
 
-    Args:
-        public: Without rare tokens.
-
     Returns:
         None if no token was left out, or if rare ones were unseen by the estimate.
     """
@@ -118,9 +115,6 @@ def refuse_few_examples(public: BasePrior) -> None:
     """Refuse to publish what was made of rare tokens by fewer examples than a layer has inputs.
 
     The span of that layer's A gives nearly all of them away.
-
-    Args:
-        public: Without rare tokens.
 
     Raises:
         PriorError: It is so.

@@ -27,7 +27,7 @@ from .privacy import (
     refuse_few_examples,
     without_rare_inputs,
 )
-from .store import save
+from .store import save_pretrained
 
 __all__ = ["PushedPrior", "push_to_hub"]
 
@@ -121,7 +121,9 @@ def push_to_hub(
     with scratch_directory() as base:
         folder = base / "prior"
         text = prior_card(public, repo_id, base_model=anchor) if card is None else card
-        save(public, folder, max_shard_size, anchor=anchor, token=token, card=text)
+        save_pretrained(
+            public, folder, max_shard_size=max_shard_size, anchor=anchor, card=text, token=token
+        )
         for picture, content in (pictures or {}).items():
             if not _PICTURE.fullmatch(picture):
                 raise PriorError(f"{picture!r} is no name of a picture; give one like 'loss.png'")

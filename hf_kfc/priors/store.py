@@ -17,23 +17,41 @@ from .files import CONFIG_LIMIT, CONFIG_NAME, read_prior_files, write_prior_file
 from .references import read_reference, refer_to_model
 from .schema import ANCHOR
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save_pretrained"]
 
 logger = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>.+))?", re.ASCII)
 
 
-def save(
+def save_pretrained(
     prior: BasePrior,
     directory: str | Path,
-    max_shard_size: int | str,
     *,
-    anchor: str | None,
-    token: str | None,
+    max_shard_size: int | str = "5GB",
+    anchor: str | None = None,
     card: str | None = None,
+    token: str | None = None,
 ) -> None:
-    """Save a prior to a folder that is either whole or not there; by default it has its card."""
+    """Write the prior to a folder: safetensors, a ``config.json`` and its card, a README.
+
+    The files are written under another name and then moved, so the folder is either whole
+    or not there. Tensors are stored in float32 (curvature in bfloat16 stays so), without
+    damping.
+
+    Args:
+        directory: The folder; an older prior there is replaced, its card too.
+        max_shard_size: Size above which the tensors are split into several files.
+        anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the
+            anchor: it is pointed at, and not stored again.
+        card: Text of the README; by default what the prior tells of itself.
+        token: Access token for that model; by default the one logged in with.
+
+    Raises:
+        PriorError: The folder holds something other than a prior, or the model is not the
+            anchor.
+        HubError: That model cannot be read.
+    """
     directory = _path(directory)
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)

@@ -25,10 +25,6 @@ class BufferWatch:
     inputs though no parameter moves. Their modules therefore stay in evaluation mode, as is usual
     in fine-tuning.
 
-    Args:
-        model: To be trained, unwrapped.
-        ignore: Patterns of what may move.
-
     Attributes:
         modules: Those that stay in evaluation mode, by name.
     """

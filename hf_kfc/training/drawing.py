@@ -16,11 +16,6 @@ def draw_forgetting(
 ) -> None:
     """Draw what was measured: KL in nats, and below it the share of changed decisions.
 
-    Args:
-        history: ``trainer.state.log_history``.
-        path: A file of a format that matplotlib knows, as ``.svg`` or ``.png``.
-        budget: What may be forgotten, in nats, if there is a limit.
-
     Raises:
         ConsolidationError: Nothing was measured, or matplotlib is not installed.
     """

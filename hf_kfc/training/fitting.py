@@ -254,10 +254,6 @@ class _Prefix:
 
         One prefix takes the place of another where a base model is put under another head: a
         classifier's ``bert.`` is ``0.model.`` in a model of sentence-transformers.
-
-        Args:
-            priors: The prior's names.
-            models: The model's.
         """
         names = [name.replace(COMPILED, "") for name in priors]
         fitting = Counter({cls(): sum(name in models for name in names)})

@@ -43,24 +43,14 @@ _SAME_IN_FEW_BITS = 0.05
 
 
 class ProbeOrder:
-    """Which probes are in which step, by nothing but the seed: all, shuffled, again and again.
-
-    Args:
-        count: How many there are.
-        seed: Of the shuffling.
-    """
+    """Which probes are in which step, by nothing but the seed: all, shuffled, again and again."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count, self._seed = count, seed
         self._shuffled: tuple[int, list[int]] = -1, []
 
     def __call__(self, step: int, size: int) -> list[int]:
-        """Return the probes of a step.
-
-        Args:
-            step: Its number, of steps that have probes.
-            size: How many it has.
-        """
+        """Return the probes of a step."""
         places = range(step * size, (step + 1) * size)
         return [self._round(place // self._count)[place % self._count] for place in places]
 
@@ -94,13 +84,6 @@ class Probing:
     last ones, in parts no larger than a micro-batch: so the memory needed is that of the larger
     of both, and not their sum. The model that DDP wraps is called without it, which reduces the
     sum of all gradients when the task's are there; FSDP2 reduces the probes' by themselves.
-
-    Args:
-        trainer: At the beginning of a training.
-        given: Probes by the names of their tasks.
-        settings: Of the training.
-        collator: Makes a batch of the probes' rows, without labels.
-        forward: The one that the probes were made with.
 
     Attributes:
         tasks: The earlier tasks.
@@ -172,19 +155,11 @@ class Probing:
         return value
 
     def factor(self, task: str) -> float:
-        """Return by what the budget multiplies an earlier task's weight.
-
-        Args:
-            task: Its name.
-        """
+        """Return by what the budget multiplies an earlier task's weight."""
         return 1.0 if self.budget is None else self.budget.factor(task)
 
     def factors_of(self, priors: Sequence[ConsolidationPrior]) -> list[float]:
-        """Return by what the budget multiplies strengths: of a prior without probes, the largest.
-
-        Args:
-            priors: Of earlier tasks.
-        """
+        """Return the budget's factors of strengths: of a prior without probes, the largest."""
         names = {id(probes): name for name, probes in self._given.items()}
         own = [names.get(id(prior.probes)) for prior in priors]
         most = 1.0 if self.budget is None else self.budget.largest
@@ -236,9 +211,6 @@ class Probing:
     def log_if_due(self, *, at_an_end: bool = False) -> None:
         """Measure and log, if it is time.
 
-        Args:
-            at_an_end: Whether the training begins or has ended.
-
         Raises:
             ConsolidationError: At the beginning, the probes are of another kind of model, or are
                 computed in another way.
@@ -276,9 +248,6 @@ class Probing:
 
     def check(self, start: Mapping[str, float]) -> None:
         """Look before the first step whether the probes are of the model that is trained.
-
-        Args:
-            start: What is measured.
 
         Raises:
             ConsolidationError: They are of another kind of model, or are computed in another way.

@@ -25,29 +25,14 @@ __all__ = ["PLAIN", "ConsolidationState", "identity_of", "order_of", "refuse_oth
 
 logger = logging.getLogger(__name__)
 
-PLAIN: dict[str, Any] = {
-    "priors": [],
-    "damping": None,
-    "penalty_every": 1,
-    "penalty_dtype": "float32",
-    "ignore": [],
-    "added_rows": [],
-    "probes": [],
-}
-"""The identity of a run that is plain fine-tuning."""
 _OF_ORDER = ("data", "seed", "sampling")
-"""What says which examples come next; checkpoints from before version 0.2 do not tell it."""
+"""What says which examples come next; of data without a length it is not known."""
 _MOST_READ = 32
 """Examples of a data set that are looked at."""
 
 
 class ConsolidationState(TrainerCallback, ExportableState):
-    """Keeps in every checkpoint which penalty it was trained with, and how far a budget's rule is.
-
-    Args:
-        identity: What must be the same for a checkpoint to be continued, and whence priors came.
-        budget: Of the training.
-    """
+    """Keeps in every checkpoint which penalty it had, and how far a budget's rule is."""
 
     def __init__(self, identity: dict[str, Any], budget: Budget | None = None) -> None:
         self.identity, self.budget = identity, budget
@@ -60,12 +45,7 @@ class ConsolidationState(TrainerCallback, ExportableState):
 
     @classmethod
     def go_on(cls, state: TrainerState, budget: Budget) -> None:
-        """Continue a budget's rule where a checkpoint was written.
-
-        Args:
-            state: Of a Trainer; one that begins anew has nothing to continue.
-            budget: Of the training.
-        """
+        """Continue a budget's rule where a checkpoint was written."""
         if state.global_step:
             callbacks: Any = state.stateful_callbacks
             kept = callbacks.get(cls.__name__, {})
@@ -78,14 +58,7 @@ def identity_of(
     config: ConsolidationConfig,
     probes: Mapping[str, Probes],
 ) -> dict[str, Any]:
-    """Return what must be the same for a checkpoint to be continued, and whence the priors came.
-
-    Args:
-        priors: Of the old tasks.
-        strengths: λ of each.
-        config: The other settings.
-        probes: By the names of their tasks.
-    """
+    """Return what must be the same for a checkpoint to be continued, and whence the priors came."""
     of_probes = (
         *("probe_weight", "probe_temperature", "probe_batch_size"),
         *("probe_every", "probe_held_out"),
@@ -111,13 +84,12 @@ def identity_of(
     }
 
 
+PLAIN = identity_of((), (), ConsolidationConfig(), {}) | {"damping": None}
+"""The identity of a run that is plain fine-tuning."""
+
+
 def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Path) -> None:
     """Make sure that a checkpoint was trained with this penalty.
-
-    Args:
-        identity: Of this run.
-        plain: Of a run without priors, as which one counts that says nothing.
-        state_file: The Trainer's state in the checkpoint.
 
     Raises:
         ConsolidationError: It was trained with another one; it says in what they differ.
@@ -127,8 +99,7 @@ def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Pa
     name = ConsolidationState.__name__
     try:
         kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
-        saved = kept.get(name) or kept.get(f"_{name}", {})  # before version 0.2
-        was = plain | saved.get("attributes", {}).get("identity", {})
+        was = plain | kept.get(name, {}).get("attributes", {}).get("identity", {})
         one, two = _without_sources(was), _without_sources(identity)
         tasks = ", ".join(prior["task"] for prior in was["priors"])
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
@@ -160,9 +131,6 @@ def order_of(trainer: Trainer) -> dict[str, Any]:
 
     Of the data set are read its length and up to 32 examples at equal distances; one whose
     examples change from reading to reading tells its length alone.
-
-    Args:
-        trainer: Of the new task.
     """
     args, data = trainer.args, trainer.train_dataset
     seed = args.seed if args.data_seed is None else args.data_seed

@@ -98,11 +98,7 @@ class BlockTerm:
         )
 
     def __call__(self, values: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Change]]:
-        """Return ⟨Δ, F·Δ⟩ and, by the model's names, F·Δ: half its gradient.
-
-        Args:
-            values: The parameters by the model's names, whole.
-        """
+        """Return ⟨Δ, F·Δ⟩ and, by the model's names, F·Δ: half its gradient."""
         weight = values[self.names[0]]
         if self._product is None:
             self._product = self._make_product(weight)
@@ -197,14 +193,6 @@ class LowRankTerm(BlockTerm):
     At W = W* and frozen, a Kronecker product needs no B·A:
     ⟨Δ, GΔA⟩ = s²·tr((Bᵀ G B)(A_l A A_lᵀ)), with A_l for the adapter's A. That takes q²r + p²r
     multiplications in the place of q²p + qp²; of factors of rank k, 2kr(q + p).
-
-    Args:
-        prior: Number of its prior.
-        fitted: The prior's block, and where it is in the model.
-        anchor: θ* of the block's parameters, by the prior's names.
-        damping: ε of the curvature.
-        placement: Shared by all blocks.
-        rank: r of its adapter.
     """
 
     def __init__(

@@ -125,8 +125,7 @@ class ConsolidationMixin(_Base):
         self._refuse_unsupported()
         if self.priors or self.probes:
             self._check_priors()
-            steps = ConsolidationSteps(self._begin, self._look_at_first_step, self._measure)
-            self.add_callback(steps)
+            self.add_callback(ConsolidationSteps(self))
         if self.priors or self.probes or self._identity() != self.plain_identity:
             # Labels are not counted before the training: _begin says what the strengths are.
             is_known = not self.priors or self.consolidation.strengths is not None

@@ -3,8 +3,7 @@ import torch
 from safetensors.torch import load_file
 from tiny.priors import prior as sample_prior
 
-from hf_kfc.commands.inspect import summarise_layers
-from hf_kfc.commands.spectra import spectrum_of
+from hf_kfc.commands.inspect import spectrum_of, summarise_layers
 from hf_kfc.curvature import (
     Diagonal,
     Identity,

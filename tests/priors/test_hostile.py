@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from tiny.priors import Tensors, assert_equal_priors, one_block, prior
 from torch import nn
 
-from hf_kfc.commands.spectra import spectrum_of
+from hf_kfc.commands.inspect import spectrum_of
 from hf_kfc.curvature import Block, Kronecker, Layout, LowRankKronecker
 from hf_kfc.curvature.operators import relative_difference
 from hf_kfc.errors import HfKfcError, PriorError
