@@ -52,13 +52,20 @@ def test_at_toy_sizes(script: str, words: tuple[object, ...], shown: str) -> Non
     assert {path: path.stat().st_mtime_ns for path in SPEED.rglob("*.json")} == before
 
 
-def test_speed_of_linking_at_toy_sizes() -> None:
-    script = BENCHMARKS / "linking" / "speed.py"
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("linking/speed.py", "| CNN, width 128, tfidf |"),
+        ("architectures/experts.py", "Kronecker, experts by example"),
+    ],
+)
+def test_of_other_folders_at_toy_sizes(name: str, shown: str) -> None:
+    script = BENCHMARKS / name
     before = {path: path.stat().st_mtime_ns for path in script.parent.iterdir()}
     command = [sys.executable, str(script), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| CNN, width 128, tfidf |" in done.stdout
+    assert shown in done.stdout
     assert {path: path.stat().st_mtime_ns for path in script.parent.iterdir()} == before
 
 

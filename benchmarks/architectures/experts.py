@@ -9,6 +9,7 @@ gradients. ``by example`` is how experts without a rule have their diagonal. Wri
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -24,7 +25,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from hf_kfc import CurvatureArguments
 from hf_kfc.curvature import estimate_curvature
 
-EXAMPLES, TOKENS, BATCH, ROUNDS = 48, 64, 8, 2
+BATCH, ROUNDS = 8, 2
 SIZES: dict[str, Any] = {
     "vocab_size": 1000,
     "hidden_size": 192,
@@ -38,12 +39,19 @@ SIZES: dict[str, Any] = {
 }
 
 
+TINY = {"vocab_size": 50, "hidden_size": 16, "moe_intermediate_size": 8, "head_dim": 4}
+
+
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tiny", action="store_true", help="toy sizes; nothing is written")
+    tiny = parser.parse_args().tiny
+    sizes, examples, tokens = (SIZES | TINY, BATCH, 4) if tiny else (SIZES, 48, 64)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES)).eval()
-    ids = torch.randint(3, SIZES["vocab_size"], (EXAMPLES, TOKENS))
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)).eval()
+    ids = torch.randint(3, sizes["vocab_size"], (examples, tokens))
     data = [{"input_ids": row, "labels": row} for row in ids]
 
     def plain() -> None:
@@ -78,12 +86,13 @@ def main() -> None:
     found = {
         "command": "python benchmarks/architectures/experts.py",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "sizes": SIZES | {"examples": EXAMPLES, "tokens": TOKENS, "batch": BATCH},
+        "sizes": sizes | {"examples": examples, "tokens": tokens, "batch": BATCH},
         "seconds": seconds,
         "over plain": {name: round(own / least["plain"], 2) for name, own in least.items()},
     }
-    path = Path(__file__).with_suffix(".json")
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if not tiny:
+        path = Path(__file__).with_suffix(".json")
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found["over plain"], indent=1))
 
 

@@ -30,17 +30,17 @@ __all__ = [
 
 
 class LayerChangedError(CurvatureError):
-    """A layer does in a later batch what its rule cannot cover.
+    """A layer does in a batch what its rule cannot cover, or an example depends on its batch.
 
     Args:
-        layer: The layer.
+        name: Of the layer; empty if batches are to be of one example.
         reason: What it does.
         diagonal: Whether its diagonal is still right by its rule.
     """
 
-    def __init__(self, layer: Layer, reason: str, *, diagonal: bool = False) -> None:
-        super().__init__(f"layer '{layer.name}': {reason}")
-        self.layer = layer
+    def __init__(self, name: str, reason: str, *, diagonal: bool = False) -> None:
+        super().__init__(f"layer '{name}': {reason}" if name else reason)
+        self.name = name
         self.reason = reason
         self.diagonal = diagonal
 

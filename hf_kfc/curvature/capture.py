@@ -18,7 +18,8 @@ from typing_extensions import override
 from ..errors import CurvatureError
 from ..precision import wide
 from . import experts
-from .discovery import Layer
+from .discovery import Layer, evaluating
+from .frozen_linear import is_plain
 from .positions import Positions
 
 __all__ = ["Use", "capture", "frozen", "learning", "without_cache"]
@@ -86,7 +87,7 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
         output: Tensor,
     ) -> Tensor:
         x, own_positions = args[0] if args else next(iter(kwargs.values()), None), None
-        if not isinstance(x, Tensor) or not isinstance(output, Tensor):
+        if not is_plain(x) or not is_plain(output):
             return output  # of no rule; that there is no use tells it
         if (own_positions := positions.of(name, len(uses[name]))) is not None:
             x, output = own_positions.separate(x, output)
@@ -173,27 +174,29 @@ def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without trainable parameters; restore both afterwards.
 
-    What was compiled in place runs as it was written: compiled code does not call hooks. Nor does
-    the model keep a cache (:func:`without_cache`).
+    What was compiled in place runs as it was written: compiled code does not call hooks. A forward
+    in which accelerate has put autocast, as Trainer does, is the model's own again. Nor does the
+    model keep a cache (:func:`without_cache`).
     """
+    forward, original = model.forward, vars(model).get("_original_forward")
     trainable = [p for p in model.parameters() if p.requires_grad]
-    training = {module: module.training for module in model.modules()}
     compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl}
     for module in compiled:
         module._compiled_call_impl = None
-    model.eval()
+    if original is not None:
+        model.forward = original
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
-        with without_cache(model):
+        with evaluating(model), without_cache(model):
             yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-        for module, mode in training.items():
-            module.training = mode
         for module, call in compiled.items():
             module._compiled_call_impl = call
+        if original is not None:
+            model.forward = forward
 
 
 @contextmanager

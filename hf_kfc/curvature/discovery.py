@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -22,6 +23,7 @@ __all__ = [
     "Layer",
     "Survey",
     "by_reason",
+    "evaluating",
     "find_layers",
     "identity_curvature",
     "refuse",
@@ -104,10 +106,15 @@ def survey(model: nn.Module, ignore: Sequence[str] = ()) -> Survey:
             (``"LayerNorm"``).
 
     Raises:
-        CurvatureError: An ``ignore`` entry matches nothing.
+        CurvatureError: An ``ignore`` entry matches nothing, or a parameter is complex.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     ignored = _ignored(model, ignore, names)
+    with evaluating(model):  # in training, to read a weight moves what spectral_norm keeps of it
+        return _survey(model, names, ignored)
+
+
+def _survey(model: nn.Module, names: Mapping[int, str], ignored: set[str]) -> Survey:
     owners: dict[int, dict[str, nn.Module]] = defaultdict(dict)
     for module_name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
@@ -124,6 +131,18 @@ def survey(model: nn.Module, ignore: Sequence[str] = ()) -> Survey:
         layers.append(found)
         done |= {id(p) for p in found.parameters.values()}
     return Survey(layers, sorted(ignored), without_rule)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put all modules in evaluation mode, and each back in its own afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 def find_layers(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:
@@ -231,6 +250,7 @@ def identity_curvature(model: nn.Module, ignore: Sequence[str] = ()) -> Curvatur
 
 
 def _ignored(model: nn.Module, ignore: Sequence[str], names: dict[int, str]) -> set[str]:
+    """Find what the patterns match; of the others none may be complex."""
     ignored = set[str]()
     for pattern in ignore:
         matched = {name for name in names.values() if fnmatchcase(name, pattern)}
@@ -249,6 +269,12 @@ def _ignored(model: nn.Module, ignore: Sequence[str], names: dict[int, str]) -> 
                 f"of {type(model).__name__}{hint}; correct or remove it"
             )
         ignored |= matched
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex() and parameter.requires_grad and name not in ignored:
+            raise CurvatureError(
+                f"parameter '{name}' is complex, and curvature is of real numbers; let the model "
+                "hold real and imaginary parts (torch.view_as_complex), or list it in `ignore`"
+            )
     return ignored
 
 

@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
-from .accumulators import (
-    LayerChangedError,
-)
+from .accumulators import LayerChangedError
 from .batches import Collate, refuse_other_data
 from .blocks import Curvature
 from .capture import frozen
 from .discovery import refuse, survey, unwrapped
-from .objective import (
-    Forward,
-    PositionMask,
-    default_forward,
-    default_position_mask,
-)
+from .objective import Forward, PositionMask, default_forward, default_position_mask
 from .passes import Estimate
 from .rare_tokens import unknown_token
 
@@ -48,10 +41,11 @@ def estimate_curvature(
     """Estimate the Fisher of a model's loss on a data set, one operator per layer.
 
     F = mean over examples of the outer product of the **per-example** gradient of the
-    log-likelihood. The model runs in evaluation mode, no weight gradient is computed (except,
-    per example, for diagonals), and the result depends neither on the batch size nor on the
-    number of processes: with ``torch.distributed`` initialised each process takes its share of
-    the examples and all return the same curvature.
+    log-likelihood. The model runs in evaluation mode and without autocast, no weight gradient is
+    computed (except, per example, for diagonals), and the result depends neither on the batch size
+    nor on the number of processes: with ``torch.distributed`` initialised each process takes its
+    share of the examples and all return the same curvature. A model that makes something else of an
+    example in a batch than of it alone, without padding, gets one example at a time.
 
     Kronecker factors (Martens & Grosse 2015; Eschenhagen et al. 2023, arXiv:2311.00636), for
     inputs a and output gradients g at the R positions of each of N examples:
@@ -134,12 +128,22 @@ def estimate_curvature(
         dict(found.without_rule),
     )
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    with torch.inference_mode(False), frozen(model):
+    autocast = torch.autocast(run.device.type, enabled=False)
+    keeps_all = torch.autograd.graph.disable_saved_tensors_hooks("torch.utils.checkpoint is on")
+    with torch.inference_mode(False), autocast, keeps_all, frozen(model):
         while True:
             try:
                 curvature = run.estimate(found.ignored, folder, checkpoint_seconds)
             except LayerChangedError as change:
                 run.give_up(change)
+            except RuntimeError as error:
+                if "checkpoint" not in str(error):
+                    raise
+                raise CurvatureError(
+                    f"{type(model).__name__} checkpoints activations in evaluation mode too, which "
+                    "computes its layers anew where no hook sees them; switch it off for the "
+                    "estimate, and take smaller batches"
+                ) from error
             else:
                 run.tell(curvature)
                 return curvature

@@ -54,7 +54,7 @@ class InputMoment:
             self._read = read
         elif read != self._read:
             raise LayerChangedError(
-                batch.layer,
+                batch.layer.name,
                 f"it read the same inputs as '{self.leader.name}' for the first examples but not "
                 "for a later batch: the model's computation depends on its input",
             )

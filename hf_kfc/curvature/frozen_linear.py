@@ -7,7 +7,7 @@ any other token: autograd multiplies those zeros with the weight all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .moments import nonzero_rows
 
-__all__ = ["FrozenLinear"]
+__all__ = ["FrozenLinear", "is_plain"]
 
 _NARROW = 32
 """Sizes below which a product is left in the model's precision: heads that score, for example."""
@@ -98,9 +98,14 @@ def _is_feed_forward(weight: Tensor) -> bool:
     return small >= _NARROW and large >= _WIDENING * small
 
 
+def is_plain(x: Any) -> TypeGuard[Tensor]:
+    """Say if something is a tensor, and not one of many at once, as inside ``torch.vmap``."""
+    return isinstance(x, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def _applies(x: Any, weight: Any, bias: Any) -> bool:
     return (
-        isinstance(x, Tensor)
+        is_plain(x)
         and type(weight) in (Tensor, torch.nn.Parameter)
         and not weight.requires_grad
         and not (isinstance(bias, Tensor) and bias.requires_grad)

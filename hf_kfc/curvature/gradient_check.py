@@ -13,7 +13,7 @@ from .capture import Use
 from .discovery import Layer
 from .operators import Identity
 
-__all__ = ["MIXED", "check_gradients", "differ", "halves_to_check", "mixed_layers"]
+__all__ = ["MIXED", "check_gradients", "halves_to_check", "mixed_layers"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -27,7 +27,7 @@ OTHER = (
 
 def check_gradients(
     layers: Sequence[Layer], logits: Tensor, uses: Mapping[str, Sequence[Use]], examples: int
-) -> dict[str, str]:
+) -> tuple[dict[str, str], set[tuple[str, int]]]:
     """Find layers whose uses do not separate examples or do not make up all of their gradients.
 
     Args:
@@ -39,7 +39,8 @@ def check_gradients(
 
     Returns:
         What is wrong, by layer name: the first example's logits depend on rows of another
-        example, or a parameter's gradient is not what the layer's rule makes of its uses.
+        example, or a parameter's gradient is not what the layer's rule makes of its uses. And the
+        calls, by name and number, that the logits do not depend on: DoRA's of an identity.
     """
     parameters = [p for layer in layers for p in layer.parameters.values()]
     of_uses, of_parameters = _gradients(layers, logits, uses, _first(examples), parameters)
@@ -56,7 +57,8 @@ def check_gradients(
                 wrong[layer.name] = OTHER
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             wrong[layer.name] = f"its rule cannot read it: {str(error)[:200]}"
-    return wrong
+    idle = {(n, i) for n, own in of_uses.items() for i, g in enumerate(own) if g is None}
+    return wrong, idle
 
 
 def mixed_layers(
@@ -94,24 +96,6 @@ def halves_to_check(number: int, examples: int) -> list[Tensor]:
     if number == 1 or not halves:
         return halves
     return [halves[number.bit_length() % len(halves)]] if number & (number - 1) == 0 else []
-
-
-def differ(found: Tensor, expected: Tensor, share: float) -> bool:
-    """Say if logits have another shape, or differ by more than a share of the largest offered one.
-
-    Args:
-        found: The one.
-        expected: The others.
-        share: What is more than rounding; in half precision ten times as much, at least 0.1.
-    """
-    if found.shape != expected.shape:
-        return True
-    share = max(10 * share, 0.1) if torch.finfo(found.dtype).eps > 1e-4 else share
-    offered = torch.maximum(found, expected) > torch.finfo(found.dtype).min / 2
-    found, expected = found[offered], expected[offered]
-    return bool(found.numel()) and bool(
-        (found - expected).abs().max() > share * expected.abs().max()
-    )
 
 
 def _first(examples: int) -> Tensor:
@@ -170,7 +154,7 @@ def _makes_up(
     own: Mapping[str, Tensor],
 ) -> bool:
     """Compare the gradient's size, entry by entry: of the rule, the batch one example, and own."""
-    with torch.no_grad(), torch.autocast(uses[0].output.device.type, enabled=False):
+    with torch.no_grad():
         expected = layer.block(Identity()).join(own).to(layer.zeros().dtype).abs()
         # Squares of gradients below 1e-19 would be 0 in float32.
         scale = float(expected.max()) or 1.0

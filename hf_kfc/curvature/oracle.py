@@ -59,7 +59,7 @@ def per_example_gradients(
                 materialize_grads=True,
             )
             for name, gradient in zip(parameters, gradients, strict=True):
-                rows[name].append(gradient)
+                rows[name].append(gradient.to_dense())
     return {name: torch.stack(gradients) for name, gradients in rows.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from ..curvature_arguments import CurvatureArguments, Labels, Products
 from ..errors import CurvatureError
-from .accumulators import (
-    Accumulator,
-    LayerBatch,
-    LayerChangedError,
-    valid_positions,
-)
+from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
+from .alone import Seen, taken_out
 from .batches import Collate, to_device
 from .blocks import Curvature
 from .capture import Use, capture, learning
@@ -31,7 +27,7 @@ from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .frozen_linear import FrozenLinear
-from .gradient_check import MIXED, check_gradients, differ, halves_to_check, mixed_layers
+from .gradient_check import MIXED, check_gradients, halves_to_check, mixed_layers
 from .likelihood import Outputs, logit_gradients
 from .objective import (
     Forward,
@@ -51,7 +47,7 @@ logger = logging.getLogger(__name__)
 MOST_SCORES = 8192
 """Classes up to which an output layer's G is a matrix: 256 MiB in float32."""
 NEVER = "never called with a tensor in the forward pass"
-TOGETHER = "the logits of an example depend on the others of its batch"
+TOGETHER = "what the model makes of an example depends on its padding or on the others of its batch"
 DEPENDS = "the model's computation depends on its input"
 
 
@@ -74,6 +70,8 @@ class Estimate:
     scores: set[str] = field(default_factory=set)
     """Layers whose outputs are the scores of a vocabulary too large for a matrix of them."""
     sides: dict[tuple[str, int], str] = field(default_factory=dict)
+    idle: set[tuple[str, int]] = field(default_factory=set)
+    """Calls of layers, by name and number, that the scores do not depend on."""
     rare: RareTokens | None = None
     labels_are_tokens: bool = False
 
@@ -129,24 +127,34 @@ class Estimate:
     def count_tokens(self) -> RareTokens:
         """Find the tokens of which no sum is to be made, by one pass over the examples."""
         rank, world = _rank_and_world()
-        batches = ((len(keys), batch) for keys, batch in self._batches(self.indices[rank::world]))
+        mine = self._batches(self.indices[rank::world])
+        batches = ((len(keys), batch) for keys, _, batch in mine)
         return RareTokens.count(batches, self.args, self.model, self.labels_are_tokens)
 
     def give_up(self, change: LayerChangedError) -> None:
-        """Leave a layer's rule, or its factors, and begin anew.
+        """Leave a layer's rule, its factors, or batches, and begin anew.
 
         Raises:
             CurvatureError: It is not to be.
         """
+        if not change.name:
+            logger.warning(
+                "%s, so the estimate begins anew with one example at a time (of %s); it is slower",
+                change,
+                type(self.model).__name__,
+            )
+            self.args = replace(self.args, curvature_batch_size=1)
+            vars(self).pop("_first_rows", None)
+            return
         if self.args.fallback == "refuse":
             raise CurvatureError(
                 f"{change}; list its parameters in `ignore=[...]` to let them move freely"
             ) from change
         logger.info("%s; the estimate begins anew without its rule", change)
         if change.diagonal:
-            self.diagonal[change.layer.name] = change.reason
+            self.diagonal[change.name] = change.reason
         else:
-            self._leave_rules({change.layer.name: change.reason})
+            self._leave_rules({change.name: change.reason})
 
     def tell(self, curvature: Curvature) -> None:
         """Log what covers how many parameters; refuse a curvature of nothing."""
@@ -192,11 +200,11 @@ class Estimate:
             if (classes := outputs.logits.shape[-1]) > MOST_SCORES:
                 self.scores = {layer.name for layer in called if layer.shape[0] == classes}
             wrong = {name: NEVER for name, calls in uses.items() if not calls}
-            wrong |= check_gradients(called, outputs.logits, uses, examples)
-            if self._examples_depend(batch, outputs, examples):
-                wrong |= {layer.name: TOGETHER for layer in self.layers}
-            elif examples > 1:
-                self._warn_of_padding(outputs)
+            found, self.idle = check_gradients(called, outputs.logits, uses, examples)
+            wrong |= found
+            sound = [layer for layer in called if layer.name not in wrong]
+            seen = Seen(uses, outputs)
+            self._refuse_company(batch, seen, dict(enumerate(self._first_rows)), sound)
             if self.forward is default_forward:
                 refuse_other_loss(self.model, self.collate.read(batch), outputs)
         if wrong:
@@ -211,36 +219,49 @@ class Estimate:
                 if self.args.fallback == "refuse":
                     raise
                 self.diagonal[layer.name] = str(error)
-        return {layer.name: uses[layer.name] for layer in self.layers}
+        return {layer.name: self._at_work(uses)[layer.name] for layer in self.layers}
 
-    def _examples_depend(
-        self, batch: Mapping[str, Tensor], outputs: Outputs, examples: int
-    ) -> bool:
-        """Whether the first example has other logits without the others: in-batch negatives."""
-        tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-        if examples == 1 or any(t.ndim == 0 or len(t) != examples for t in tensors):
-            return False
-        alone = {n: v[:1] if isinstance(v, Tensor) else v for n, v in batch.items()}
-        with torch.no_grad():
-            found = self._forward(alone).logits
-        return differ(found, outputs.logits.detach()[:1], 1e-3)
+    def _at_work(self, uses: Mapping[str, list[Use]]) -> dict[str, list[Use]]:
+        """Leave out calls that the scores do not depend on, of layers that have others."""
+        return {
+            name: [use for n, use in enumerate(own) if (name, n) not in self.idle] or own
+            for name, own in uses.items()
+        }
 
-    def _warn_of_padding(self, outputs: Outputs) -> None:
-        """Say if the padding of its batch changes what a model makes of an example."""
-        for number, row in enumerate(self._first_rows):
-            with torch.no_grad():
-                own = self._forward(to_device(self.collate([row]), self.device))
-            pairs = ((own, 0), (outputs, number))
-            alone, among = (o.logits[i].detach()[o.decided[i]] for o, i in pairs)
-            classes = min(alone.shape[-1], among.shape[-1])  # candidates are padded too
-            alone, among = alone[..., :classes], among[..., :classes]
-            if alone.shape == among.shape and differ(alone, among, 0.1):
-                logger.warning(
-                    "%s gives an example other logits among padding than without, so F depends on "
-                    "the batch size; pad as the model expects, or set curvature_batch_size=1",
-                    type(self.model).__name__,
-                )
-                return
+    def _refuse_company(
+        self,
+        batch: Mapping[str, Any],
+        seen: Seen,
+        rows: Mapping[int, Any],
+        layers: Sequence[Layer],
+    ) -> None:
+        """Make sure that examples are the same in their batch as alone.
+
+        Args:
+            batch: As it was read.
+            seen: What the model made of it.
+            rows: Some of its examples, by place.
+            layers: Whose outputs are compared too.
+
+        Raises:
+            LayerChangedError: They are not.
+            CurvatureError: Not even one alone is twice the same.
+        """
+        for place, row in rows.items():
+            with torch.random.fork_rng(devices=[]):  # a collator's draws are as without this check
+                single = self._single(row)
+            if (alone := taken_out(batch, place, single)) is None:
+                continue
+            with torch.no_grad(), capture(layers, self._positions(alone, 1)) as uses:
+                outputs = self._forward(alone)
+            if not seen.differs(Seen(uses, outputs), place, layers):
+                continue
+            if self.args.curvature_batch_size > 1:
+                raise LayerChangedError("", TOGETHER)
+            raise CurvatureError(
+                f"{type(self.model).__name__} makes something else of the same example each time, "
+                "in evaluation mode too; let it draw nothing at random there"
+            )
 
     def _leave_rules(self, wrong: Mapping[str, str]) -> None:
         left = [layer for layer in self.layers if layer.name in wrong]
@@ -297,12 +318,11 @@ class Estimate:
             unit=" examples",
             disable=rank != 0,
         ) as bar:
-            for number, (keys, batch) in enumerate(self._batches(mine[done:]), start=1):
-                halves = halves_to_check(number, len(keys))
+            for number, (keys, rows, batch) in enumerate(self._batches(mine[done:]), start=1):
                 if accumulators:
-                    self._accumulate_batch(accumulators, keys, batch, halves)
+                    self._accumulate_batch(accumulators, keys, rows, batch, number)
                 if rest is not None:
-                    self._accumulate_rest(rest, keys)
+                    self._accumulate_rest(rest, keys, rows)
                 done += len(keys)
                 # Of all processes: they keep pace.
                 bar.update(min(done * world, everything) - bar.n)
@@ -328,29 +348,35 @@ class Estimate:
             if own is not None and own[0] is None:
                 raise failure or CurvatureError(f"process {rank} could not go on: {own[1]}")
         for name, reason, diagonal in filter(None, told):
-            layer = next(layer for layer in self.layers if layer.name == name)
-            raise LayerChangedError(layer, reason, diagonal=diagonal) from failure
+            raise LayerChangedError(name or "", reason, diagonal=diagonal) from failure
 
     def _accumulate_batch(
         self,
         accumulators: Mapping[str, Accumulator],
         keys: Sequence[int],
+        rows: Sequence[Any],
         batch: Mapping[str, Tensor],
-        halves: Iterable[Tensor],
+        number: int,
     ) -> None:
         positions, examples = self._positions(batch, len(keys)), len(keys)
         layers = [layer for layer in self.layers if layer.name in accumulators]
-        with torch.enable_grad(), capture(layers, positions) as uses:
+        with torch.enable_grad(), capture(layers, positions) as every:
             outputs = self._forward(batch)
-        self._refuse_changes(layers, uses, outputs, examples, halves)
+        uses = self._at_work(every)
+        if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
+            least = positions.mask.reshape(examples, -1).sum(1).argmin()
+            chosen = {place: rows[place] for place in {int(least), examples - 1}}
+            self._refuse_company(batch, Seen(every, outputs), chosen, layers)
+        self._refuse_changes(layers, uses, outputs, examples, halves_to_check(number, examples))
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
         edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad():
             for layer_batch in batches:
                 try:
                     accumulators[layer_batch.layer.name].add_inputs(layer_batch)
                 except PositionsError as error:
-                    raise LayerChangedError(layer_batch.layer, str(error), diagonal=True) from error
+                    name = layer_batch.layer.name
+                    raise LayerChangedError(name, str(error), diagonal=True) from error
             kind = Labels(self.args.labels)
             for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
                 gradients = iter(
@@ -392,18 +418,22 @@ class Estimate:
             ]
             if not rows:
                 reason = "it was called for the first examples but not for a later batch"
-                raise LayerChangedError(layer, f"{reason}: {DEPENDS}")
+                raise LayerChangedError(layer.name, f"{reason}: {DEPENDS}")
             if any(not number or number % examples for number in rows):
-                raise LayerChangedError(layer, MIXED)
+                raise LayerChangedError(layer.name, MIXED)
         for chosen in halves:
             for layer in mixed_layers(layers, outputs.logits, uses, chosen):
-                raise LayerChangedError(layer, f"{MIXED}: {DEPENDS}")
+                raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
 
-    def _accumulate_rest(self, rest: PerExampleSquares, keys: Sequence[int]) -> None:
-        for key in keys:
-            batch = self._seen(to_device(self.collate([self.dataset[key]]), self.device))
+    def _single(self, row: Any) -> dict[str, Any]:
+        return to_device(self.collate([row]), self.device)
+
+    def _accumulate_rest(
+        self, rest: PerExampleSquares, keys: Sequence[int], rows: Sequence[Any]
+    ) -> None:
+        for key, row in zip(keys, rows, strict=True):
             rest.add(
-                partial(self._forward, batch),
+                partial(self._forward, self._seen(self._single(row))),
                 Labels(self.args.labels),
                 key,
                 self.args.curvature_seed,
@@ -438,11 +468,14 @@ class Estimate:
 
     def _batches(
         self, indices: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], Mapping[str, Tensor]]]:
-        size = self.args.curvature_batch_size
-        loader = DataLoader(Subset(self.dataset, indices), batch_size=size, collate_fn=self.collate)
-        for start, batch in zip(range(0, len(indices), size), loader, strict=True):
-            yield indices[start : start + size], self._seen(to_device(batch, self.device))
+    ) -> Iterator[tuple[Sequence[int], list[Any], Mapping[str, Tensor]]]:
+        """Yield the numbers of some examples, the examples, and the batch of them."""
+        data, size = Subset(self.dataset, indices), self.args.curvature_batch_size
+        for start in range(0, len(indices), size):
+            chosen = range(start, min(start + size, len(indices)))
+            rows = data.__getitems__(list(chosen))
+            batch = to_device(self.collate(rows), self.device)
+            yield [indices[place] for place in chosen], rows, self._seen(batch)
 
     def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch as the curvature reads it."""
@@ -461,7 +494,7 @@ class Estimate:
 def _told(failure: Exception | None) -> tuple[str | None, str, bool] | None:
     """Say a failure in what processes can send: layer, reason, whether its diagonal is right."""
     if isinstance(failure, LayerChangedError):
-        return failure.layer.name, failure.reason, failure.diagonal
+        return failure.name, failure.reason, failure.diagonal
     return None if failure is None else (None, str(failure), False)
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-__all__ = ["LENGTHS", "TASKS", "Architecture", "architectures", "build", "collator", "examples_for"]
+__all__ = ["TASKS", "Architecture", "architectures", "build", "collator", "examples_for"]
 
 LABELS = 3
 LENGTHS = (11, 8, 10, 9)
@@ -109,17 +109,15 @@ def build(architecture: Architecture) -> PreTrainedModel:
     return model.eval()
 
 
-def examples_for(
-    architecture: Architecture, model: nn.Module, lengths: tuple[int, ...] = LENGTHS
-) -> list[dict[str, Tensor]]:
-    """Make a handful of examples, of uneven length by default, as tensors."""
+def examples_for(architecture: Architecture, model: nn.Module) -> list[dict[str, Tensor]]:
+    """Make a handful of examples, of uneven length, as tensors."""
     generator = torch.Generator().manual_seed(1)
 
     def ids(length: int, low: int = 5) -> Tensor:
         return torch.randint(low, VOCABULARY - 2, (length,), generator=generator)
 
     task, examples = architecture.task, []
-    for number, length in enumerate(lengths):
+    for number, length in enumerate(LENGTHS):
         text = ids(length)
         example: dict[str, Tensor] = {"input_ids": text}
         if task == "causal_lm":
@@ -140,7 +138,7 @@ def examples_for(
             example["start_positions"] = torch.tensor(1)
             example["end_positions"] = torch.tensor(number % 3 + 1)
         elif task == "seq2seq_lm":
-            example["labels"] = ids(lengths[-1 - number])
+            example["labels"] = ids(LENGTHS[-1 - number])
         elif task == "image_classification":
             size = getattr(model.config, "image_size", 16)
             size = size if isinstance(size, int) else size[0]

@@ -17,12 +17,9 @@ from hf_kfc.errors import CurvatureError
 from .test_refusals import (
     GatedNorm,
     SquaredNorm,
-    examples_mixed,
     functional_head,
     once_for_all,
     read_twice,
-    skipping,
-    switching,
     tokens_first,
 )
 
@@ -163,13 +160,6 @@ def test_layers_with_a_rule_keep_their_factors(name: str, kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("run", [switching, skipping])
-def test_a_computation_that_depends_on_the_batch_costs_the_rule(run: Any) -> None:
-    model = Logits(run, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
-    kinds = [b.operator.kind for b in estimate(model, vectors(5)).blocks]
-    assert kinds.count("diagonal") > 0
-
-
 def test_what_it_covers_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="hf_kfc"):
         estimated = estimate(Bare(), vectors(3, 2, 4))
@@ -177,26 +167,6 @@ def test_what_it_covers_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "curvature of 20 parameters: diagonal 25.0%, kronecker 75.0%" in caplog.text
     assert "2 parameters without a rule (25.0 % of all entries)" in caplog.text
     assert "token, scale (Bare)" in caplog.text
-
-
-def test_padding_that_changes_an_example_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    lengths = (2, 4, 3)
-    data = [{"x": torch.randn(n, 4), "labels": torch.tensor(1)} for n in lengths]
-
-    def collate(rows: list[Any]) -> dict[str, Tensor]:
-        x = nn.utils.rnn.pad_sequence([row["x"] for row in rows], batch_first=True)
-        return {"x": x, "labels": torch.stack([row["labels"] for row in rows])}
-
-    def of_sum(m: Any, x: Tensor) -> Tensor:
-        return m.head(x.sum(1))
-
-    def of_mean(m: Any, x: Tensor) -> Tensor:
-        return m.head(x.mean(1))
-
-    for run, warned in ((of_sum, False), (of_mean, True)):
-        caplog.clear()
-        estimate(Logits(run, head=nn.Linear(4, 3, bias=False)), data, collate)
-        assert ("other logits among padding" in caplog.text) == warned
 
 
 def test_rows_of_embeddings_are_counted() -> None:
@@ -228,7 +198,3 @@ def test_a_curvature_of_nothing_is_refused() -> None:
     for size in (1, 2):
         with pytest.raises(CurvatureError, match="F is 0 everywhere"):
             estimate(model, data, collate, forward=forward, curvature_batch_size=size)
-
-
-def test_mixed_examples_alone_are_not_mixed() -> None:
-    assert_exact(Logits(examples_mixed, head=nn.Linear(4, 3)), vectors(5, 2, 4), "empirical")

@@ -4,36 +4,28 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny.curvatures import assert_equal_matrices, dense, oracle
 from tiny.curvatures import estimate as estimate_anything
 from tiny.data import labelled, pad
 from tiny.layers import Logits, Mlp, vectors
 from tiny.models import classifier
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from hf_kfc.curvature import Curvature, CurvatureArguments, Outputs, estimate_curvature
+from hf_kfc.curvature import (
+    Curvature,
+    CurvatureArguments,
+    Outputs,
+    estimate_curvature,
+    identity_curvature,
+)
 from hf_kfc.errors import CurvatureError
 
 
 def estimate(model: nn.Module, data: Any, *rest: Any, **arguments: Any) -> Curvature:
     """Estimate, and refuse what no rule covers."""
     return estimate_anything(model, data, *rest, **{"fallback": "refuse"} | arguments)
-
-
-def switching(m: Logits, x: Tensor) -> Tensor:
-    read = x if len(x) == 2 else x + 1
-    return m.a(x) + m.b(read)
-
-
-def skipping(m: Logits, x: Tensor) -> Tensor:
-    return m.a(x) + (m.b(x) if len(x) == 2 else 0)
-
-
-@pytest.mark.parametrize("run", [switching, skipping])
-def test_dynamic_wiring_is_refused(run: Any) -> None:
-    model = Logits(run, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
-    with pytest.raises(CurvatureError, match=r"'b'.*depends on its input|depend on the others of"):
-        estimate(model, vectors(4))
 
 
 def test_unused_layer_is_refused() -> None:
@@ -64,19 +56,14 @@ def tokens_first(m: Logits, x: Tensor) -> Tensor:
     return m.head(x.transpose(0, 1)).tanh().sum(0)
 
 
-def examples_mixed(m: Logits, x: Tensor) -> Tensor:
-    out = m.head(x).sum(1)
-    return out - 0.5 * out.mean(0)
-
-
 @pytest.mark.parametrize("tokens", [2, 4, 5])
-@pytest.mark.parametrize("run", [once_for_all, tokens_first, examples_mixed])
+@pytest.mark.parametrize("run", [once_for_all, tokens_first])
 def test_examples_that_cannot_be_told_apart_are_refused(run: Any, tokens: int) -> None:
     """Also where a shape fits by chance: two examples of two or four tokens."""
     embed = {"embed": nn.Embedding(6, 4)} if run is once_for_all else {}
     model = Logits(run, **embed, head=nn.Linear(4, 3))
     data = vectors(4, tokens, 4)
-    with pytest.raises(CurvatureError, match=r"not separate for each|depend on the others of"):
+    with pytest.raises(CurvatureError, match="not separate for each"):
         estimate(model, data, curvature_batch_size=2)
 
 
@@ -201,7 +188,7 @@ def test_a_part_that_is_compiled_on_its_own_is_refused() -> None:
 
 
 def test_mask_of_another_batch_is_refused() -> None:
-    with pytest.raises(CurvatureError, match="position mask has 2 rows for a batch of 3"):
+    with pytest.raises(CurvatureError, match="position mask has 2 rows for a batch of"):
         estimate(
             Mlp(),
             vectors(3),
@@ -256,11 +243,57 @@ def test_labels_that_are_no_class_are_refused_with_a_hint(label: int, classes: i
         estimate_curvature(classifier(classes), data, pad)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_model_that_checkpoints_its_activations_is_refused(reentrant: bool) -> None:
+    """Computed anew for the gradients, layers are not what was recorded of them."""
+
+    def run(m: Logits, x: Tensor) -> Tensor:
+        inner = nn.Sequential(m.a, nn.Tanh(), m.b)
+        return m.head(checkpoint(inner, m.below(x), use_reentrant=reentrant))
+
+    layers = {name: nn.Linear(4, 4) for name in ("below", "a", "b")}
+    with pytest.raises(CurvatureError, match="Logits checkpoints activations"):
+        estimate(Logits(run, **layers, head=nn.Linear(4, 3)), vectors(3))
+
+
+def test_complex_parameters_are_refused() -> None:
+    """Of the square of a complex gradient the real part is no curvature."""
+    model = Logits(lambda m, x: m.head(m.layer(x + 0j).abs()), head=nn.Linear(4, 3))
+    model.layer = nn.Linear(4, 4, dtype=torch.complex128)
+    for make in (identity_curvature, lambda m: estimate(m, vectors(3))):
+        with pytest.raises(CurvatureError, match=r"'layer.weight' is complex.*view_as_complex"):
+            make(model)
+    assert list(estimate(model, vectors(3), ignore=["layer"]).parameters) == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
+def test_autocast_around_an_estimate_changes_nothing() -> None:
+    model = classifier()
+    expected = estimate_curvature(model, labelled(), pad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same_tensors(estimate_curvature(model, labelled(), pad), expected)
+
+
+def test_nor_does_autocast_that_training_has_put_into_the_model() -> None:
+    torch.set_default_dtype(torch.float32)
+    model = classifier()
+    expected = estimate_curvature(model, labelled(), pad)
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+    forward = prepared.forward
+    assert_same_tensors(estimate_curvature(prepared, labelled(), pad), expected)
+    assert prepared.forward is forward
+
+
 def test_inference_mode_around_an_estimate_changes_nothing() -> None:
     model = classifier()
     expected = estimate_curvature(model, labelled(), pad)
     with torch.inference_mode():
-        found = estimate_curvature(model, labelled(), pad)
+        assert_same_tensors(estimate_curvature(model, labelled(), pad), expected)
+
+
+def assert_same_tensors(found: Curvature, expected: Curvature) -> None:
     for one, other in zip(expected.blocks, found.blocks, strict=True):
         for name, tensor in one.operator.state().items():
             assert torch.equal(tensor, other.operator.state()[name]), (one.name, name)

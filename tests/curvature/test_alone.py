@@ -1,0 +1,160 @@
+"""What a model makes of an example depends on its batch: then it sees one example at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny.curvatures import assert_equal_matrices, dense, estimate, oracle
+from tiny.layers import CLASSES, Logits, vectors
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kfc.curvature import Outputs
+from hf_kfc.errors import CurvatureError
+
+
+def of_mean(m: Any, x: Tensor) -> Tensor:
+    """Padding counts in the mean, and no mask tells it."""
+    return m.head(m.below(x).tanh().mean(1))
+
+
+def mixed(m: Any, x: Tensor) -> Tensor:
+    out = m.head(m.below(x).tanh().sum(1))
+    return out - 0.5 * out.mean(0)
+
+
+def of_two(m: Any, x: Tensor) -> Tensor:
+    return m.head(m.below(x if len(x) == 2 else x + 1).tanh().sum(1))
+
+
+def full_at_three(m: Any, x: Tensor) -> Tensor:
+    """As experts of a capacity: from the fourth example on no more fit, which two do not show."""
+    hidden = m.below(x).tanh().sum(1)
+    return m.head(hidden * (torch.arange(len(x)) < 3)[:, None] + 0.1)
+
+
+def in_steps(m: Any, x: Tensor) -> Tensor:
+    """As activations that are rounded by the range of their batch."""
+    step = x.detach().abs().max() / 20
+    return m.head(m.below((x / step).round() * step).tanh().sum(1))
+
+
+RUNS = {run.__name__: run for run in (of_mean, mixed, of_two, full_at_three, in_steps)}
+
+
+def padded(rows: list[Any]) -> dict[str, Tensor]:
+    x = nn.utils.rnn.pad_sequence([row["x"] for row in rows], batch_first=True)
+    return {"x": x, "labels": torch.stack([row["labels"] for row in rows])}
+
+
+def make(run: Any) -> tuple[nn.Module, list[Any]]:
+    model = Logits(run, below=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
+    return model, [vectors(1, length, 4)[0] for length in (3, 2, 4, 3, 2, 4, 3)]
+
+
+@pytest.mark.parametrize("curvature", ["diagonal", "kronecker", "kronecker_eigen"])
+@pytest.mark.parametrize("name", RUNS)
+def test_it_is_that_of_each_example_alone(
+    name: str, curvature: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, data = make(RUNS[name])
+    found = estimate(model, data, padded, curvature=curvature, curvature_batch_size=6)
+    assert "anew with one example at a time (of Logits)" in caplog.text
+    caplog.clear()
+    alone = estimate(model, data, padded, curvature=curvature, curvature_batch_size=1)
+    assert not caplog.text
+    assert {block.operator.kind for block in found.blocks} == {curvature}
+    assert_equal_matrices(dense(found), dense(alone))
+    if curvature == "diagonal":
+        exact = oracle(model, data, found, collator=padded)
+        assert_equal_matrices(dense(found), {k: v.diagonal().diag() for k, v in exact.items()})
+
+
+def test_what_does_not_depend_on_it_is_estimated_in_batches(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.head(m.below(x).tanh().sum(1))
+
+    model = Logits(run, below=nn.Linear(4, 4, bias=False), head=nn.Linear(4, CLASSES))
+    estimate(model, make(run)[1], padded, curvature_batch_size=6)
+    assert not caplog.text
+
+
+class Convolved(nn.Module):
+    """A convolution over tokens whose effect on the scores is rounding: the factors show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.conv = nn.Embedding(9, 4), nn.Conv1d(4, 4, 3, padding=1)
+        self.scores = nn.Linear(4, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
+        x = self.embed(input_ids)
+        hidden = x + 1e-7 * self.conv(x.mT).mT
+        kept = hidden * attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.scores(kept).sum(1))
+
+
+class Texts:
+    """A collator that pads on a side, and may put another token at a place it draws."""
+
+    def __init__(self, left: bool, random: bool) -> None:
+        self.left, self.random = left, random
+
+    def __call__(self, rows: list[Any]) -> dict[str, Tensor]:
+        longest = max(len(row["ids"]) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            length = len(row["ids"])
+            own = slice(longest - length, None) if self.left else slice(length)
+            ids[number, own], mask[number, own] = row["ids"], 1
+        if self.random:
+            ids = torch.where((torch.rand(ids.shape) < 0.2) & (mask > 0), 8, ids)
+        labels = torch.stack([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_that_factors_alone_would_hold_is_found(
+    left: bool, random: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of texts of one length first: not the two that are looked at before, but the whole batch."""
+    model = Convolved()
+    data = [
+        {"ids": torch.randint(1, 8, (length,)), "labels": torch.tensor(length % CLASSES)}
+        for length in (6, 6, 3, 5, 4)
+    ]
+    collate = Texts(left, random)
+    found = estimate(model, data, collate)
+    assert "depends on its padding" in caplog.text
+    if not random:
+        assert_equal_matrices(
+            dense(found), dense(estimate(model, data, collate, curvature_batch_size=1))
+        )
+
+
+def test_a_collator_that_draws_does_not_make_examples_depend(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Convolved()
+    nn.init.zeros_(model.conv.weight)
+    nn.init.zeros_(model.conv.bias)
+    data = [{"ids": torch.randint(1, 8, (6,)), "labels": torch.tensor(1)} for _ in range(5)]
+    estimate(model, data, Texts(left=False, random=True), ignore=["conv"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_what_is_random_in_evaluation_mode_is_refused(size: int) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.head(nn.functional.dropout(x, 0.5, training=True))
+
+    def forward(m: nn.Module, batch: Any) -> Outputs:
+        return Outputs(m(batch["x"]).logits, batch["labels"])
+
+    model = Logits(run, head=nn.Linear(40, CLASSES))
+    with pytest.raises(CurvatureError, match="something else of the same example each time"):
+        estimate(model, vectors(5, 40), forward=forward, curvature_batch_size=size)
