@@ -93,6 +93,7 @@ def learn(args, data, learning, curvature, probing, settings) -> None:
         else:
             model, tokenizer = ranking.load_pretrained(args.model, seed=learning.seed)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
+        ranking.record_settings(model, data, splits["train"], learning.seed)  # for linkers
         examples = ranking.encode_splits(splits, tokenizer, data.max_length)
         candidates = probing.candidates(splits["train"])
     collator = ranking.CandidateCollator(tokenizer)

@@ -119,6 +119,7 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
         else:
             model, tokenizer = ranking.load_pretrained(args.model)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
+        ranking.record_settings(model, data, splits[0]["train"], learning.seed)  # for linkers
         new, *olds = (ranking.encode_splits(own, tokenizer, data.max_length) for own in splits)
         candidates = [probing.candidates(own["train"]) for own in splits[:2]]
     collator = ranking.CandidateCollator(tokenizer)
@@ -179,10 +180,9 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
     prior = ranking.estimate_prior(model, new["train"], collator, curvature, **task)
     prior = prior.with_probes(probing.probes(model, candidates[0], collator, data.max_length))
     old_task = " + ".join(old.old_names or [own.task for own in priors])
-    remembered = [ranking.Remembered.of(own) for own in methods[method][0]]
-    found = ranking.regressions_of_trainers(untaught, trainer, old.old_names, splits[1:], olds)
-    told = (before, outcomes, settings, remembered, found)
-    comparison = ranking.Comparison(old_task, data.name, *told)
+    known = [ranking.Remembered.of(own) for own in methods[method][0]]
+    lost = ranking.regressions_of_trainers(untaught, trainer, old.old_names, splits[1:], olds)
+    comparison = ranking.Comparison(old_task, data.name, before, outcomes, settings, known, lost)
     if state.is_main_process:
         with replace_directory(Path(args.output_dir)) as partial:
             model.save_pretrained(partial)

@@ -88,6 +88,7 @@ def learn(args, data, old, learning, penalty, curvature, probing, settings) -> N
         splits += [ranking.load_examples(dataset, **options) for dataset in old.old_datasets]
         model, tokenizer = ranking.load_pretrained(args.model)
         find_layers(model, curvature.ignore)  # every parameter has a curvature, or is ignored
+        ranking.record_settings(model, data, splits[0]["train"], learning.seed)  # for linkers
         new, *olds = (ranking.encode_splits(own, tokenizer, data.max_length) for own in splits)
         candidates = probing.candidates(splits[0]["train"])
     collator = ranking.CandidateCollator(tokenizer)

@@ -66,7 +66,7 @@ from .trainer import RankingConsolidationTrainer, RankingTrainer
 
 if TYPE_CHECKING:
     from .evaluation import Forgetting, RankingAccuracy
-    from .linker import EntityLinker, LinkedMention
+    from .linker import EntityLinker, LinkedMention, record_settings
 
 __all__ = [
     "FEATURES",
@@ -124,6 +124,7 @@ __all__ = [
     "ranking_forward",
     "ranking_loss",
     "ranking_position_mask",
+    "record_settings",
     "regressions_of_trainers",
     "relative_change",
     "require_matplotlib",
@@ -137,6 +138,7 @@ _LATER = {  # slow to import, and not needed by all
     "Forgetting": "evaluation",
     "LinkedMention": "linker",
     "RankingAccuracy": "evaluation",
+    "record_settings": "linker",
 }
 
 

@@ -143,7 +143,7 @@ def dataset_name(dataset: str | Path, config: str | None = None) -> str:
         >>> dataset_name("prepared/mine"), dataset_name("org/ranking@v1:psytar")
         ('mine', 'psytar')
     """
-    place, own = _split_config(dataset)
+    place, own = split_config(dataset)
     return config or own or Path(split_revision(place)[0]).resolve().name
 
 
@@ -183,7 +183,7 @@ def load_examples(
         >>> bc5cdr = load_examples("bc5cdr", data_dir="data")  # doctest: +SKIP
     """
     name, limits = dataset_name(dataset, config), dict(max_examples or {})
-    dataset, own_config = _split_config(dataset)
+    dataset, own_config = split_config(dataset)
     if not Path(dataset).exists() and str(dataset) in TASKS:
         builder = prepare_task(str(dataset), data_dir=data_dir, max_examples=limits, seed=seed)
         splits = builder.as_dataset()
@@ -210,7 +210,7 @@ def load_examples(
     return datasets.DatasetDict({split: splits[split] for split in SPLITS})
 
 
-def _split_config(dataset: str | Path) -> tuple[str, str | None]:
+def split_config(dataset: str | Path) -> tuple[str, str | None]:
     """Split ``"org/name@revision:config"``; what is there under the whole name stays whole."""
     name, colon, config = str(dataset).rpartition(":")
     is_split = colon and "/" not in config and not Path(dataset).exists()

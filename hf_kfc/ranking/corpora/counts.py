@@ -127,6 +127,9 @@ class Counts:
         named_by_mentions: Concepts among them that only mentions name (see ``names_from``).
         ontology_malformed: Records of the ontology that could not be read, by reason.
         splits: The counts of each split.
+        retrieval: How candidates were found.
+        context_words: Words of context on each side of a mention.
+        show_types: Whether names of candidates carry their semantic types.
     """
 
     concepts: int
@@ -135,6 +138,9 @@ class Counts:
     named_by_mentions: int = 0
     ontology_malformed: dict[str, int] = field(default_factory=dict)
     splits: dict[str, SplitCounts] = field(default_factory=dict)
+    retrieval: str = "bm25"
+    context_words: int = 10
+    show_types: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Turn the counts, recalls included, into what JSON can hold."""

@@ -5,6 +5,7 @@ from .calibration import Calibration, calibration_error
 from .inputs import as_document, with_answers
 from .linked import LinkedMention
 from .linker import EntityLinker
+from .recorded import record_settings
 from .settings import LinkerSettings
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "LinkerSettings",
     "as_document",
     "calibration_error",
+    "record_settings",
     "with_answers",
 ]

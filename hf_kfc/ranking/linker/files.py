@@ -17,6 +17,7 @@ from ...hub import MODEL_FILES, PushedModel, Snapshot, push_model, split_revisio
 from ..loading import load_pretrained
 from ..ontologies import Ontology, read_ontology, write_concepts
 from .calibration import Calibration
+from .recorded import recorded_settings
 from .settings import LinkerSettings
 
 __all__ = ["CONFIG_FILE", "ONTOLOGY_FILE", "Parts", "load", "push", "save"]
@@ -43,7 +44,7 @@ class Parts:
 class _Config(NamedTuple):
     """What a linker's folder has beside model, tokenizer and ontology; nothing where it is none."""
 
-    settings: LinkerSettings = LinkerSettings()
+    settings: LinkerSettings | None = None
     sha256: str | None = None
     calibration: Calibration | None = None
 
@@ -107,7 +108,8 @@ def load(
             f"{place} is a ranker without an ontology; give ontology=, a file of concepts"
         )
     ranker, tokenizer = load_pretrained(str(place), token=token, learnt=True)
-    return Parts(ranker, tokenizer, ontology, config.settings, config.calibration)
+    settings = config.settings or recorded_settings(ranker, str(place))
+    return Parts(ranker, tokenizer, ontology, settings, config.calibration)
 
 
 def _find(name: str, revision: str | None, token: str | None) -> tuple[Path | Snapshot, _Config]:

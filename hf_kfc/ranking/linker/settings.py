@@ -50,7 +50,7 @@ class LinkerSettings:
     nil_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if self.retrieval not in RETRIEVERS:
+        if self.retrieval not in [*RETRIEVERS]:  # a value that cannot be hashed is none of them
             raise DataError(f"retrieval is {self.retrieval!r}; give {' or '.join(RETRIEVERS)}")
         for name, least in _LEAST.items():
             value = getattr(self, name)

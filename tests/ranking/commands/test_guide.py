@@ -47,6 +47,8 @@ def test_from_a_raw_file_to_a_scored_page(run, tmp_path, monkeypatch):
     assert recipe[:3] == ["accelerate", "launch", "recipes/tier1.py"]
     learnt = recipes.call("tier1", *recipe[3:])
     assert learnt.status == 0, learnt.err
+    config = json.loads(Path("runs/bc5cdr/config.json").read_text("utf-8"))
+    assert config["linker"]["retrieval"] == "tfidf"  # so that nobody needs to tell the linker
     for command in commands[1:]:
         program, *words = shlex.split(command)
         assert program == "hf-kfc"
