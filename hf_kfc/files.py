@@ -49,8 +49,9 @@ def refuse_blocked(directory: Path) -> None:
         with TemporaryDirectory(prefix=f".{_SCRATCH}", dir=existing):
             pass
     except OSError as error:
+        done = "written into" if existing == directory else "made"
         raise HfKfcError(
-            f"{directory} cannot be made ({error.strerror}); choose another folder"
+            f"{directory} cannot be {done} ({error.strerror}); choose another folder"
         ) from error
 
 

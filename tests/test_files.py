@@ -101,6 +101,8 @@ def test_where_no_folder_can_be_made_it_is_said():
     for refuse in (refuse_blocked, lambda d: refuse_foreign(d, "marker")):
         with pytest.raises(HfKfcError, match=r"^/proc/a/b cannot be made \(.*\); choose another"):
             refuse(Path("/proc/a/b"))
+    with pytest.raises(HfKfcError, match=r"^/proc cannot be written into \(.*\); choose another"):
+        refuse_blocked(Path("/proc"))
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_hold_is_not(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@
         --output_dir runs/bc5cdr
     hf-kfc link data/bc5cdr/test_corpus.pubtator.txt.gz --model runs/bc5cdr \
         --ontology data/bc5cdr/mesh_names.tsv.gz \
-        --names_from data/bc5cdr/train_corpus.pubtator.txt.gz --retrieval tfidf \
+        --names_from data/bc5cdr/train_corpus.pubtator.txt.gz \
         --development data/bc5cdr/dev_corpus.pubtator.txt.gz --output linked.jsonl
     python benchmarks/linking/commands.py --data_dir data --task bc5cdr --linked linked.jsonl
 
@@ -15,7 +15,7 @@ and on MedMentions
         --output_dir runs/medmentions
     hf-kfc link data/medmentions_st21pv/test.jsonl.gz --model runs/medmentions \
         --ontology data/ontologies/cui_names_strict.tsv.gz \
-        --names_from data/medmentions_st21pv/train.jsonl.gz --retrieval tfidf \
+        --names_from data/medmentions_st21pv/train.jsonl.gz \
         --development data/medmentions_st21pv/dev_mentions_nocontext.jsonl.gz \
         --output linked.jsonl
     python benchmarks/linking/commands.py --data_dir data --task medmentions --linked linked.jsonl

@@ -78,11 +78,18 @@ def _fit_context(left: list[int], right: list[int], room: int) -> tuple[list[int
     return left[len(left) - keep_left :], right[: room - keep_left]
 
 
+class Tail(NamedTuple):
+    """What a candidate's name is in every pair, and how long the name is without any cut."""
+
+    tokens: list[int]
+    length: int
+
+
 class EncodedParts(NamedTuple):
     """An example's tokens, of which the head stands before each tail."""
 
     head: list[int]
-    tails: list[list[int]]
+    tails: list[Tail]
     cut_names: int
     cut_mentions: int
     cut_contexts: int
@@ -141,33 +148,34 @@ class CandidateEncoder:
         if self.with_types:
             encoded["token_type_ids"] = []
         for own in self.parts(batch, {}):
-            encoded["input_ids"].append([own.head + tail for tail in own.tails])
+            encoded["input_ids"].append([own.head + tail.tokens for tail in own.tails])
             if self.with_types:
                 first, second = self.pair.first_type, self.pair.second_type
                 types = [first] * len(own.head)
                 encoded["token_type_ids"].append(
-                    [types + [second] * len(tail) for tail in own.tails]
+                    [types + [second] * len(tail.tokens) for tail in own.tails]
                 )
             for name in _COUNTS:
                 encoded[name].append(getattr(own, name))
         return encoded
 
     def parts(
-        self, batch: Mapping[str, Sequence[Any]], known: dict[str, list[int]]
+        self, batch: Mapping[str, Sequence[Any]], known: dict[str, Tail]
     ) -> Iterator[EncodedParts]:
-        """Encode a batch; the tokens of names are kept in ``known``."""
+        """Encode a batch; the tails of names are kept in ``known``."""
         lefts, mentions, rights = (self._ids(batch[key]) for key in ("left", "mention", "right"))
         names = sorted({name for row in batch["candidate_names"] for name in row} - known.keys())
-        known.update(zip(names, self._ids(names), strict=True))
+        for name, ids in zip(names, self._ids(names), strict=True):
+            known[name] = Tail(ids[: self.max_name_length] + self.pair.suffix, len(ids))
         for example, left, mention, right, row in zip(
             batch["id"], lefts, mentions, rights, batch["candidate_names"], strict=True
         ):
-            candidates = [known[name] for name in row]
-            self._require_tokens(example, mention, candidates, row)
-            kept = [candidate[: self.max_name_length] for candidate in candidates]
+            tails = [known[name] for name in row]
+            lengths = [own.length for own in tails]
+            self._require_tokens(example, mention, lengths, row)
             # The text gets one length for all candidates of an example: were it to follow each
             # candidate's own length, the context shown would tell the candidates apart.
-            longest = max(map(len, kept), default=0)
+            longest = min(max(lengths, default=0), self.max_name_length)
             room = self.max_length - len(self.pair) - 2 - longest
             text = mention[:room]
             before, after = _fit_context(left, right, room - len(text))
@@ -181,8 +189,8 @@ class CandidateEncoder:
                     *after,
                     *self.pair.middle,
                 ],
-                [own + self.pair.suffix for own in kept],
-                sum([len(candidate) > self.max_name_length for candidate in candidates]),
+                tails,
+                sum([own > longest for own in lengths]),
                 int(len(text) < len(mention)),
                 int(len(before) + len(after) < len(left) + len(right)),
             )
@@ -209,19 +217,19 @@ class CandidateEncoder:
 
     @staticmethod
     def _require_tokens(
-        example: str, mention: list[int], candidates: list[list[int]], names: list[str]
+        example: str, mention: list[int], lengths: list[int], names: list[str]
     ) -> None:
         if not mention:
             raise DataError(
                 f"The mention of example {example!r} has no tokens; remove the example or use a "
                 "tokenizer that knows its characters."
             )
-        for candidate, name in zip(candidates, names, strict=True):
-            if not candidate:
-                raise DataError(
-                    f"The candidate name {name!r} of example {example!r} has no tokens; give the "
-                    "concept another name."
-                )
+        if 0 in lengths:
+            name = names[lengths.index(0)]
+            raise DataError(
+                f"The candidate name {name!r} of example {example!r} has no tokens; give the "
+                "concept another name."
+            )
 
 
 def encode_candidates(

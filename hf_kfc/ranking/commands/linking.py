@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...commands.report import Report, Table
+from ..candidates import span_mention
 from ..concepts import surface_forms
+from ..corpora.consistency import is_half_a_word, warn_of_halves
 from ..formats.documents import Document, Span
 from ..formats.files import check_place, read_documents, write_documents
 from ..linker import EntityLinker, LinkedMention, with_answers
@@ -41,13 +43,16 @@ def link(options: argparse.Namespace) -> Report:
     def counted(documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
             linked = sum(bool(span.concepts) for span in document.spans)
-            counts.update(documents=1, mentions=len(document.spans), linked=linked)
+            mentions = [span_mention(document, span, "") for span in document.spans]
+            halves = sum(map(is_half_a_word, mentions))
+            counts.update(documents=1, mentions=len(mentions), linked=linked, halves=halves)
             counts.update(document.remarks)
             without.extend([] if document.spans else [document.id])
             yield document
 
     linked = linked_documents(linker, documents, options)
     write_documents(counted(linked), options.output, options.output_format)
+    warn_of_halves(str(options.notes), counts.pop("halves", 0), counts["mentions"])
     named = ("documents", "mentions", "linked")
     values: dict[str, Any] = {
         "output": str(options.output),

@@ -33,6 +33,7 @@ def score(options: argparse.Namespace) -> Report:
     Raises:
         HfKfcError: A file is missing or malformed, or they do not belong together.
     """
+    _check_page(options.html)
     ontology = _ontology(options)
     answers = answers_of_documents(
         read_documents(options.predictions, options.format),
@@ -57,6 +58,7 @@ def regressions(options: argparse.Namespace) -> Report:
     Raises:
         HfKfcError: A file or a linker is missing or malformed, or they do not belong together.
     """
+    _check_page(options.html)
     gold = list(read_documents(options.gold, options.format))
     ontology = _ontology(options)
     old, new = (
@@ -83,14 +85,20 @@ def _ontology(options: argparse.Namespace) -> Ontology | None:
     return Ontology(read_ontology([options.ontology], form))
 
 
+def _check_page(path: Path | None) -> None:
+    """Make sure that a page can be written, before the work that it tells of."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file")
+    refuse_blocked(path.parent)
+
+
 def _told(found: Scores | Regressions, options: argparse.Namespace, title: str) -> Report:
     """Write the page, if one is asked for, and tell the rest."""
     report = found.report()
     if options.html is None:
         return report
-    if options.html.is_dir():
-        raise DataError(f"{options.html} is a folder; give the name of a file")
-    refuse_blocked(options.html.parent)
     options.html.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(options.html) as partial:
         partial.write_text(found.html(title), encoding="utf-8")

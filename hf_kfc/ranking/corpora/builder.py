@@ -24,7 +24,14 @@ from ..problems import Problems
 from ..retrieval import Retriever, get_retriever
 from ..schema import FEATURES, Concept, Mention
 from .config import SPLITS, RankingConfig
-from .consistency import as_patterns, check_documents, warn_of_repeats, warn_of_strangers
+from .consistency import (
+    as_patterns,
+    check_documents,
+    is_half_a_word,
+    warn_of_halves,
+    warn_of_repeats,
+    warn_of_strangers,
+)
 from .counts import Counts, SplitCounts
 
 __all__ = ["COUNTS_FILE", "CandidateRankingBuilder"]
@@ -271,6 +278,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         counts.malformed = problems.counts
         mentions: dict[str, Mention] = {}
         numbers: Counter[str] = Counter()
+        halves = 0
         for mention in tqdm(
             self._mentions(split, counts, problems),
             desc=f"reading {self.dataset_name}/{split}",
@@ -289,8 +297,10 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                 message = f"empty mention {id_!r}; remove the annotation or correct its span"
                 problems("empty mention", where, message)
             else:
+                halves += is_half_a_word(mention)
                 # Cut at once, so that whole documents need not be kept in memory.
                 mentions[id_] = cut_context(mention, self.config.context_words)
+        warn_of_halves(f"{self.dataset_name}/{split}", halves, len(mentions))
         counts.linked = len(mentions)
         counts.read += counts.linked
         return list(mentions.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,19 @@ from ...errors import DataError
 from ..ontologies import Ontology
 from ..schema import Mention
 
-__all__ = ["as_patterns", "check_documents", "warn_of_repeats", "warn_of_strangers"]
+__all__ = [
+    "as_patterns",
+    "check_documents",
+    "is_half_a_word",
+    "warn_of_halves",
+    "warn_of_repeats",
+    "warn_of_strangers",
+]
 
 logger = logging.getLogger(__name__)
+
+# Not letters of all scripts: many write words without spaces.
+_IN_WORD = re.compile("[A-Za-z]{2}")
 
 
 def as_patterns(paths: Any) -> list[str]:
@@ -32,6 +43,24 @@ def as_patterns(paths: Any) -> list[str]:
         else:
             raise DataError(f"{path}: no such file; check the path or fetch the corpus")
     return patterns
+
+
+def is_half_a_word(mention: Mention) -> bool:
+    """Whether a mention begins or ends inside of a word, as where its offsets are one off."""
+    edges = (mention.left[-1:] + mention.text[:1], mention.text[-1:] + mention.right[:1])
+    return any(map(_IN_WORD.fullmatch, edges))
+
+
+def warn_of_halves(name: str, halves: int, mentions: int) -> None:
+    """Say so where most mentions begin or end inside of a word."""
+    if 2 * halves > mentions:
+        logger.warning(
+            "%s: %d of %d mentions begin or end inside of a word; check that offsets count "
+            "characters, from 0, and that ends are those after the last one",
+            name,
+            halves,
+            mentions,
+        )
 
 
 def warn_of_repeats(name: str, mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:

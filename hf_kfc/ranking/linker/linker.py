@@ -17,7 +17,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...errors import DataError
+from ...errors import DataError, HfKfcError
 from ...hub import PushedModel
 from ..candidates import cut_context, shown_name, span_mention
 from ..concepts import is_nil
@@ -135,8 +135,10 @@ class EntityLinker:
 
         Raises:
             HfKfcError: The repository or the folder has no ranker, or is damaged; there is no
-                ontology; or what the class raises.
+                ontology; the device cannot be used; or what the class raises.
         """
+        if device is not None:
+            device = _usable(device)
         loaded = files.load(name_or_path, ontology, ontology_format, revision, token)
         changed = asdict(LinkerSettings.of(asdict(loaded.settings) | settings))
         if device is not None:
@@ -380,15 +382,14 @@ class EntityLinker:
         """Turn scores into probabilities, and the best of them into an answer."""
         settings = self.settings
         scores = ranked.logits + settings.retrieval_weight * ranked.similarity
-        scores /= settings.temperature
-        weights = np.exp(scores - scores.max())
+        weights = np.exp((scores - scores.max()) / settings.temperature)
         shares = (weights / weights.sum()).tolist()
         found = [
             Candidate(concept.id, concept.name, share)
-            for concept, is_found, share in zip(
-                ranked.concepts, (ranked.similarity > 0).tolist(), shares, strict=True
+            for concept, similarity, share in zip(
+                ranked.concepts, ranked.similarity.tolist(), shares, strict=True
             )
-            if is_found
+            if similarity
         ]
         found.sort(key=lambda candidate: -candidate.probability)
         if not found:
@@ -404,6 +405,16 @@ class EntityLinker:
             best.probability,
             tuple(found),
         )
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # the second where torch was built without it
+        reason = str(error).partition("\n")[0]
+        raise HfKfcError(
+            f"device {str(device)!r} cannot be used ({reason}); give cpu, or one that is there"
+        ) from error
 
 
 @contextmanager

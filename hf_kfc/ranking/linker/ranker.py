@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..collator import CandidateCollator
-from ..encoding import CandidateEncoder
+from ..encoding import CandidateEncoder, Tail
 from ..loss import masked_logits
 from ..schema import Mention
 from .calibration import Floats
@@ -51,7 +51,7 @@ class Ranker:
         self._model = model
         self._encoder = CandidateEncoder.of(tokenizer, max_length, max_name_length)
         self._collator = CandidateCollator(tokenizer)
-        self._names: dict[str, list[int]] = {}
+        self._names: dict[str, Tail] = {}
 
     def __call__(
         self,
@@ -93,13 +93,17 @@ class Ranker:
             self._names.clear()
         parts = list(self._encoder.parts(batch, self._names))
         counts = [len(own.tails) for own in parts]
-        heads = [own.head for own in parts]
-        tails = list(chain.from_iterable(own.tails for own in parts))
-        tokens = np.fromiter(chain.from_iterable(heads + tails), np.int64)
-        sizes = np.fromiter(map(len, heads + tails), np.int64)
+        names = batch["candidate_names"]
+        places = {name: place for place, name in enumerate(set(chain.from_iterable(names)))}
+        # Every head and every distinct tail once; pairs say where theirs begin, and how long.
+        texts = [*(self._names[name].tokens for name in places), *(own.head for own in parts)]
+        tokens = np.fromiter(chain.from_iterable(texts), np.int64)
+        sizes = np.fromiter(map(len, texts), np.int64)
         starts = np.cumsum(sizes) - sizes
-        head_sizes, head_starts = (np.repeat(own[: len(heads)], counts) for own in (sizes, starts))
-        lengths = head_sizes + sizes[len(heads) :]
+        tails = np.fromiter(map(places.__getitem__, chain.from_iterable(names)), np.int64)
+        heads = np.repeat(np.arange(len(places), len(texts)), counts)
+        head_sizes, head_starts, tail_starts = sizes[heads], starts[heads], starts[tails]
+        lengths = head_sizes + sizes[tails]
         scores = np.empty(len(lengths))
         order = np.argsort(lengths, kind="stable")
         size = batch_size * max(counts)
@@ -111,7 +115,7 @@ class Ranker:
             begins = np.where(
                 in_head,
                 head_starts[chosen][:, None],
-                (starts[len(heads) :] - head_sizes)[chosen][:, None],
+                (tail_starts - head_sizes)[chosen][:, None],
             )
             padding = self._collator.tokenizer.pad_token_id
             padded = {"input_ids": np.full(attended.shape, padding, np.int64)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ..concepts import is_nil
 from ..problems import Problems, refuse_text
 from ..schema import Concept
 from .icd10cm import read_icd10cm
@@ -55,8 +56,9 @@ def read_ontology(
 
     Raises:
         DataError: There is no such format or option; and, as they are read, that a file is
-            missing, that the files hold no concept, that names stand where identifiers should and
-            the other way, or what ``problems`` raises.
+            missing, that the files hold no concept, or one by an identifier that stands for none
+            in corpora (:func:`~hf_kfc.ranking.concepts.is_nil`), that names stand where
+            identifiers should and the other way, or what ``problems`` raises.
     """
     refuse_text("paths", paths)
     if format_ not in ONTOLOGY_FORMATS:
@@ -73,6 +75,11 @@ def _checked(concepts: Iterable[Concept], where: str, format_: str) -> Iterator[
     # none with the identifiers of the corpus.
     number = spoken = numbered = 0
     for concept in concepts:
+        if is_nil(concept.id):
+            raise DataError(
+                f"{where}: {concept.id!r}, called {concept.name!r:.80}, stands for no concept in "
+                "corpora, so that no mention could mean it; remove it or give it another identifier"
+            )
         number += 1
         spoken += not _NUMBERED.fullmatch(concept.id)
         numbered += all(map(_NUMBERED.fullmatch, concept.names))

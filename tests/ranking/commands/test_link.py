@@ -48,6 +48,17 @@ def test_documents_without_mentions_are_named(run, place):
     assert "written to linked.jsonl" in result.out
 
 
+def test_mentions_that_are_halves_of_words_are_told_of(run, place, caplog):
+    notes = [json.loads(line) for line in place.gold.read_text("utf-8").splitlines()]
+    for own in notes:
+        for span in own["spans"]:
+            span["end"] -= 1  # as who counts the last letter, not the one after it
+    write_notes(Path("off.jsonl"), *notes)
+    for path, told in ((place.gold, False), ("off.jsonl", True)):
+        run("link", path, "--model", place.linker, "--output", "linked.jsonl")
+        assert ("off.jsonl: 5 of 5 mentions begin or end inside of a word" in caplog.text) is told
+
+
 def test_a_ranker_beside_its_ontology_says_the_same(run, place):
     words = ("link", place.gold, "--output")
     assert run(*words, "a.jsonl", "--model", place.linker).status == 0

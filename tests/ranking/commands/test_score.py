@@ -77,6 +77,19 @@ def test_regressions_of_models_are_those_of_what_they_write(run, place, files):
     assert (result.values["lost"], result.values["won"]) == ([], [])
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no file system that takes no folder")
+def test_a_page_that_cannot_be_written_is_told_before_any_work(run, place, files, monkeypatch):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("hf_kfc.ranking.commands.scoring.read_documents", never)
+    for words in (("score", *files), ("regressions", *files, place.gold)):
+        for page, done in (("/proc/s.html", "written into"), ("/proc/a/s.html", "made")):
+            result = run(*words, "--html", page)
+            assert result.err.splitlines()[-1].startswith("error: /proc"), result.err
+            assert f"cannot be {done} (" in result.err
+
+
 def test_pages_are_never_half_written_and_places_are_checked_first(run, place, files, monkeypatch):
     Path("a-file").touch()
     assert run("score", *files, "--html", "a-file/s.html").status == 2

@@ -257,6 +257,23 @@ def test_an_ontology_that_has_few_of_the_golds_is_told_of(tmp_path, caplog):
         assert ("only 2 of 5 concepts of the mentions are in the ontology" in caplog.text) is told
 
 
+def test_mentions_that_are_halves_of_words_are_told_of(toy, caplog):
+    prepared(toy(cls=Halves, seed=3))
+    assert "/test: 40 of 60 mentions begin or end inside of a word; check that offs" in caplog.text
+    caplog.clear()
+    prepared(toy(cls=Halves, seed=4, context_words=3))  # of other scripts nobody knows
+    assert not caplog.records
+
+
+class Halves(Toy):
+    def _mentions(self, split, counts, problems):
+        left, right = ("so", "ly") if self.config.context_words == 10 else ("ปวด", "ท้อง")
+        for index, mention in enumerate(super()._mentions(split, counts, problems)):
+            text = mention.text + "x" * (index % 3 == 1)
+            own = {"left": left} if index % 3 == 0 else {"right": right}
+            yield replace(mention, text=text, **{"left": "it ", "right": " was"} | own)
+
+
 def test_one_text_in_train_and_test_is_told_of(toy, caplog):
     prepared(toy())
     assert not caplog.records

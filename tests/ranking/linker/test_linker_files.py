@@ -144,6 +144,14 @@ def test_what_is_not_ours_is_not_replaced(linker, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu,gpu", ""])
+def test_a_device_that_is_not_there_is_one_line(linker, device, tmp_path):
+    linker.save_pretrained(tmp_path / "saved")
+    with pytest.raises(HfKfcError, match=f"^device '{device}' cannot be used") as caught:
+        EntityLinker.from_pretrained(tmp_path / "saved", cache_dir=tmp_path, device=device)
+    assert str(caught.value).endswith("; give cpu, or one that is there")
+
+
 def test_another_ontology_keeps_the_settings(linker, tmp_path):
     linker.save_pretrained(tmp_path / "saved")
     own = Ontology([Concept("A", "knee pain"), Concept("B", "jaw wound")])

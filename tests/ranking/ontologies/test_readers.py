@@ -49,6 +49,16 @@ def test_a_header_is_no_name(tmp_path, titles):
         list(read_names(path, problems=Problems("count")))
 
 
+@pytest.mark.parametrize("id_", ["-1", "NIL", "CUI-less", "MESH:-1", "None"])
+def test_an_identifier_that_stands_for_no_concept_is_none_of_an_ontology(tmp_path, id_):
+    path = tmp_path / "names"
+    path.write_text(f"C1\tcold\n{id_}\tnothing\n")
+    with pytest.raises(
+        DataError, match=rf"names: '{id_}', called 'nothing', stands for no concept"
+    ):
+        Ontology(read_ontology([path]))
+
+
 @pytest.mark.parametrize("first", ["covid\tCOVID-19", "C1\tname", "fever\tFever", "GO:1\tterm"])
 def test_what_is_no_header_is_read(tmp_path, first):
     path = tmp_path / "names"
