@@ -86,6 +86,7 @@ def load_linker(name: str, options: argparse.Namespace) -> EntityLinker:
         ontology=options.ontology,
         ontology_format=options.ontology_format,
         device=options.device,
+        dtype=options.dtype,
         **settings,
     )
     named = _documents(options.names_from, options)

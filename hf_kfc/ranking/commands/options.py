@@ -117,6 +117,9 @@ def _linker(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=_positive, default=32, help="Mentions ranked at once.")
     parser.add_argument("--num_proc", type=_positive, help="Processes that look for candidates.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="Of the weights."
+    )
 
 
 def _measured(parser: ArgumentParser) -> None:

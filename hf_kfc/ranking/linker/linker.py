@@ -113,7 +113,8 @@ class EntityLinker:
         ontology_format: str | None = None,
         revision: str | None = None,
         token: str | None = None,
-        device: str | torch.device | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = torch.float32,
         cache_dir: str | Path | None = None,
         **settings: Any,
     ) -> EntityLinker:
@@ -129,20 +130,20 @@ class EntityLinker:
                 ``.jsonl`` files and ``"names"`` of others.
             revision: Branch, tag or commit.
             token: Access token; by default the one logged in with.
-            device: Where the model is to run; by default the CPU.
+            device: Where the model is to run.
+            dtype: Type of its weights; ``"bfloat16"`` is faster where the processor has it, and
+                tells fewer scores apart.
             cache_dir: See the class.
             **settings: Fields of :class:`LinkerSettings` that are to differ from the saved ones.
 
         Raises:
             HfKfcError: The repository or the folder has no ranker, or is damaged; there is no
-                ontology; the device cannot be used; or what the class raises.
+                ontology; device or type cannot be used; or what the class raises.
         """
-        if device is not None:
-            device = _usable(device)
+        device, dtype = _usable(device, dtype)
         loaded = files.load(name_or_path, ontology, ontology_format, revision, token)
         changed = asdict(LinkerSettings.of(asdict(loaded.settings) | settings))
-        if device is not None:
-            nn.Module.to(loaded.model, device)
+        nn.Module.to(loaded.model, device, dtype)
         linker = cls(
             loaded.model, loaded.tokenizer, loaded.ontology, cache_dir=cache_dir, **changed
         )
@@ -407,9 +408,15 @@ class EntityLinker:
         )
 
 
-def _usable(device: str | torch.device) -> torch.device:
+def _usable(
+    device: str | torch.device, dtype: str | torch.dtype
+) -> tuple[torch.device, torch.dtype]:
+    """Check where and in which type a model is to run, before it is read."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise HfKfcError(f"dtype is {dtype!r:.80}; give 'float32' or 'bfloat16'")
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, device=device).device, found
     except (RuntimeError, AssertionError) as error:  # the second where torch was built without it
         reason = str(error).partition("\n")[0]
         raise HfKfcError(

@@ -94,15 +94,16 @@ class Ranker:
         parts = list(self._encoder.parts(batch, self._names))
         counts = [len(own.tails) for own in parts]
         names = batch["candidate_names"]
-        places = {name: place for place, name in enumerate(set(chain.from_iterable(names)))}
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(chain.from_iterable(names)))}
         # Every head and every distinct tail once; pairs say where theirs begin, and how long.
-        texts = [*(self._names[name].tokens for name in places), *(own.head for own in parts)]
+        texts = [*(self._names[name].tokens for name in numbers), *(own.head for own in parts)]
         tokens = np.fromiter(chain.from_iterable(texts), np.int64)
         sizes = np.fromiter(map(len, texts), np.int64)
         starts = np.cumsum(sizes) - sizes
-        tails = np.fromiter(map(places.__getitem__, chain.from_iterable(names)), np.int64)
-        heads = np.repeat(np.arange(len(places), len(texts)), counts)
-        head_sizes, head_starts, tail_starts = sizes[heads], starts[heads], starts[tails]
+        tails = np.fromiter(map(numbers.__getitem__, chain.from_iterable(names)), np.int64)
+        heads = np.repeat(np.arange(len(numbers), len(texts)), counts)
+        head_sizes, head_starts = sizes[heads], starts[heads]
+        tail_starts = starts[tails] - head_sizes  # where it would begin without a head before it
         lengths = head_sizes + sizes[tails]
         scores = np.empty(len(lengths))
         order = np.argsort(lengths, kind="stable")
@@ -112,11 +113,7 @@ class Ranker:
             chosen = order[first : first + size]
             places = np.arange(lengths[chosen].max())
             attended, in_head = (places < own[chosen][:, None] for own in (lengths, head_sizes))
-            begins = np.where(
-                in_head,
-                head_starts[chosen][:, None],
-                (tail_starts - head_sizes)[chosen][:, None],
-            )
+            begins = np.where(in_head, head_starts[chosen][:, None], tail_starts[chosen][:, None])
             padding = self._collator.tokenizer.pad_token_id
             padded = {"input_ids": np.full(attended.shape, padding, np.int64)}
             padded["input_ids"][attended] = tokens[(begins + places)[attended]]

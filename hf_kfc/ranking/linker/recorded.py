@@ -74,8 +74,8 @@ def _counts(data: DataArguments, examples: datasets.Dataset, seed: int) -> Count
     """Find what was counted when examples were made, if anybody did."""
     dataset, config = split_config(data.dataset)
     if not Path(dataset).exists() and dataset in TASKS:
-        options = {"data_dir": data.data_dir, "max_examples": data.max_examples, "seed": seed}
-        return prepare_task(dataset, **options).counts
+        limits = data.max_examples
+        return prepare_task(dataset, data_dir=data.data_dir, max_examples=limits, seed=seed).counts
     place = f"{data.dataset_config or config or examples.info.config_name}/{COUNTS_FILE}"
     if Path(dataset).exists():
         path = Path(dataset) / place
@@ -83,9 +83,9 @@ def _counts(data: DataArguments, examples: datasets.Dataset, seed: int) -> Count
     repo_id, revision = split_revision(dataset)
     with hub_errors_as(f"{COUNTS_FILE} of {dataset} cannot be fetched ({{reason}}); try again"):
         try:
-            path = HfApi(library_name="hf_kfc").hf_hub_download(
+            fetched = HfApi(library_name="hf_kfc").hf_hub_download(
                 repo_id, place, repo_type="dataset", revision=revision
             )
         except EntryNotFoundError:
             return None
-    return Counts.load(path)
+    return Counts.load(fetched)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoModel, BertConfig, BertModel
 
 from hf_kfc.errors import DataError, HfKfcError, HubError
@@ -150,6 +151,23 @@ def test_a_device_that_is_not_there_is_one_line(linker, device, tmp_path):
     with pytest.raises(HfKfcError, match=f"^device '{device}' cannot be used") as caught:
         EntityLinker.from_pretrained(tmp_path / "saved", cache_dir=tmp_path, device=device)
     assert str(caught.value).endswith("; give cpu, or one that is there")
+
+
+def test_sixteen_bits_decide_alike(linker, ontology, tmp_path):
+    linker.save_pretrained(tmp_path / "saved")
+    short = EntityLinker.from_pretrained(
+        tmp_path / "saved", cache_dir=tmp_path, dtype="bfloat16", device="cpu"
+    )
+    assert {own.dtype for own in short.model.parameters()} == {torch.bfloat16}
+    mentions = [Mention("d", own.synonyms[0], "", "", own.id) for own in ontology]
+    one, other = (own.link_mentions(mentions) for own in (linker, short))
+    assert sum(a.concept == b.concept for a, b in zip(one, other, strict=True)) >= 38  # of 40
+    assert [own.probability for own in other] == pytest.approx(
+        [own.probability for own in one], abs=0.1
+    )
+    for dtype in ("int8", "half32", "nn", torch.int64, None):
+        with pytest.raises(HfKfcError, match=r"^dtype is .*; give 'float32' or 'bfloat16'$"):
+            EntityLinker.from_pretrained(tmp_path / "saved", dtype=dtype)
 
 
 def test_another_ontology_keeps_the_settings(linker, tmp_path):
