@@ -28,19 +28,19 @@ class _Sum:
 
     Args:
         parameter: The parameter.
-        tables: The embedding modules whose weight it is.
+        is_table: Whether its rows are looked up by tokens.
         total: The sum, in the parameter's shape.
         seen: In how many examples each row of an embedding was looked up; None of others.
     """
 
     parameter: nn.Parameter
-    tables: list[nn.Embedding]
+    is_table: bool
     total: Tensor = field(init=False)
     seen: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.total = torch.zeros_like(self.parameter, dtype=wide_dtype(self.parameter.dtype))
-        self.seen = self.total.new_zeros(len(self.total)) if self.tables else None
+        self.seen = self.total.new_zeros(len(self.total)) if self.is_table else None
 
 
 class PerExampleSquares:
@@ -56,13 +56,9 @@ class PerExampleSquares:
 
     def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
         parameters = dict(model.named_parameters())
-        tables: dict[int, list[nn.Embedding]] = {}
-        for module in model.modules():
-            if isinstance(module, nn.Embedding):
-                tables.setdefault(id(module.weight), []).append(module)
-        self._sums = {
-            name: _Sum(parameters[name], tables.get(id(parameters[name]), [])) for name in names
-        }
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+        self._sums = {n: _Sum(parameters[n], id(parameters[n]) in tables) for n in names}
 
     def totals(self) -> list[Tensor]:
         """Return the tensors to be summed over processes."""
@@ -130,7 +126,7 @@ class _LookUps(TorchFunctionMode):
 
     def __init__(self, sums: Mapping[str, _Sum]) -> None:
         super().__init__()
-        self._names = {id(own.parameter): name for name, own in sums.items() if own.tables}
+        self._names = {id(own.parameter): name for name, own in sums.items() if own.is_table}
         self.rows: dict[str, Tensor] = {}
 
     @override

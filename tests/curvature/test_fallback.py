@@ -169,8 +169,13 @@ def test_what_it_covers_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "token, scale (Bare)" in caplog.text
 
 
-def test_rows_of_embeddings_are_counted() -> None:
-    model = Logits(looked_up, embed=nn.Embedding(7, 4, padding_idx=0))
+def bag(m: Any, x: Tensor) -> Tensor:
+    return m.embed(x)[:, :CLASSES]
+
+
+@pytest.mark.parametrize(("run", "table"), [(looked_up, nn.Embedding), (bag, nn.EmbeddingBag)])
+def test_rows_of_embeddings_are_counted(run: Any, table: Any) -> None:
+    model = Logits(run, embed=table(7, 4, padding_idx=0))
     ids = [[1, 1, 2], [2, 3, 0], [1, 5, 0]]
     data = [{"x": torch.tensor(row), "labels": torch.tensor(1)} for row in ids]
     (block,) = estimate(model, data).blocks
