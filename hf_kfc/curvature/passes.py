@@ -365,7 +365,8 @@ class Estimate:
         uses = self._at_work(every)
         if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
             least = positions.mask.reshape(examples, -1).sum(1).argmin()
-            chosen = {place: rows[place] for place in {int(least), examples - 1}}
+            places = range(examples) if number == 1 else {int(least), examples - 1}
+            chosen = {place: rows[place] for place in places}
             self._refuse_company(batch, Seen(every, outputs), chosen, layers)
         self._refuse_changes(layers, uses, outputs, examples, halves_to_check(number, examples))
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
