@@ -49,7 +49,7 @@ _COUNT = "a whole number ≥ 1", lambda value: is_whole(value) and value >= 1
 _PATTERNS = "a list of patterns", _are_patterns
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "strengths": (
-        "numbers ≥ 0, one for all priors or one for each",
+        "a list of numbers ≥ 0, one for all priors or one for each",
         lambda value: value is None or all(map(_is_size, value)),
     ),
     "damping": _SIZE,

@@ -297,12 +297,12 @@ def no_model(work):
     return work.tier1("--model", work.folder / "nosuch")
 
 
-@bad(r"strengths \[-1.0\] is not numbers ≥ 0, one for all priors or one for each; correct")
+@bad(r"strengths \[-1.0\] is not a list of numbers ≥ 0, one for all priors or one for each")
 def negative_strength(work):
     return work.tier2("--strengths", "-1")
 
 
-@bad(r"strengths \[nan\] is not numbers ≥ 0, one for all priors or one for each; correct")
+@bad(r"strengths \[nan\] is not a list of numbers ≥ 0, one for all priors or one for each")
 def nan_strength(work):
     return work.methods("--strengths", "nan")
 

@@ -60,7 +60,7 @@ def test_how_the_penalty_is_computed_is_refused(
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])
 def test_refusals(tmp_path: Path, value: float) -> None:
-    with pytest.raises(ConsolidationError, match=r"strengths .* is not numbers ≥ 0"):
+    with pytest.raises(ConsolidationError, match=r"strengths .* is not a list of numbers ≥ 0"):
         ConsolidationArguments(str(tmp_path), use_cpu=True, strengths=[1.0, value])
     with pytest.raises(ConsolidationError, match=r"damping .* is not a number ≥ 0"):
         ConsolidationArguments(str(tmp_path), use_cpu=True, damping=value)

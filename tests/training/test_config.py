@@ -54,12 +54,12 @@ def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strengths": "high"}, r"strengths \['high'\] is not numbers"),
-        ({"strengths": {"old": 1.0}}, r"strengths \[{'old': 1.0}\] is not numbers"),
-        ({"strengths": [True]}, r"strengths \[True\] is not numbers"),
+        ({"strengths": "high"}, r"strengths \['high'\] is not a list of numbers"),
+        ({"strengths": {"old": 1.0}}, r"strengths \[{'old': 1.0}\] is not a list of numbers"),
+        ({"strengths": [True]}, r"strengths \[True\] is not a list of numbers"),
         (
             {"strengths": -1.0},
-            r"strengths \[-1\.0\] is not numbers ≥ 0, one .*; correct `strengths`",
+            r"strengths \[-1\.0\] is not a list of numbers ≥ 0, one .*; correct `strengths`",
         ),
         ({"damping": "0.1"}, r"damping '0\.1' is not a number ≥ 0"),
         ({"damping": float("inf")}, "damping inf is not"),
@@ -70,7 +70,7 @@ def test_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
         ({"probe_temperature": 0}, "probe_temperature 0 is not a number from 0.1 to 10"),
         ({"ignore": "classifier"}, "ignore 'classifier' is not a list of patterns"),
         ({"damping": 10**400}, "damping 10+ is not a number ≥ 0"),
-        ({"strengths": [10**400]}, r"strengths .* is not numbers ≥ 0"),
+        ({"strengths": [10**400]}, r"strengths .* is not a list of numbers ≥ 0"),
         ({"added_rows": [3]}, r"added_rows \[3\] is not a list of patterns"),
     ],
 )
