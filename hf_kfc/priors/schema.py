@@ -106,6 +106,8 @@ def part_of(config: Mapping[str, Any], layers: str | Sequence[str]) -> dict[str,
         PriorError: A pattern matches none, there is no pattern, or the description is malformed.
     """
     layers = as_patterns(layers, "layers")
+    if not layers:
+        raise PriorError("layers is empty; give patterns of block names, or None for all")
     entries, problems = entries_of(config)
     outline, wrong = read(Outline, config, "the description")
     if outline is None or problems:
@@ -127,11 +129,11 @@ def as_patterns(given: str | Sequence[str], what: str) -> list[str]:
     """Return patterns of names as a list, of one or several.
 
     Raises:
-        PriorError: There are none, or something else.
+        PriorError: It is something else.
     """
     names: Any = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
     patterns = list(names)
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+    if not all(isinstance(pattern, str) for pattern in patterns):
         raise PriorError(f"{what} is {short(given)}; give patterns of block names")
     return patterns
 

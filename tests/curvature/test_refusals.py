@@ -1,10 +1,12 @@
 """What cannot be estimated is refused, and never estimated wrongly."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tiny.curvatures import assert_equal_matrices, dense, oracle
 from tiny.curvatures import estimate as estimate_anything
 from tiny.data import labelled, pad
@@ -276,11 +278,19 @@ def test_autocast_around_an_estimate_changes_nothing() -> None:
         assert_same_tensors(estimate_curvature(model, labelled(), pad), expected)
 
 
-def test_nor_does_autocast_that_training_has_put_into_the_model() -> None:
+@pytest.fixture
+def bf16_accelerator() -> Iterator[Accelerator]:
+    """One of its own: its settings hold for a process until they are reset."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_nor_does_autocast_that_training_has_put_into_the_model(bf16_accelerator) -> None:
     torch.set_default_dtype(torch.float32)
     model = classifier()
     expected = estimate_curvature(model, labelled(), pad)
-    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+    prepared = bf16_accelerator.prepare(model)
     forward = prepared.forward
     assert_same_tensors(estimate_curvature(prepared, labelled(), pad), expected)
     assert prepared.forward is forward

@@ -34,7 +34,6 @@ def prior() -> ConsolidationPrior:
         (lambda p: ConsolidationPrior.merge([p, p], weights=[1, 1e-30]), "weight 1e-30 is not a n"),
         (lambda p: p.compress(rank=2.5), "rank 2.5 is no whole number"),
         (lambda p: p.without(3), "patterns is 3; give patterns of block names"),
-        (lambda p: p.without([]), r"patterns is \[\]; give patterns"),
         (lambda p: p.token_table("10"), "min_examples '10' is no whole number"),
         (lambda p: p.save_pretrained(3), "3 is no folder"),
         (lambda p: ConsolidationPrior.from_pretrained(None), "None is no folder"),

@@ -20,7 +20,7 @@ from hf_kfc.ranking import Comparison
 TIER_FILES = {
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("results.json", "results.md"),
-    *("prior", "prior/config.json", "prior/prior.safetensors"),
+    *("prior", "prior/README.md", "prior/config.json", "prior/prior.safetensors"),
 }
 
 MEASURED = {"forgetting.png", "regressions.html"}  # where the old data is at hand
