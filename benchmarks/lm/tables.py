@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from laboratory.ledger import read_ledger
 from laboratory.points import Point
+from laboratory.report.figures import name_points
 
 HERE = Path(__file__).parent
 Records = Mapping[Point, Mapping[str, Any]]
@@ -44,6 +45,7 @@ MEASURES = {
 }
 """What is measured of general ability, and its label; what is lost grows with a loss alone."""
 
+_LITTLE = 0.03
 _COLORS = {"KFC and probes": "C3", "KFC or probes": "C1", "rivals": "C0", "plain, anchor": "0.2"}
 
 
@@ -215,27 +217,29 @@ def draw(records: Records, path: Path) -> None:
         rows = rows_of(records)
         for row in rows:
             left.scatter(row.new, 100 * row.prevented, color=_color(row.method), s=25)
-            if row.method == "none" or not any(_is_better(other, row) for other in rows):
-                left.annotate(
-                    row.method,
-                    (row.new, 100 * row.prevented),
-                    xytext=(5, -9),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
         left.axvline(0.02, color="0.8", zorder=0)
         left.axhline(95, color="0.8", zorder=0)
         left.set_xlabel("cross entropy of new texts, less that of none (nats)")
         left.set_ylabel("rise of the general cross entropy prevented (%)")
         for label, color in _COLORS.items():
             left.scatter([], [], color=color, s=25, label=label)
-        left.legend(fontsize=7, loc="lower right")
+        figure.legend(fontsize=7, loc="outside lower center", ncols=len(_COLORS))
         for point, record in records.items():
             place = record["meter"]["kl"], record["general"]["cross_entropy"]
             right.scatter(*place, color=_color(point.method), s=25)
         right.set_xlabel("meter: KL(anchor ‖ model) on held-out sampled texts (nats)")
         right.set_ylabel("general cross entropy (nats)")
+        figure.draw_without_rendering()  # lays the axes out
+        named = [row for row in rows if _has_name(row, rows)]
+        name_points(left, {row.method: (row.new, 100 * row.prevented) for row in named})
         figure.savefig(path, metadata={"Date": None})
+
+
+def _has_name(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether a picture names it: the best, those that cost little, and rivals but for averages."""
+    is_best = not any(_is_better(other, row) for other in rows)
+    is_rival = _color(row.method) == _COLORS["rivals"]
+    return is_best or row.new <= _LITTLE or (is_rival and "average" not in row.method)
 
 
 def _is_better(one: Row, other: Row) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "curve_names",
+    "name_points",
     "new_figure",
     "save_figure",
     "save_frontier_figure",
@@ -103,12 +104,12 @@ def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
     axes.set_ylabel("old tasks: CF reduction (%)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()  # lays the axes out
-    _name_points(axes, drawn)
+    name_points(axes, drawn)
     save_figure(figure, paths)
 
 
-def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write the name of each point beside it, at the nearest place without another name or point.
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the name of each point beside it, at the nearest free place within the axes.
 
     Args:
         axes: Laid out as they will be drawn.
@@ -129,8 +130,10 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
                 fontsize=8,
                 horizontalalignment="left" if across > 0 else "right",
             )
+            label.set_in_layout(False)
             box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            is_inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if is_inside and not any(box.overlaps(other) for other in taken):
                 break
             label.remove()
         else:
