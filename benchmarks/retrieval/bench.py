@@ -1,6 +1,6 @@
 """Measure candidate retrieval; write ``results.json`` and ``results.md`` beside this file.
 
-    python benchmarks/retrieval/bench.py --data ../shared/data
+    python benchmarks/retrieval/bench.py --data data
 
 Each part runs in a process of its own, so that its peak memory is its own:
 

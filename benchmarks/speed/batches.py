@@ -1,6 +1,6 @@
 """What real ranking batches hold, which the made-up data is to resemble: padding and tokens.
 
-python benchmarks/speed/batches.py --data_dir ../shared/data --encoder FOLDER
+python benchmarks/speed/batches.py --data_dir data --encoder FOLDER
 """
 
 from __future__ import annotations
