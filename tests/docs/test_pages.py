@@ -72,13 +72,20 @@ def test_code_imports_what_there_is(page):
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs" / "quickstart.md"], ids=name_of)
-def test_marked_code_runs_in_an_empty_folder(page, tmp_path, monkeypatch):
+def test_marked_code_runs_in_an_empty_folder(page, tmp_path, monkeypatch, capsys):
+    """And prints what the page shows, a few points more or less on another machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (code,) = code_blocks(page, "run")
     names: dict[str, object] = {}
     exec(code, names)
     assert any(isinstance(value, Trainer) for value in names.values())
+    shown = re.findall(r"^    (.*?: .*%)$", page.read_text("utf-8"), re.MULTILINE)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
+    assert len(printed) == len(shown)
+    for found, expected in zip(printed, shown, strict=True):
+        ours, theirs = ([float(x) for x in re.findall(r"([\d.]+)%", s)] for s in (found, expected))
+        assert ours == pytest.approx(theirs, abs=5.0)
 
 
 def contributed(mark: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
