@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
-from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from ..curvature_arguments import CurvatureArguments, Labels, Products
+from ..curvature_arguments import Labels
 from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
 from .alone import Seen, taken_out
-from .batches import Collate, to_device
 from .blocks import Curvature
 from .capture import Use, capture, learning
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
-from .frozen_linear import FrozenLinear
 from .gradient_check import MIXED, check_gradients, halves_to_check, mixed_layers
 from .likelihood import Outputs, logit_gradients
 from .objective import (
-    Forward,
-    PositionMask,
     default_forward,
-    default_position_mask,
     refuse_other_loss,
 )
-from .positions import Positions, PositionsError
+from .positions import PositionsError
 from .rare_tokens import RareTokens, labels_are_tokens
-from .sides import find_sides, has_sides, masks_by_side
+from .reading import Reading
+from .sides import find_sides
 
 __all__ = ["MOST_SCORES", "Estimate"]
 
@@ -52,38 +47,18 @@ DEPENDS = "the model's computation depends on its input"
 
 
 @dataclass
-class Estimate:
+class Estimate(Reading):
     """What all passes of one estimate have in common."""
 
-    model: nn.Module
-    dataset: Any
-    collate: Collate
-    args: CurvatureArguments
-    forward: Forward
-    position_mask: PositionMask
-    layers: Sequence[Layer]
-    indices: Sequence[int]
     without_rule: dict[str, str]
     """Why parameters have their diagonal by one example at a time."""
     diagonal: dict[str, str] = field(default_factory=dict)
     """Why layers with factors have their diagonal only."""
     scores: set[str] = field(default_factory=set)
     """Layers whose outputs are the scores of a vocabulary too large for a matrix of them."""
-    sides: dict[tuple[str, int], str] = field(default_factory=dict)
     idle: set[tuple[str, int]] = field(default_factory=set)
     """Calls of layers, by name and number, that the scores do not depend on."""
-    rare: RareTokens | None = None
     labels_are_tokens: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
-
-    @property
-    def has_sides(self) -> bool:
-        """Whether the masks are those of an encoder and a decoder."""
-        return self.position_mask is default_position_mask and has_sides(self.model)
 
     def estimate(self, ignored: Sequence[str], folder: Path | None, seconds: float) -> Curvature:
         """Find out how the layers are used, then sum over the examples, once or twice."""
@@ -426,9 +401,6 @@ class Estimate:
             for layer in mixed_layers(layers, outputs.logits, uses, chosen):
                 raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
 
-    def _single(self, row: Any) -> dict[str, Any]:
-        return to_device(self.collate([row]), self.device)
-
     def _accumulate_rest(
         self, rest: PerExampleSquares, keys: Sequence[int], rows: Sequence[Any]
     ) -> None:
@@ -439,57 +411,6 @@ class Estimate:
                 key,
                 self.args.curvature_seed,
             )
-
-    def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
-        products, batch = Products(self.args.products), self.collate.read(batch)
-        if products is Products.FULL:
-            outputs = self.forward(self.model, batch)
-        else:
-            read = {weight for layer in self.layers for weight in layer.read}
-            with FrozenLinear(half=products is Products.BFLOAT16, left=read):
-                outputs = self.forward(self.model, batch)
-        if not bool(outputs.logits.isfinite().all()):
-            raise CurvatureError(
-                f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
-                "diverged, or its forward masks classes with -inf instead of the dtype's minimum"
-            )
-        return outputs
-
-    def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
-        if self.has_sides:
-            return Positions.given(masks_by_side(batch, examples), self.sides)
-        positions = Positions.given(self.position_mask(batch), {})
-        for mask in positions.by_module.values() or [positions.mask]:
-            if len(mask) != examples:
-                raise CurvatureError(
-                    f"the position mask has {len(mask)} rows for a batch of {examples} examples; "
-                    "its first dimension must be the examples"
-                )
-        return positions
-
-    def _batches(
-        self, indices: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], list[Any], Mapping[str, Tensor]]]:
-        """Yield the numbers of some examples, the examples, and the batch of them."""
-        data, size = Subset(self.dataset, indices), self.args.curvature_batch_size
-        for start in range(0, len(indices), size):
-            chosen = range(start, min(start + size, len(indices)))
-            rows = data.__getitems__(list(chosen))
-            batch = to_device(self.collate(rows), self.device)
-            yield [indices[place] for place in chosen], rows, self._seen(batch)
-
-    def _seen(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch as the curvature reads it."""
-        return batch if self.rare is None else self.rare.without(batch)
-
-    def _first_batch(self) -> tuple[dict[str, Tensor], int]:
-        return to_device(self.collate(self._first_rows), self.device), len(self._first_rows)
-
-    @cached_property
-    def _first_rows(self) -> list[Any]:
-        """Two examples, or one where batches have one."""
-        chosen = self.indices[: min(2, self.args.curvature_batch_size)]
-        return [self.dataset[index] for index in chosen]
 
 
 def _told(failure: Exception | None) -> tuple[str | None, str, bool] | None:
