@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import ConsolidationError, HfKfcError
 from ..hub import split_revision
 from .plugins import load_plugins
 
-__all__ = ["load_model", "load_tokenizer", "loading", "register_model"]
+__all__ = ["load_config", "load_model", "load_tokenizer", "loading", "register_model"]
 
+_MOST = {"layer": 4096, "label": 2**20}
+"""What a configuration may count, by what its field's name holds: each takes time and memory."""
 _MODELS: dict[str, type[PreTrainedModel]] = {}
 
 
@@ -52,7 +60,7 @@ def load_model(name: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     safe: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     where = "the folder that save_pretrained made, or the name of a Hub repository"
     with loading(f"model '{name}'", "; ".join([where, *left_out])):
-        config = AutoConfig.from_pretrained(path, **safe)
+        config = load_config(name)
         architecture = (config.architectures or ["none"])[0]
         kind = _MODELS.get(architecture) or getattr(transformers, architecture, None)
         if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -70,6 +78,38 @@ def load_model(name: str, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     return model
 
 
+def load_config(name: str, token: str | None = None) -> PreTrainedConfig:
+    """Load a model's configuration.
+
+    Args:
+        name: Of the model.
+        token: Access token; by default the one logged in with.
+
+    Raises:
+        ConsolidationError: It would make more layers or labels than any model has.
+        Exception: Whatever transformers makes of files that anybody wrote; see :func:`loading`.
+    """
+    path, revision = split_revision(name)
+    fields, _ = PreTrainedConfig.get_config_dict(path, revision=revision, token=token)
+    _refuse_counts(fields, name)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        path, revision=revision, token=token, trust_remote_code=False
+    )
+    return config
+
+
+def _refuse_counts(fields: dict[str, Any], name: str) -> None:
+    for field, value in fields.items():
+        if isinstance(value, dict):
+            _refuse_counts(value, name)
+        for what, most in _MOST.items():
+            if what in field and isinstance(value, int) and value > most:
+                raise ConsolidationError(
+                    f"model '{name}' cannot be loaded: its config.json says {field} = {value}, "
+                    f"more than {most}; correct it"
+                )
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer by a model's name.
 
@@ -80,6 +120,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     load_plugins()  # a tokenizer's class is found by the model's configuration
     path, revision = split_revision(name)
     with loading(f"the tokenizer of '{name}'", "a folder or repository that has one"):
+        with suppress(OSError):  # it need not have a model beside it
+            fields, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+            _refuse_counts(fields, name)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False
         )

@@ -15,9 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForMultipleChoice,
     AutoTokenizer,
     PreTrainedConfig,
@@ -26,6 +24,7 @@ from transformers import (
     set_seed,
 )
 
+from ..commands.loading import load_config, loading
 from ..errors import DataError, HfKfcError
 from ..hub import pin, split_revision, walk_tiers
 from .checks import check_examples
@@ -317,27 +316,17 @@ def load_pretrained(
         >>> model, tokenizer = load_pretrained("runs/tier1")  # doctest: +SKIP
     """
     path, revision = split_revision(str(model))
+    place: dict[str, Any] = {"revision": revision, "token": token, "trust_remote_code": False}
     set_seed(seed)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, token=token)
-        config = AutoConfig.from_pretrained(path, revision=revision, token=token)
+    where = "the folder of a model with its tokenizer, or the name of a Hub repository"
+    with loading(f"model '{model}'", where, HfKfcError):
+        config = load_config(str(model), token)  # first: a tokenizer reads it too, unchecked
+        tokenizer = AutoTokenizer.from_pretrained(path, **place)
         if num_layers is not None:
             _keep_layers(config, num_layers)
         ranker, info = AutoModelForMultipleChoice.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            revision=revision,
-            token=token,
-            output_loading_info=True,
+            path, config=config, dtype=torch.float32, output_loading_info=True, **place
         )
-    except HfKfcError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError, HfHubHTTPError) as error:
-        raise HfKfcError(
-            f"model '{model}' cannot be loaded ({' '.join(str(error).split())}); give the folder "
-            "of a model with its tokenizer, or the name of a Hub repository"
-        ) from error
     if learnt and info["missing_keys"]:
         raise HfKfcError(
             f"model '{model}' is no ranker: it has no {', '.join(sorted(info['missing_keys']))}; "

@@ -21,6 +21,7 @@ class LmMethod:
         name: As given.
         curvature: Of the penalty; None for no penalty.
         strength: λ of the penalty.
+        damping: Of the penalty, relative; None for that of the command line.
         rank: Of the curvature's factors, which are kept in bfloat16 then; 0 for all of them.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         rows: Of these in a step; 0 for as many as the command line says.
@@ -38,6 +39,7 @@ class LmMethod:
     name: str
     curvature: str | None = None
     strength: float = 0.0
+    damping: float | None = None
     rank: int = 0
     probes: float | None = None
     rows: int = 0
@@ -100,6 +102,7 @@ LM_METHODS: Mapping[str, Part] = {
     ),
     "l2": _part("L2 towards the anchor; its λ", 0.01, "strength", curvature="identity"),
     "probes": _part("KL to the anchor on texts that it sampled; its weight", 1.0, "probes"),
+    "damping": _part("with a penalty: its relative damping", 0.1, "damping"),
     "rank": _count("rank", "the curvature compressed, as it is published; eigenpairs a factor", 64),
     "rows": _count("rows", "sampled texts of a step", 1),
     "temperature": Part(

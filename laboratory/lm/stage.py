@@ -299,7 +299,7 @@ class Stage:
             report_to="none",
             disable_tqdm=True,
             strengths=[method.strength] if method.curvature else None,
-            damping=args.damping,
+            damping=args.damping if method.damping is None else method.damping,
             penalty_every=args.penalty_every,
             penalty_dtype=args.dtype,
             probe_weight=method.probes or 0.0,

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 import torch
 from tiny.models import bert, cnn
@@ -99,3 +102,24 @@ def test_the_cnn_loads_but_has_no_layers_to_choose(tmp_path):
     assert type(load(tmp_path)) is CnnForMultipleChoice
     with pytest.raises(HfKfcError, match="the hf_kfc_cnn model has 0;"):
         load(tmp_path, num_layers=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": [1]},
+        {"hidden_act": {}},
+        {"vocab_size": None},
+        {"num_hidden_layers": 10**12},
+        {"num_labels": 10**12},
+        {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "nosuch"},
+    ],
+    ids=str,
+)
+def test_a_config_that_anybody_wrote_is_refused(change, folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "model")
+    config = path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(HfKfcError, match="cannot be loaded"):
+        load(path)
