@@ -48,10 +48,14 @@ class Seen:
         classes = min(scores.shape[-1] for scores in pairs[0])  # candidates are padded too
         pairs = [(one[..., :classes], other[..., :classes]) for one, other in pairs]
         for layer in layers:
-            calls = zip(alone.uses[layer.name], self.uses[layer.name], strict=False)
+            calls = alone.uses[layer.name], self.uses[layer.name]
+            if len(calls[0]) != len(calls[1]):
+                return True
             with suppress(PositionsError):  # its diagonal needs no positions
-                pairs += [(_rows(layer, a, 0), _rows(layer, b, row)) for a, b in calls]
-        return any(a.shape == b.shape and _differ(a, b) for a, b in pairs)
+                both = zip(*calls, strict=True)
+                pairs += [(_rows(layer, a, 0), _rows(layer, b, row)) for a, b in both]
+        # Of other shapes where padding counts, as no mask tells that it is some.
+        return any(a.shape != b.shape or _differ(a, b) for a, b in pairs)
 
     def _scores(self, row: int) -> Tensor:
         return self.outputs.logits[row].detach()[self.outputs.decided[row]]

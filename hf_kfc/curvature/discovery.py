@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import CurvatureError
 from ..precision import wide_dtype
@@ -221,6 +222,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise CurvatureError(
             f"the model is sharded ({type(model).__name__}); estimate on the whole model, for "
             "example after save_pretrained and from_pretrained"
+        )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise CurvatureError(
+                f"parameter '{name}' has no values (it is lazy, or on the meta device, as what is "
+                "offloaded); run the model once, or load the whole of it on one device"
+            )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CurvatureError(
+            f"{type(model).__name__} is compiled by torch.jit; give the model that it was made of"
         )
     for name, module in model.named_modules():
         if type(module).__name__ == "OptimizedModule":

@@ -26,10 +26,7 @@ from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .gradient_check import MIXED, check_gradients, halves_to_check, mixed_layers
 from .likelihood import Outputs, logit_gradients
-from .objective import (
-    default_forward,
-    refuse_other_loss,
-)
+from .objective import default_forward, refuse_other_loss
 from .positions import PositionsError
 from .rare_tokens import RareTokens, labels_are_tokens
 from .reading import Reading
@@ -181,7 +178,8 @@ class Estimate(Reading):
             seen = Seen(uses, outputs)
             self._refuse_company(batch, seen, dict(enumerate(self._first_rows)), sound)
             if self.forward is default_forward:
-                refuse_other_loss(self.model, self.collate.read(batch), outputs)
+                with self._errors_told(batch):
+                    refuse_other_loss(self.model, self.collate.read(batch), outputs)
         if wrong:
             self._leave_rules(wrong)
         for layer in self.layers:

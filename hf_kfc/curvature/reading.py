@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,17 @@ from .rare_tokens import RareTokens
 from .sides import has_sides, masks_by_side
 
 __all__ = ["Reading"]
+
+_NOT_READ = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What models raise of a batch that they cannot read."""
 
 
 @dataclass
@@ -54,18 +66,32 @@ class Reading:
 
     def _forward(self, batch: Mapping[str, Tensor]) -> Outputs:
         products, batch = Products(self.args.products), self.collate.read(batch)
-        if products is Products.FULL:
+        read = {weight for layer in self.layers for weight in layer.read}
+        linear = FrozenLinear(half=products is Products.BFLOAT16, left=read)
+        with self._errors_told(batch), nullcontext() if products is Products.FULL else linear:
             outputs = self.forward(self.model, batch)
-        else:
-            read = {weight for layer in self.layers for weight in layer.read}
-            with FrozenLinear(half=products is Products.BFLOAT16, left=read):
-                outputs = self.forward(self.model, batch)
         if not bool(outputs.logits.isfinite().all()):
             raise CurvatureError(
                 f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
                 "diverged, or its forward masks classes with -inf instead of the dtype's minimum"
             )
         return outputs
+
+    @contextmanager
+    def _errors_told(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Say of what model and batch an error is: alone and in evaluation mode nobody ran it."""
+        try:
+            yield
+        except _NOT_READ as error:
+            known = isinstance(error, CurvatureError | torch.OutOfMemoryError)
+            if known or "torch.utils.checkpoint" in str(error):
+                raise
+            shapes = (f"{n} {list(v.shape)}" for n, v in batch.items() if isinstance(v, Tensor))
+            raise CurvatureError(
+                f"{type(self.model).__name__} cannot read {', '.join(shapes)} in evaluation mode "
+                f"({type(error).__name__}: {error}); curvature reads every example alone too, with "
+                "labels as the loss takes them: mend the collator, or give `forward=`"
+            ) from error
 
     def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
         if self.has_sides:
@@ -75,7 +101,8 @@ class Reading:
             if len(mask) != examples:
                 raise CurvatureError(
                     f"the position mask has {len(mask)} rows for a batch of {examples} examples; "
-                    "its first dimension must be the examples"
+                    "its first dimension must be the examples; where a collator joins them in one "
+                    "row, take curvature_batch_size=1"
                 )
         return positions
 

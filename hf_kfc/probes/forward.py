@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature import Family, Outputs
+from ..curvature.objective import named
 from ..errors import ProbeError
 
 __all__ = ["right_padded", "unlabelled_forward"]
@@ -33,7 +34,7 @@ def unlabelled_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs
     Raises:
         ProbeError: The model gives no such scores.
     """
-    output = model(**batch)
+    output = named(model(**batch))
     logits = getattr(output, "logits", None)
     ends = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
     if all(isinstance(scores, Tensor) for scores in ends):

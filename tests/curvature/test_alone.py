@@ -18,6 +18,17 @@ def of_mean(m: Any, x: Tensor) -> Tensor:
     return m.head(m.below(x).tanh().mean(1))
 
 
+def of_sum(m: Any, x: Tensor) -> Tensor:
+    """It knows padding by its zeros: the scores do not depend on it, and A would be of it."""
+    return m.head((m.below(x).tanh() * x.any(-1, keepdim=True)).sum(1))
+
+
+def as_often_as_long(m: Any, x: Tensor) -> Tensor:
+    """A layer is called once for each position, of padding too."""
+    states = [m.below(token).tanh() * token.any(-1, keepdim=True) for token in x.unbind(1)]
+    return m.head(torch.stack(states).sum(0))
+
+
 def mixed(m: Any, x: Tensor) -> Tensor:
     out = m.head(m.below(x).tanh().sum(1))
     return out - 0.5 * out.mean(0)
@@ -39,7 +50,8 @@ def in_steps(m: Any, x: Tensor) -> Tensor:
     return m.head(m.below((x / step).round() * step).tanh().sum(1))
 
 
-RUNS = {run.__name__: run for run in (of_mean, mixed, of_two, full_at_three, in_steps)}
+EVERY = (of_mean, of_sum, as_often_as_long, mixed, of_two, full_at_three, in_steps)
+RUNS = {run.__name__: run for run in EVERY}
 
 
 def padded(rows: list[Any]) -> dict[str, Tensor]:
@@ -73,11 +85,11 @@ def test_it_is_that_of_each_example_alone(
 def test_what_does_not_depend_on_it_is_estimated_in_batches(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def run(m: Any, x: Tensor) -> Tensor:
-        return m.head(m.below(x).tanh().sum(1))
+    def attended(batch: Any) -> Tensor:
+        return batch["x"].any(-1)
 
-    model = Logits(run, below=nn.Linear(4, 4, bias=False), head=nn.Linear(4, CLASSES))
-    estimate(model, make(run)[1], padded, curvature_batch_size=6)
+    model, data = make(of_sum)
+    estimate(model, data, padded, position_mask=attended, curvature_batch_size=6)
     assert not caplog.text
 
 

@@ -236,6 +236,36 @@ def test_refuses_a_model_that_has_diverged() -> None:
         estimate(model, vectors(3))
 
 
+def of_batch_statistics() -> nn.Module:
+    norm = nn.BatchNorm1d(4, track_running_stats=False)
+    return Logits(lambda m, x: m.head(m.norm(x).tanh()), norm=norm, head=nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "problem"),
+    [
+        (of_batch_statistics, lambda: vectors(3), r"x \[1, 4\].*more than 1 value per channel"),
+        (Mlp, lambda: vectors(3, 5), r"Mlp cannot read x \[2, 5\], labels \[2\] in evaluation"),
+    ],
+)
+def test_what_a_model_cannot_read_is_told(make: Any, data: Any, problem: str) -> None:
+    with pytest.raises(CurvatureError, match=problem):
+        estimate(make(), data())
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: nn.LazyLinear(3), r"'weight' has no values.*run the model once"),
+        (lambda: Mlp().to("meta"), r"has no values.*load the whole of it"),
+        (lambda: torch.jit.script(nn.Linear(4, 3)), r"torch\.jit; give the model that it was made"),
+    ],
+)
+def test_a_model_without_values_or_code_is_refused(make: Any, problem: str) -> None:
+    with pytest.raises(CurvatureError, match=problem):
+        estimate(make(), vectors(2))
+
+
 @pytest.mark.parametrize(("label", "classes"), [(-1, 3), (7, 3)])
 def test_labels_that_are_no_class_are_refused_with_a_hint(label: int, classes: int) -> None:
     """As where a data set marks what has no label by another number than -100."""

@@ -360,6 +360,49 @@ def test_a_loss_of_other_scores_than_are_returned_is_refused() -> None:
         estimate_curvature(Streams(2), rows, torch.utils.data.default_collate)
 
 
+def test_also_of_a_model_that_has_learnt_nothing() -> None:
+    """All its losses are nearly log K."""
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 0, 1)]
+    model = Streams(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.01)
+    with pytest.raises(CurvatureError, match="scores more than it returns"):
+        estimate_curvature(model, rows, torch.utils.data.default_collate)
+
+
+def test_a_loss_that_leaves_out_another_label_is_refused_with_a_hint() -> None:
+    model = Scores(3, lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0))
+    rows = [{"x": torch.randn(2, 4), "labels": torch.tensor([1, 0])} for _ in range(2)]
+    with pytest.raises(CurvatureError, match=r"does not leave out labels of -100.*ignore_index"):
+        estimate_curvature(model, rows, torch.utils.data.default_collate)
+
+
+@pytest.mark.parametrize("form", [dict, tuple])
+@pytest.mark.parametrize("labels", [(), (2,)], ids=["of_examples", "of_positions"])
+def test_outputs_may_be_a_dict_or_a_tuple(form: type, labels: tuple[int, ...]) -> None:
+    """As the Trainer reads them: a tuple is the loss, if there are labels, and the scores."""
+
+    class Other(Scores):
+        def forward(self, **batch: Any) -> Any:
+            found = super().forward(**batch)
+            return dict(found) if form is dict else found.to_tuple()
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.reshape(-1, 3), y.flatten())
+
+    def curvature(model: nn.Module) -> dict[str, Tensor]:
+        return dense(estimate_curvature(model, rows, torch.utils.data.default_collate))
+
+    rows = [{"x": torch.randn(*labels, 4), "labels": torch.randint(3, labels)} for _ in range(4)]
+    other, plain = Other(3, loss), Scores(3, loss)
+    other.load_state_dict(plain.state_dict())
+    assert_equal_matrices(curvature(other), curvature(plain))
+    other.loss = lambda z, y: loss(20 * z, y)
+    with pytest.raises(CurvatureError, match="the loss of Other is not the cross-entropy"):
+        curvature(other)
+
+
 def test_weights_of_classes_show_although_the_first_examples_are_of_one() -> None:
     _, loss, _ = OTHER["weighed_classes"]
     rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 2, 1, 0)]
