@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -73,6 +74,7 @@ def test_measures_by_hand():
         ("D1", "name of D1", "D2", "name of D2", 1),
         ("D4", "name of D4", "", "", 1),
     ]
+    assert re.search(r"D4 +name of D4 +no concept +1$", found.report().text, re.M)
 
 
 @pytest.mark.parametrize(

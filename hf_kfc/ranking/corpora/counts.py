@@ -98,15 +98,18 @@ class SplitCounts:
         return self.recall(k) * self.named / self.linked if self.linked else 0.0
 
     def __str__(self) -> str:
-        k = len(self.gold_at)
         text = (
             f"{self.read} mentions read, {self.linked} linked, {self.named} of them to a concept "
             f"with a name; {self.kept} kept, {self.not_drawn} not drawn, "
-            f"{sum(self.dropped.values())} dropped ({_listed(self.dropped)}); recall@{k} of "
-            f"retrieval {self.recall():.3f} of the kept, {self.recall_of_linked():.3f} of the "
-            f"linked; {self.same_name} with candidates of one name, gold among them in "
-            f"{self.gold_same_name}; {self.filled} random candidates"
+            f"{sum(self.dropped.values())} dropped ({_listed(self.dropped)})"
         )
+        if self.kept:
+            text += (
+                f"; recall@{len(self.gold_at)} of retrieval {self.recall():.3f} of the kept, "
+                f"{self.recall_of_linked():.3f} of the linked; {self.same_name} with candidates "
+                f"of one name, gold among them in {self.gold_same_name}; {self.filled} random "
+                "candidates"
+            )
         if self.malformed:
             text += f"; malformed records: {_listed(self.malformed)}"
         return text + (f"; remarks: {_listed(self.remarks)}" if self.remarks else "")

@@ -143,4 +143,7 @@ def _encoded(document: Document, form: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise cannot_write(document, form, "it holds half of a surrogate pair") from None
+        raise DataError(
+            f"document {document.id[:80]!r} cannot be written: it holds half of a surrogate pair, "
+            "which no file of text can; correct its text"
+        ) from None

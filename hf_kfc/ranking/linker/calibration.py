@@ -159,6 +159,7 @@ def best_weight(logits: Floats, similarity: Floats, gold: npt.NDArray[np.intp]) 
         b / a.
     """
     from scipy.optimize import minimize  # noqa: PLC0415 - slow, and few calibrate
+    from scipy.special import logsumexp, softmax  # noqa: PLC0415
 
     rows = np.arange(len(gold))
     absent = np.isneginf(logits)
@@ -167,11 +168,8 @@ def best_weight(logits: Floats, similarity: Floats, gold: npt.NDArray[np.intp]) 
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         scores = np.where(absent, -np.inf, np.tensordot(weights, parts, 1))
-        highest = scores.max(axis=1, keepdims=True)
-        shares = np.exp(scores - highest)
-        sums = shares.sum(axis=1, keepdims=True)
-        gradient = (parts * (shares / sums)).sum(axis=2).mean(axis=1)
-        return float((np.log(sums) + highest).mean()), gradient
+        gradient = (parts * softmax(scores, axis=1)).sum(axis=2).mean(axis=1)
+        return float(logsumexp(scores, axis=1).mean()), gradient
 
     found = minimize(loss, [1.0, 0.0], jac=True, bounds=[(1e-4, None), (0.0, None)])
     return float(found.x[1] / found.x[0])
@@ -201,10 +199,9 @@ def best_temperature(logits: Floats, best: npt.NDArray[np.intp], right: Bools) -
 
 def best_probabilities(logits: Floats, best: npt.NDArray[np.intp], temperature: float) -> Floats:
     """Return softmax(logits / temperature) [N] of the best candidates."""
-    scaled = logits / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    weights = np.exp(scaled)
-    found: Floats = weights[np.arange(len(best)), best] / weights.sum(axis=1)
+    from scipy.special import softmax  # noqa: PLC0415
+
+    found: Floats = softmax(logits / temperature, axis=1)[np.arange(len(best)), best]
     return found
 
 

@@ -156,7 +156,7 @@ class EntityLinker:
         inputs: Iterable[Any],
         mentions: None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 8,
         num_proc: int | None = None,
     ) -> list[list[LinkedMention]]: ...
     @overload
@@ -165,7 +165,7 @@ class EntityLinker:
         inputs: Any,
         mentions: Iterable[Any] | None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 8,
         num_proc: int | None = None,
     ) -> list[LinkedMention]: ...
     def __call__(
@@ -173,7 +173,7 @@ class EntityLinker:
         inputs: Any,
         mentions: Iterable[Any] | None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 8,
         num_proc: int | None = None,
     ) -> Any:
         """Link the mentions of a text, or of many documents.
@@ -207,7 +207,7 @@ class EntityLinker:
         return found[0] if mentions is not None or is_one(inputs) else found
 
     def link_mentions(
-        self, mentions: Iterable[Mention], *, batch_size: int = 32, num_proc: int | None = None
+        self, mentions: Iterable[Mention], *, batch_size: int = 8, num_proc: int | None = None
     ) -> list[LinkedMention]:
         """Link mentions that come with the text around them and without a document.
 
@@ -227,7 +227,7 @@ class EntityLinker:
         development: Iterable[Any],
         *,
         least_precision: float | None = None,
-        batch_size: int = 32,
+        batch_size: int = 8,
         num_proc: int | None = None,
     ) -> Calibration:
         """Set retrieval's weight, temperature and threshold by mentions whose concepts are known.

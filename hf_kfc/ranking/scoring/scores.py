@@ -87,7 +87,10 @@ class Scores:
             heading = (title, "", "95 % interval", "of")
             rows = [(key, str(e), e.interval, f"{e.mentions:,}") for key, e in own.items()]
             parts += [Table([heading, *rows])] if rows else []
-        confused = [(*own[:4], f"{own.times:,}") for own in self.confusions[:_SHOWN]]
+        confused = [
+            (own[0] or "no concept", own[1], own[2] or "no concept", own[3], f"{own.times:,}")
+            for own in self.confusions[:_SHOWN]
+        ]
         names = ("right", "", "taken for", "", "times")
         parts += [Table([names, *confused], left=4)] if confused else []
         return Report(values, parts)

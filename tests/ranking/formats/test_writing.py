@@ -106,6 +106,13 @@ def test_what_a_format_cannot_say_is_refused_and_nothing_else_is_written(
     assert found == replace(document, spans=[expected])
 
 
+@pytest.mark.parametrize("form", PLACES)
+def test_half_of_a_surrogate_pair_is_for_no_format(form, tmp_path):
+    with pytest.raises(DataError, match="surrogate pair, which no file of text can; correct"):
+        write_documents([Document("a", "b\ud800")], tmp_path / PLACES[form], form)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("form", ["pubtator", "brat"])
 def test_only_json_lines_say_of_which_document_a_text_is_a_part(form):
     document = Document("7#1", "a cold", source="7")
