@@ -44,7 +44,7 @@ from hf_kfc.ranking.ontologies import Ontology, read_ontology
 HERE = Path(__file__).parent
 NAMES = "ontologies/cui_names_strict.tsv.gz"
 MENTIONS = "medmentions_st21pv/test.jsonl.gz"
-NUM_NAMES, NUM_CANDIDATES, BATCH, ROUNDS = 100_000, 10, 32, 3
+NUM_NAMES, NUM_CANDIDATES, BATCH, ROUNDS = 100_000, 10, 8, 3
 NUM_MENTIONS = {"cnn": 3_000, "minilm": 100, "minilm-bf16": 100}
 LABELS = {
     "cnn": "CNN, width 128",
