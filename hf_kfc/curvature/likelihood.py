@@ -121,7 +121,10 @@ def _refuse_other_labels(outputs: Outputs, examples: int) -> None:
         needed = f"out of range for {logits.shape[-1]} classes; use -100 where there is no decision"
     elif family is Family.BERNOULLI:
         wrong = ~((labels >= 0) & (labels <= 1))
-        needed = "no probability; a yes or no is 1.0 or 0.0"
+        needed = (
+            "no probability; a yes or no is 1.0 or 0.0, and of numbers the config's problem_type "
+            "is 'regression', or `forward=` returns Family.GAUSSIAN"
+        )
     else:
         wrong, needed = ~labels.isfinite(), "no number to predict; leave such examples out"
     if bool(wrong.any()):

@@ -73,7 +73,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
 
     Args:
         model: Called with the batch less ``labels``, unless they are one per position and it has a
-            loss of its own.
+            loss of its own, or it does not run without.
         batch: Tensors by name; ``labels`` is required, or where the answers start and end.
 
     Returns:
@@ -97,11 +97,13 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         return _answers(model, found, batch, batch.get("attention_mask"))
     labels = _labels(inputs)
     del inputs["labels"]
-    probe, shifts = _probe_labels(model, labels), False
+    probe, asked, shifts = _probe_labels(model, labels), False, False
     if probe is not None and (start := _first_attended(inputs, labels)):
         shifts = _shifts(model, _loss_from(model, inputs, probe, start))
-    elif probe is not None:
+    elif asked := probe is not None:
         inputs["labels"] = probe
+    elif (own := _parameters(model).get("labels")) and own.default is own.empty:
+        inputs["labels"] = labels  # it always computes its loss
     output = named(_run(model, inputs, labels))
     logits = getattr(output, "logits", None)
     family = None if logits is None else _family(model, logits, labels)
@@ -109,7 +111,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         _refuse_shapes(model, None if logits is None else logits.shape, labels)
     if family is not Family.CATEGORICAL:
         return Outputs(logits, labels.reshape(logits.shape), family)
-    if shifts or ("labels" in inputs and _shifts(model, getattr(output, "loss", None))):
+    if shifts or (asked and _shifts(model, getattr(output, "loss", None))):
         return Outputs(logits[:, :-1], labels[:, 1:])
     return Outputs(logits, labels)
 
@@ -159,8 +161,8 @@ def _with_every_class(batch: Mapping[str, Tensor], outputs: Outputs) -> dict[str
 def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
     with torch.enable_grad():
         found = named(model(**batch))
+    loss = getattr(found, "loss", None)
     for scores, expected in _as_the_loss_reads(model, found, batch, outputs):
-        loss = getattr(found, "loss", None)
         own = _gradient(loss, scores)
         if own is None:  # of logits that it computes anew, or of others than it returns
             if loss is not None and not _has_answers(batch) and not _is_mean(loss, expected):
@@ -175,6 +177,35 @@ def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outp
         cosines = [functional.cosine_similarity(*x, eps=1e-30) for x in ((own, residual), together)]
         if len(own) and bool((torch.cat(cosines) < least).any()):
             _refuse_loss(model, outputs)
+    _refuse_other_heads(
+        model, loss, [s for s, _ in _as_the_loss_reads(model, found, batch, outputs)]
+    )
+
+
+def _refuse_other_heads(model: nn.Module, loss: Tensor | None, scores: Sequence[Tensor]) -> None:
+    """Refuse a loss that learns parameters of which the scores tell nothing: F of them is 0."""
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    told = [s for s in scores if _gradient(loss, s) is not None]
+    if loss is None or len(told) < len(scores) or not learning:
+        return
+    for sources, weights in ((told, [torch.ones_like(s) for s in told]), ([loss], None)):
+        found = torch.autograd.grad(
+            sources, list(learning.values()), weights, retain_graph=True, allow_unused=True
+        )
+        is_told = sources is told
+        learning = {
+            name: p
+            for (name, p), g in zip(learning.items(), found, strict=True)
+            if (g is None if is_told else g is not None and bool(g.to_dense().any()))
+        }
+        if not learning:
+            return
+    names = ", ".join(list(learning)[:_MOST_NAMED])
+    raise CurvatureError(
+        f"the loss of {type(model).__name__} has a part that its logits do not tell, by which "
+        f"{len(learning)} parameters learn ({names}, ...) that would move freely; give `forward=` "
+        "a function whose logits and labels are of all decisions, or list them in `ignore`"
+    )
 
 
 def _is_mean(loss: Tensor, outputs: Outputs) -> bool:
@@ -203,6 +234,7 @@ def _refuse_loss(model: nn.Module, outputs: Outputs) -> NoReturn:
 
 _ENDS = ("start_positions", "end_positions")
 _CLASSES = 32  # of which weights are looked for
+_MOST_NAMED = 3
 
 
 def _has_answers(batch: Mapping[str, Tensor]) -> bool:
@@ -257,7 +289,10 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
         if "labels" not in inputs:
             raise
         without = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = getattr(named(model(**without)), "logits", None)
+        try:
+            logits = getattr(named(model(**without)), "logits", None)
+        except TypeError:  # it does not run without
+            raise error from None
         if logits is not None and logits.shape[:-1] == labels.shape:
             _refuse_classes(labels, logits.shape[-1])
             if bool((inputs["labels"] == -100).any()):

@@ -403,6 +403,45 @@ def test_outputs_may_be_a_dict_or_a_tuple(form: type, labels: tuple[int, ...]) -
         curvature(other)
 
 
+class TwoHeads(nn.Module):
+    """Learns by two losses, returns the scores of one, and does not run without labels."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.below, self.head, self.other = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.share = share
+
+    def forward(self, x: Tensor, labels: Tensor) -> SequenceClassifierOutput:
+        hidden = self.below(x).tanh()
+        logits = self.head(hidden)
+        loss = F.cross_entropy(logits, labels)
+        if self.share:
+            loss = loss + self.share * F.cross_entropy(self.other(hidden), labels)
+        return SequenceClassifierOutput(loss, logits)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_another_head_that_the_loss_teaches_is_not_left_free(share: float) -> None:
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 0, 1)]
+    model = TwoHeads(share)
+
+    def estimated(*ignore: str) -> Any:
+        args = CurvatureArguments(curvature="diagonal", ignore=list(ignore))
+        return estimate_curvature(model, rows, torch.utils.data.default_collate, args)
+
+    if share:
+        with pytest.raises(CurvatureError, match=r"do not tell, by which 2 parameters.*other\.w"):
+            estimated()
+    found = estimated("other") if share else estimated()
+    expected = torch.zeros(3)
+    for row in rows:
+        scores = model.head(model.below(row["x"]).tanh()).detach()
+        expected += (scores.softmax(-1) - F.one_hot(row["labels"], 3)).square() / len(rows)
+    block = next(block for block in found.blocks if block.name == "head")
+    bias = block.split(block.operator.diagonal)["head.bias"]
+    torch.testing.assert_close(bias, expected)
+
+
 def test_weights_of_classes_show_although_the_first_examples_are_of_one() -> None:
     _, loss, _ = OTHER["weighed_classes"]
     rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 2, 1, 0)]

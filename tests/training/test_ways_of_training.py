@@ -171,6 +171,48 @@ class Crash(TrainerCallback):
             raise RuntimeError("CUDA out of memory.")
 
 
+class Events(TrainerCallback):
+    """Notes what is called, in which order."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            return super().__getattribute__(name)
+
+        def note(_: Any, state: Any, control: Any, **__: Any) -> None:
+            self.seen.append((name, state.global_step))
+
+        return note
+
+
+def twice(trainer: type[Trainer]) -> type[Trainer]:
+    class Own(trainer):  # type: ignore[misc,valid-type]
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            super().train(*args, **kwargs)
+            return super().train(*args, **kwargs)
+
+    return Own
+
+
+def resumed(trainer: type[Trainer]) -> type[Trainer]:
+    class Own(trainer):  # type: ignore[misc,valid-type]
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            self.args.max_steps = 3
+            super().train(*args, **kwargs)
+            self.args.max_steps = 6
+            return super().train(resume_from_checkpoint=True)
+
+    return Own
+
+
+def weighed(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """Classes count differently, and the loss is a mean over the micro-batch."""
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    return nn.functional.cross_entropy(outputs["logits"], labels, weights)
+
+
 def batch_metrics() -> Callable[..., dict[str, float]]:
     seen: list[float] = []
 
@@ -258,6 +300,23 @@ WAYS: dict[str, Way] = {
     "losses that are not finite are logged": {"args": {"logging_nan_inf_filter": False}},
     "nothing logged": {"args": {"logging_strategy": "no"}},
     "a first step logged": {"args": {"logging_first_step": True, "logging_steps": 100}},
+    "trained twice": {"wrap": twice},
+    "resumed by another length": {
+        "wrap": resumed,
+        "args": {"save_strategy": "steps", "save_steps": 1, "ignore_data_skip": True},
+    },
+    "weighed classes, accumulated": {
+        "args": {"gradient_accumulation_steps": 3},
+        "trainer": {"compute_loss_func": weighed},
+    },
+    "evaluated before and by a schedule": {
+        "args": {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 2, "eval_delay": 3}
+    },
+    "a schedule of what is evaluated": {
+        "args": EVALUATED | {"lr_scheduler_type": "reduce_lr_on_plateau"}
+    },
+    "compiled": {"args": {"torch_compile": True, "torch_compile_backend": "eager"}},
+    "batches that are split": {"args": {"accelerator_config": {"split_batches": True}}},
     "tokens counted": {"args": {"include_num_input_tokens_seen": "all"}},
 }
 
@@ -290,6 +349,8 @@ def run(kind: type[Trainer], way: Way, folder: Path, **ours: Any) -> tuple[Train
         train_dataset=rows,
         **{"eval_dataset": evaluated} | more | ours,
     )
+    trainer.events = Events()  # type: ignore[attr-defined]
+    trainer.add_callback(trainer.events)  # type: ignore[attr-defined]
     trainer.train()
     return trainer, trainer.predict(evaluated)
 
@@ -317,6 +378,7 @@ def test_it_is_the_trainer(way: str, tmp_path: Path) -> None:
         assert theirs.keys() == mine.keys()
         assert all(torch.equal(theirs[name], mine[name]) for name in theirs), more
         assert logs(expected) == logs(found)
+        assert expected.events.seen == found.events.seen != []  # type: ignore[attr-defined]
         for a, b in zip(predicted[:2], own[:2], strict=True):
             parts = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
             assert all(np.array_equal(x, y) for x, y in parts)
