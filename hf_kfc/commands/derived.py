@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..errors import PriorError
 from ..priors import ConsolidationPrior
 from ..priors.files import refuse_other_files
 from ..priors.provenance import summarise_errors
@@ -21,7 +22,7 @@ _COLUMNS = ("name", "operator", "error")
 
 def merge(options: argparse.Namespace) -> Report:
     """Merge priors and write the result."""
-    refuse_other_files(options.output)
+    _refuse_output(options.output, options.priors)
     priors = [ConsolidationPrior.from_pretrained(name) for name in options.priors]
     merged = ConsolidationPrior.merge(
         priors, rank=options.rank, weights=options.weights, damping=options.damping
@@ -32,7 +33,7 @@ def merge(options: argparse.Namespace) -> Report:
 
 def compress(options: argparse.Namespace) -> Report:
     """Compress a prior and write the result."""
-    refuse_other_files(options.output)
+    _refuse_output(options.output, [options.prior])
     prior = ConsolidationPrior.from_pretrained(options.prior)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     return _written(prior.compress(rank=options.rank, dtype=dtype), options.output)
@@ -45,6 +46,13 @@ def export(options: argparse.Namespace) -> Report:
     size = options.output.stat().st_size
     values = {"output": str(options.output), "layers": count, "bytes": size}
     return Report(values, [f"{options.output}: inputs of {count} layers, {megabytes(size)} MB"])
+
+
+def _refuse_output(output: Path, given: Sequence[str]) -> None:
+    """Make sure that nothing is lost: neither other files, nor what the output is made of."""
+    refuse_other_files(output)
+    if output.exists() and any(Path(n).exists() and output.samefile(n) for n in given):
+        raise PriorError(f"{output} is the prior that is read; give --output another folder")
 
 
 def _written(

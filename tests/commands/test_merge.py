@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from hf_kfc import ConsolidationPrior
@@ -73,3 +75,16 @@ def test_a_folder_of_something_else_is_refused_before_any_work(run, tmp_path, co
     assert result.status == 1
     assert "holds thesis.tex, which saving would delete" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("command", ["merge", "compress"])
+def test_what_is_read_is_not_replaced(tier, run, tmp_path, command):
+    prior = shutil.copytree(tier.prior, tmp_path / "prior")
+    (tmp_path / "link").symlink_to(prior)
+    more = ["--dtype", "bfloat16"] if command == "compress" else [tier.prior]
+    for output in (prior, tmp_path / "link"):
+        result = run(command, prior, *more, "--output", output)
+        assert (result.status, result.out) == (1, "")
+        assert "is the prior that is read; give --output another folder" in result.err
+    saved = [ConsolidationPrior.from_pretrained(p).fingerprint for p in (prior, tier.prior)]
+    assert saved[0] == saved[1]
