@@ -27,6 +27,7 @@ class LmMethod:
         rows: Of these in a step; 0 for as many as the command line says.
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         public: Share of public texts among those of probes and curvature.
+        repeated: Share of public texts, cut to a half, that stand twice in their row.
         distilled: Weight of the KL on the new texts themselves; None for none.
         mixed: Weight of the cross entropy of public texts among the new ones; None for none.
         adapter: What learns in the place of the parameters, see
@@ -45,6 +46,7 @@ class LmMethod:
     rows: int = 0
     temperature: float = 1.0
     public: float = 0.0
+    repeated: float = 0.0
     distilled: float | None = None
     mixed: float | None = None
     adapter: str | None = None
@@ -115,6 +117,13 @@ LM_METHODS: Mapping[str, Part] = {
         "public texts in the place of sampled ones, for probes and curvature; their share",
         lambda share: {"public": share},
         1.0,
+        (0.0, 1.0),
+    ),
+    "repeated": Part(
+        "with public texts: how many of them are half as long and said twice, so that what comes "
+        "next stands far back (induction, Olsson et al. 2022)",
+        lambda share: {"repeated": share},
+        0.25,
         (0.0, 1.0),
     ),
     "lwf": _part(

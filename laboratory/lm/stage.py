@@ -209,6 +209,8 @@ class Stage:
         taken = round(method.public * len(probes))
         rows = [*self.public[:taken], *probes.rows[: len(probes) - taken]]
         random.Random(self.seed).shuffle(rows)
+        twice = round(method.repeated * len(rows))
+        rows = [*map(_said_twice, rows[:twice]), *rows[twice:]]
         with self._precision():
             return Probes.from_dataset(
                 self.anchor,
@@ -311,6 +313,11 @@ class Stage:
     def _precision(self) -> AbstractContextManager[Any]:
         is_mixed = self.args.dtype == "bfloat16"
         return torch.autocast(self.anchor.device.type, torch.bfloat16, enabled=is_mixed)
+
+
+def _said_twice(row: Row) -> Row:
+    half: list[int] = list(row["input_ids"][: len(row["input_ids"]) // 2])
+    return {"input_ids": half * 2}
 
 
 class Rival(ConsolidationTrainer):

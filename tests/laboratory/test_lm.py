@@ -23,6 +23,7 @@ from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
 
 OURS = ["kfc:0.1+probes:1", "kfc:0.1+rank:4+probes:1+rows:1", "kfc:0.1+probes:1+public:0.5"]
+TWICE = "probes:1+public+repeated:0.5"
 KEEP = [*OURS, "average:0.5", "lwf:4", "ewc:0.1", "lora:2", "corda:2", "osf:0.9"]
 METHODS = ["none", "average:0", *KEEP]
 NOTES = [f"Nota {n}: dolor de cabeza y fiebre, sin tos ni otra cosa. " * 3 for n in range(40)]
@@ -141,6 +142,8 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
         assert (len(rows), len(public)) == (len(sampled), count)
         story = "It is a truth universally known. " * 40
         assert all(stage.tokenizer.decode(row) in story for row in public)
+    rows = [list(r["input_ids"]) for r in stage.learnt_from(LmMethod.parse(TWICE)).rows]
+    assert [row[:16] == row[16:] for row in rows] == [True] * 9 + [False] * 9
     ours, theirs = (stage.prior(LmMethod.parse(f"kfc:0.1{end}")) for end in ("", "+public"))
     assert ours.fingerprint != theirs.fingerprint
     empty = Stage(arguments(tmp_path, model, tmp_path / "r.jsonl"), 0)
@@ -261,6 +264,8 @@ def test_a_method_has_a_rank_and_rows_of_its_own(data, model, tmp_path):
     stage = Stage(arguments(data, model, tmp_path / "r.jsonl"), 0)
     whole, small = (stage.trainer(LmMethod.parse(name), stage.anchor) for name in OURS[:2])
     assert (whole.args.probe_batch_size, small.args.probe_batch_size) == (2, 1)
+    sharp = stage.trainer(LmMethod.parse("kfc:0.1+damping:0.02"), stage.anchor)
+    assert (whole.args.damping, sharp.args.damping) == (0.1, 0.02)
     (own,) = stage.trainer(LmMethod.parse("probes"), stage.anchor).probes.values()
     assert own is stage.probes[0]
     cooler = LmMethod.parse("probes+temperature:0.5")
