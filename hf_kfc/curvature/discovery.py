@@ -209,7 +209,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model: Wrapped or not.
 
     Raises:
-        CurvatureError: It is no model, is sharded, or a part of it is compiled on its own.
+        CurvatureError: It is no model, has no values, is sharded, or a part of it is compiled.
     """
     if not isinstance(model, nn.Module):
         raise CurvatureError(

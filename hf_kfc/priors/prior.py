@@ -99,7 +99,6 @@ class ConsolidationPrior(BasePrior):
                 estimated, or the checkpoint is of another estimate.
         """
         args, model = CurvatureArguments() if args is None else args, unwrapped(model)
-        _refuse_meta(model)
         if not isinstance(args, CurvatureArguments):
             raise PriorError(f"args is a {type(args).__name__}; give CurvatureArguments")
         if not isinstance(anchor_metrics, Mapping | None):
@@ -141,7 +140,6 @@ class ConsolidationPrior(BasePrior):
             ignore: Parameters left to move freely: patterns of their names, or modules' paths.
         """
         model = unwrapped(model)
-        _refuse_meta(model)
         curvature = identity_curvature(model, ignore)
         return cls(_anchor(model, curvature), curvature, Provenance(task, **_origin(model)))
 
@@ -346,14 +344,6 @@ class ConsolidationPrior(BasePrior):
                 factors); all problems are listed.
         """
         return load(cls, name_or_path, revision, layers, token, cache_dir)
-
-
-def _refuse_meta(model: nn.Module) -> None:
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise PriorError(
-            f"{type(model).__name__} is on the meta device, without values to be an anchor; load "
-            "its weights first"
-        )
 
 
 def _anchor(model: nn.Module, curvature: Curvature) -> dict[str, Tensor]:
