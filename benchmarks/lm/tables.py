@@ -45,7 +45,7 @@ MEASURES = {
 }
 """What is measured of general ability, and its label; what is lost grows with a loss alone."""
 
-_LITTLE = 0.03
+_LITTLE = 0.02
 _COLORS = {"KFC and probes": "C3", "KFC or probes": "C1", "rivals": "C0", "plain, anchor": "0.2"}
 
 

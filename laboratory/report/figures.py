@@ -132,7 +132,7 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
             )
             label.set_in_layout(False)
             box = label.get_window_extent()
-            is_inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            is_inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and box.y1 <= axes.bbox.y1
             if is_inside and not any(box.overlaps(other) for other in taken):
                 break
             label.remove()
