@@ -231,6 +231,7 @@ def draw(records: Records, path: Path) -> None:
         right.set_ylabel("general cross entropy (nats)")
         figure.draw_without_rendering()  # lays the axes out
         named = [row for row in rows if _has_name(row, rows)]
+        named.sort(key=lambda row: row.new - row.prevented)  # the best have the first choice
         name_points(left, {row.method: (row.new, 100 * row.prevented) for row in named})
         figure.savefig(path, metadata={"Date": None})
 

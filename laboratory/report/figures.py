@@ -108,6 +108,10 @@ def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
     save_figure(figure, paths)
 
 
+_ALIGNED = {8: "left", -8: "right", 0: "center"}
+"""How a name lies that many points across from its own."""
+
+
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write the name of each point beside it, at the nearest free place within the axes.
 
@@ -121,14 +125,14 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     centres = axes.transData.transform(list(points.values()))
     taken = [Bbox([centre - 5, centre + 5]) for centre in centres]
     for name, point in points.items():
-        for up, across in itertools.product(places, (8, -8)):
+        for up, across in itertools.product(places, _ALIGNED):
             label = axes.annotate(
                 name,
                 point,
                 (across, up),
                 textcoords="offset points",
                 fontsize=8,
-                horizontalalignment="left" if across > 0 else "right",
+                horizontalalignment=_ALIGNED[across],
             )
             label.set_in_layout(False)
             box = label.get_window_extent()
