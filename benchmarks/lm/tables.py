@@ -46,6 +46,7 @@ MEASURES = {
 """What is measured of general ability, and its label; what is lost grows with a loss alone."""
 
 _LITTLE = 0.02
+"""Nats of the new task that a method may cost."""
 _COLORS = {"KFC and probes": "C3", "KFC or probes": "C1", "rivals": "C0", "plain, anchor": "0.2"}
 
 
@@ -217,7 +218,7 @@ def draw(records: Records, path: Path) -> None:
         rows = rows_of(records)
         for row in rows:
             left.scatter(row.new, 100 * row.prevented, color=_color(row.method), s=25)
-        left.axvline(0.02, color="0.8", zorder=0)
+        left.axvline(_LITTLE, color="0.8", zorder=0)
         left.axhline(95, color="0.8", zorder=0)
         left.set_xlabel("cross entropy of new texts, less that of none (nats)")
         left.set_ylabel("rise of the general cross entropy prevented (%)")

@@ -90,8 +90,7 @@ def load_config(name: str, token: str | None = None) -> PreTrainedConfig:
         Exception: Whatever transformers makes of files that anybody wrote; see :func:`loading`.
     """
     path, revision = split_revision(name)
-    fields, _ = PreTrainedConfig.get_config_dict(path, revision=revision, token=token)
-    _refuse_counts(fields, name)
+    _refuse_counts(PreTrainedConfig.get_config_dict(path, revision=revision, token=token)[0], name)
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         path, revision=revision, token=token, trust_remote_code=False
     )
@@ -99,6 +98,7 @@ def load_config(name: str, token: str | None = None) -> PreTrainedConfig:
 
 
 def _refuse_counts(fields: dict[str, Any], name: str) -> None:
+    """Refuse what would take for ever to make, before transformers makes it; nested parts too."""
     for field, value in fields.items():
         if isinstance(value, dict):
             _refuse_counts(value, name)
@@ -121,8 +121,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path, revision = split_revision(name)
     with loading(f"the tokenizer of '{name}'", "a folder or repository that has one"):
         with suppress(OSError):  # it need not have a model beside it
-            fields, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-            _refuse_counts(fields, name)
+            _refuse_counts(PreTrainedConfig.get_config_dict(path, revision=revision)[0], name)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=False
         )

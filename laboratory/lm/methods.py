@@ -27,7 +27,8 @@ class LmMethod:
         rows: Of these in a step; 0 for as many as the command line says.
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         public: Share of public texts among those of probes and curvature.
-        repeated: Share of public texts, cut to a half, that stand twice in their row.
+        repeated: Share of public texts, cut to a half, that stand twice in their row as
+            probes; the curvature is of them as they are.
         distilled: Weight of the KL on the new texts themselves; None for none.
         mixed: Weight of the cross entropy of public texts among the new ones; None for none.
         adapter: What learns in the place of the parameters, see
@@ -67,6 +68,12 @@ class LmMethod:
         method = replace(cls(name), **changes_of(name, LM_METHODS))
         if method.distilled and method.mixed:
             raise ConsolidationError(f"method '{name}' has two rivals' terms; give lwf or mixed")
+        if method.repeated and not (method.public and method.probes):
+            raise ConsolidationError(
+                f"method '{name}' repeats what it has not; give probes and public beside it"
+            )
+        if method.damping is not None and method.curvature is None:
+            raise ConsolidationError(f"method '{name}' damps no penalty; give kfc, ewc or l2")
         return method
 
     @property

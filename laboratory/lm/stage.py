@@ -237,7 +237,7 @@ class Stage:
         if folder.exists():
             return ConsolidationPrior.from_pretrained(folder)
         args = CurvatureArguments(curvature=curvature, curvature_batch_size=8)
-        rows = self.learnt_from(replace(method, temperature=1.0)).rows
+        rows = self.learnt_from(replace(method, temperature=1.0, repeated=0.0)).rows
         ids = [row["input_ids"] for row in rows][: self.args.curvature_texts]
         texts = [{"input_ids": text, "labels": text} for text in ids]
         prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)

@@ -146,11 +146,19 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
     assert [row[:16] == row[16:] for row in rows] == [True] * 9 + [False] * 9
     ours, theirs = (stage.prior(LmMethod.parse(f"kfc:0.1{end}")) for end in ("", "+public"))
     assert ours.fingerprint != theirs.fingerprint
+    other = Stage(arguments(data, model, tmp_path / "other.jsonl"), 0)  # nothing is kept there
+    assert other.prior(LmMethod.parse(f"kfc:0.1+{TWICE}")).fingerprint == theirs.fingerprint
     empty = Stage(arguments(tmp_path, model, tmp_path / "r.jsonl"), 0)
     with pytest.raises(
         DataError, match=r"has 0 rows of 32 tokens in its \*.txt, and 18 are needed"
     ):
         empty.learnt_from(LmMethod.parse("probes:1+public"))
+
+
+@pytest.mark.parametrize("name", ["probes:1+repeated", "public+repeated", "probes:1+damping:0.1"])
+def test_a_part_that_would_do_nothing_is_refused(name):
+    with pytest.raises(ConsolidationError, match=r"repeats what it has not|damps no penalty"):
+        LmMethod.parse(name)
 
 
 def test_two_rivals_in_one_method_are_refused():
