@@ -72,11 +72,16 @@ def _examples(
     options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prepared, Probes | None]:
     """Encode the data set, or let the model write texts, which are probes too."""
+    if options.said_twice and not (options.probes and _is_causal(model)):
+        raise ConsolidationError(
+            "--said_twice is for the --probes of a causal language model; give their number, or "
+            "leave it out"
+        )
     if options.dataset:
         choices = Choices(options.text_columns, options.label_column, options.max_length)
         dataset = load_examples(options.dataset, options.config, options.split)
         prepared = prepare(dataset, model, tokenizer, choices)
-        return prepared, _probes_of(prepared, model, options) if options.probes else None
+        return prepared, _probes_of(prepared, model, tokenizer, options) if options.probes else None
     if options.probes:
         raise ConsolidationError(
             "--probes is a number of a --dataset's examples; of --generate all texts are probes"
@@ -92,11 +97,31 @@ def _examples(
     return Prepared(texts, _next_tokens), probes
 
 
-def _probes_of(prepared: Prepared, model: PreTrainedModel, options: argparse.Namespace) -> Probes:
+def _is_causal(model: PreTrainedModel) -> bool:
+    return model.can_generate() and not model.config.is_encoder_decoder
+
+
+def _probes_of(
+    prepared: Prepared,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: argparse.Namespace,
+) -> Probes:
     is_default = prepared.forward is default_forward
+    examples = prepared.dataset
+    if options.said_twice:
+        begin = tokenizer.bos_token_id
+
+        def said_twice(ids: list[int]) -> dict[str, list[int]]:
+            start = int(ids[0] == begin)
+            half = ids[start : (start + len(ids) + 1) // 2]
+            return {"input_ids": ids[:start] + half * 2}
+
+        columns = examples.column_names
+        examples = examples.map(said_twice, input_columns="input_ids", remove_columns=columns)
     return Probes.from_dataset(
         model,
-        prepared.dataset,
+        examples,
         prepared.data_collator,
         max_probes=options.probes,
         forward=unlabelled_forward if is_default else prepared.forward,

@@ -49,6 +49,12 @@ def estimate(parser: ArgumentParser) -> None:
         help="Of how many examples the prior keeps what the model says, and the examples: of a "
         "DATASET that anyone may have.",
     )
+    parser.add_argument(
+        "--said_twice",
+        action="store_true",
+        help="Let each probe of a causal language model be the first half of a text, twice: so the "
+        "model also keeps what is told by words far before.",
+    )
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument("--output", metavar="DIR", type=Path, help="The folder to write.")
     output.add_argument(

@@ -276,6 +276,36 @@ def test_examples_that_anyone_may_have_are_probes(saved, run, tier, tmp_path):
     assert "of --generate all texts are probes" in both.err
 
 
+def test_a_language_models_probes_are_said_twice(saved, run, tmp_path):
+    """The first half of each, after its first token if that is the one texts begin with."""
+    tokenizer = tokenizer_of()
+    tokenizer.bos_token = tokenizer.cls_token
+    (tmp_path / "books.txt").write_text("\n".join(TEXTS))
+    words = ("--dataset", tmp_path / "books.txt", "--probes", 4, "--said_twice")
+    causal = saved(gpt2(tokenizer), tokenizer)
+    result = run("estimate", "--model", causal, *words, "--output", tmp_path / "prior")
+    assert result.status == 0, result.err
+    probes = ConsolidationPrior.from_pretrained(tmp_path / "prior").probes
+    expected = set()
+    for text in TEXTS:
+        first, *rest = tokenizer(text)["input_ids"]
+        assert first == tokenizer.bos_token_id
+        expected.add((first, *rest[: (len(rest) + 1) // 2] * 2))
+    assert {tuple(row["input_ids"]) for row in probes.rows} == expected
+
+
+@pytest.mark.parametrize("words", [("--probes", 2), ()])
+def test_only_the_probes_of_a_causal_model_are_said_twice(saved, run, tmp_path, words):
+    tokenizer = tokenizer_of()
+    bert_model = bert(BertForSequenceClassification, tokenizer, SENTIMENT)
+    model = saved(bert_model if words else gpt2(tokenizer), tokenizer)
+    data = lines(tmp_path / "data.jsonl", text=TEXTS, label=[0, 1, 0, 1])
+    words += ("--said_twice", "--text_columns", "text", "--output", tmp_path / "prior")
+    result = run("estimate", "--model", model, "--dataset", data, *words)
+    assert result.status == 1
+    assert "--said_twice is for the --probes of a causal language model" in result.err
+
+
 def test_encoded_examples_are_taken_as_they_are(saved, run, tmp_path):
     tokenizer = tokenizer_of()
     model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
