@@ -75,8 +75,6 @@ class Operator(ABC):
             diagonals, and are to stay so when they are rounded.
         column_names: Those whose last dimension runs over the inputs where each of these stands
             alone (:attr:`stands_by_input`).
-        holds_factors: Whether :meth:`kronecker_terms` costs nothing, and multiplying by the terms
-            no more than :meth:`apply`.
         damped_anew: Whether to damp it for every product: a damped copy would take memory again.
     """
 
@@ -85,7 +83,6 @@ class Operator(ABC):
     input_names: ClassVar[tuple[str, ...]] = ()
     factor_names: ClassVar[tuple[str, ...]] = ()
     column_names: ClassVar[tuple[str, ...]] = ()
-    holds_factors: ClassVar[bool] = False
     damped_anew: ClassVar[bool] = False
 
     # --- What a kind must say ---------------------------------------------------------------------
@@ -131,9 +128,7 @@ class Operator(ABC):
 
     def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
         """Return G and A of each product as they are stored; none if no products are."""
-        if not self.holds_factors:
-            return []
-        return [(StoredFactor(t.G), StoredFactor(t.A)) for t in self.kronecker_terms()]
+        return []
 
     def eigenbasis(self, shape: tuple[int, int]) -> Eigenbasis | None:
         """Return the Kronecker basis in which F is diagonal; None if none is known at hand.

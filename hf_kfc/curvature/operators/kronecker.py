@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from typing_extensions import override
 
 from ...errors import CurvatureError
 from ...precision import wide
-from .base import KroneckerTerm, Operator
+from .base import KroneckerTerm, Operator, StoredFactor
 from .checks import bad_factor
 from .factors import damped_factor, trace
-from .solving import solve_products
+from .solving import conjugate_gradients, whitened, whitener
 
-__all__ = ["Kronecker", "KroneckerSum", "Products", "refuse_unlike"]
+__all__ = ["Factors", "Kronecker", "KroneckerSum", "Products", "refuse_unlike"]
 
 
 class Products(Operator):
@@ -37,8 +37,19 @@ class Products(Operator):
 
     @override
     def _solved(self, b: Tensor) -> tuple[Tensor, int]:
+        """Solve Σ_s G_s x A_s = b in coordinates in which one product is the identity.
+
+        It is the product that has the partial traces of the sum, Ḡ ⊗ Ā with Ā = Σ_s tr(G_s) A_s and
+        Ḡ = Σ_s tr(A_s) G_s: so a single product takes one step. In directions in which Ḡ or Ā has
+        no more than rounding, x is 0.
+        """
         terms = self.kronecker_terms()
-        return solve_products([t.A for t in terms], [t.G for t in terms], b, _apply_lists)
+        W_A = whitener([t.A for t in terms], [trace(t.G) for t in terms])
+        W_G = whitener([t.G for t in terms], [trace(t.A) for t in terms])
+        white = [Kronecker(whitened(t.A, W_A), whitened(t.G, W_G)) for t in terms]
+        V_A, V_G = (W if W.ndim == 1 else W.T for W in (W_A, W_G))
+        y, steps = conjugate_gradients(KroneckerSum.of(white).apply, Kronecker(W_A, V_G).apply(b))
+        return Kronecker(V_A, W_G).apply(y), steps
 
     def __add__(self, other: Operator) -> Operator:
         """Return the sum of all products; none is merged."""
@@ -47,24 +58,55 @@ class Products(Operator):
         return KroneckerSum.of([*self.kronecker_terms(), *others])
 
 
-class _Factors(Products):
-    """What products of stored factors A and G have in common.
+class Factors(Operator):
+    """Stored factors A and G, of one product or of several.
 
     Args:
         A: Input factor, or those of several products stacked.
         G: Output factor, or those of several products stacked.
+
+    Attributes:
+        leading: How many dimensions stack them.
     """
 
+    leading: ClassVar[int]
     tensor_names = factor_names = ("A", "G")
     input_names = column_names = ("A",)
-    holds_factors = True
 
     def __init__(self, A: Tensor, G: Tensor) -> None:
         self.A = A
         self.G = G
 
+    @property
+    @override
+    def stands_by_input(self) -> bool:
+        return self._is_diagonal(self.A)
 
-class Kronecker(_Factors):
+    @override
+    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
+        return [(StoredFactor(t.G), StoredFactor(t.A)) for t in self.kronecker_terms()]
+
+    @override
+    def damped(self, epsilon: float) -> Self:
+        """Return Σ_s (G_s + ε·tr(G_s)/q·I) ⊗ (A_s + ε·tr(A_s)/p·I).
+
+        Every summand of a product so multiplied out, as ε·tr(A_s)/p·G_s ⊗ I, is a partial trace of
+        G_s ⊗ A_s: linear in F. So damping commutes with merging: the damped sum of curvatures is
+        the sum of the damped ones, and does not depend on how F is written as a sum.
+        """
+        A, G = (damped_factor(x, epsilon, diagonal=self._is_diagonal(x)) for x in (self.A, self.G))
+        return type(self)(A, G)
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        """Return w·F with the weight in G: layers that share A still do."""
+        return type(self)(self.A, weight * self.G)
+
+    def _is_diagonal(self, factor: Tensor) -> bool:
+        return factor.ndim == self.leading + 1
+
+
+class Kronecker(Factors, Products):
     """F = G ⊗ A, so F·Δ = G Δ A (Martens & Grosse 2015; McInerney et al. 2021, arXiv:2111.06012).
 
     A factor given as a vector is a diagonal matrix: the input factor of an embedding, whose inputs
@@ -76,11 +118,7 @@ class Kronecker(_Factors):
     """
 
     kind = "kronecker"
-
-    @property
-    @override
-    def stands_by_input(self) -> bool:
-        return self.A.ndim == 1
+    leading = 0
 
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
@@ -93,22 +131,12 @@ class Kronecker(_Factors):
         return left * self.A if self.A.ndim == 1 else left @ self.A
 
     @override
-    def damped(self, epsilon: float) -> Self:
-        """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I)."""
-        return type(self)(damped_factor(self.A, epsilon), damped_factor(self.G, epsilon))
-
-    @override
-    def scaled(self, weight: float) -> Self:
-        """Return (w·G) ⊗ A: layers that share A still do."""
-        return type(self)(self.A, weight * self.G)
-
-    @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
         return bad_factor("A", self.A, p) + bad_factor("G", self.G, q)
 
 
-class KroneckerSum(_Factors):
+class KroneckerSum(Factors, Products):
     """F = Σ_s G_s ⊗ A_s, so F·Δ = Σ_s G_s Δ A_s.
 
     Args:
@@ -118,6 +146,7 @@ class KroneckerSum(_Factors):
     """
 
     kind = "kronecker_sum"
+    leading = 1
 
     @classmethod
     def of(cls, terms: Sequence[KroneckerTerm]) -> Self:
@@ -133,11 +162,6 @@ class KroneckerSum(_Factors):
         refuse_unlike("A", A)
         refuse_unlike("G", G)
         return cls(torch.stack(A), torch.stack(G))
-
-    @property
-    @override
-    def stands_by_input(self) -> bool:
-        return self.A.ndim == 2
 
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
@@ -156,23 +180,6 @@ class KroneckerSum(_Factors):
         return left.transpose(0, 1).reshape(q, -1) @ self.A.flatten(0, 1)
 
     @override
-    def damped(self, epsilon: float) -> Self:
-        """Return Σ_s (G_s + ε·tr(G_s)/q·I) ⊗ (A_s + ε·tr(A_s)/p·I).
-
-        Every summand of a product so multiplied out, as ε·tr(A_s)/p·G_s ⊗ I, is a partial trace of
-        G_s ⊗ A_s: linear in F. So damping commutes with merging: the damped sum of curvatures is
-        the sum of the damped ones, and does not depend on how F is written as a sum.
-        """
-        return type(self)(
-            damped_factor(self.A, epsilon, diagonal=self.A.ndim == 2),
-            damped_factor(self.G, epsilon, diagonal=self.G.ndim == 2),
-        )
-
-    @override
-    def scaled(self, weight: float) -> Self:
-        return type(self)(self.A, weight * self.G)
-
-    @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         """Say what is wrong; every factor must be positive semi-definite by itself."""
         q, p = shape
@@ -180,11 +187,10 @@ class KroneckerSum(_Factors):
             return wrong
         if len(self.A) != len(self.G):
             return [f"G has shape {list(self.G.shape)}, expected {len(self.A)} terms as A has"]
-        sizes = {"A": p, "G": q}
         return [
             f"{phrase} in term {number}"
-            for name, size in sizes.items()
-            for number, factor in enumerate(getattr(self, name))
+            for name, stack, size in (("A", self.A, p), ("G", self.G, q))
+            for number, factor in enumerate(stack)
             for phrase in bad_factor(name, factor, size)
         ]
 
@@ -196,10 +202,6 @@ def refuse_unlike(name: str, factors: Sequence[Tensor]) -> None:
         raise CurvatureError(
             f"factors {name} of shapes {found} have no sum; merge curvatures of one layer"
         )
-
-
-def _apply_lists(A: list[Tensor], G: list[Tensor], delta: Tensor) -> Tensor:
-    return KroneckerSum(torch.stack(A), torch.stack(G)).apply(delta)
 
 
 def _bad_stack(name: str, stack: Tensor, size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -10,18 +11,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...errors import CurvatureError
-from ...precision import wide_dtype
+from ...precision import wide
 from .base import Operator, StoredFactor
 from .checks import negative, wrong_shape
 from .kronecker import Kronecker, Products
 
-__all__ = ["LowRankKronecker", "LowRankKroneckerSum", "dense_factor"]
+__all__ = ["LowRankFactors", "LowRankKronecker", "LowRankKroneckerSum", "dense_factor"]
 
 _ALWAYS_FORMED, _ROWS_PER_RANK = 8192, 512
 
 
-class _LowRankFactors(Products):
-    """What one product of low-rank factors and a sum of them have in common.
+class LowRankFactors(Operator):
+    """Stored factors U Uᵀ + diag(d), of one product or of several.
 
     Args:
         A_U: Eigenpairs of A, or those of several products stacked.
@@ -46,13 +47,62 @@ class _LowRankFactors(Products):
         return not self.A_U.shape[-1]
 
     @override
+    def trace(self, shape: tuple[int, int]) -> Tensor:
+        return (_trace(self.A_U, self.A_d) * _trace(self.G_U, self.G_d)).sum()
+
+    @override
+    def scaled(self, weight: float) -> Self:
+        return type(self)(self.A_U, self.A_d, weight**0.5 * self.G_U, weight * self.G_d)
+
+    @override
+    def damped(self, epsilon: float) -> Self:
+        """Return Σ_s (G_s + ε·tr(G_s)/q·I) ⊗ (A_s + ε·tr(A_s)/p·I): only the diagonals grow.
+
+        They are in float32 or wider: in half precision, small damping would be rounded away.
+        """
+        A_d = _damped_diagonal(self.A_U, self.A_d, epsilon)
+        return type(self)(self.A_U, A_d, self.G_U, _damped_diagonal(self.G_U, self.G_d, epsilon))
+
+    @override
     def _with_columns(self, change: Callable[[Tensor], Tensor]) -> Self:
         part = super()._with_columns(change)
         part.A_U = self.A_U.new_empty(*part.A_d.shape, 0)
         return part
 
 
-class LowRankKronecker(_LowRankFactors):
+class _LowRankProducts(LowRankFactors, Products):
+    """What one product of low-rank factors and a sum of them have in common."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> list[LowRankKronecker]:
+        """The products one by one."""
+
+    @override
+    def kronecker_terms(self) -> Sequence[Kronecker]:
+        """Return the products with their factors as matrices; without columns, as vectors.
+
+        They are in float32 or wider: rounded to half precision they could be indefinite.
+        """
+        return [
+            Kronecker(
+                dense_factor(wide(t.A_U), wide(t.A_d)), dense_factor(wide(t.G_U), wide(t.G_d))
+            )
+            for t in self.terms
+        ]
+
+    @override
+    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
+        return [(_stored(t.G_U, t.G_d), _stored(t.A_U, t.A_d)) for t in self.terms]
+
+    @override
+    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
+        if _is_out_of_proportion(self.A_U) or _is_out_of_proportion(self.G_U):
+            return None
+        return super().spectrum(shape)
+
+
+class LowRankKronecker(_LowRankProducts):
     """F = G ⊗ A with A = U_A U_Aᵀ + diag(d_A) and G = U_G U_Gᵀ + diag(d_G).
 
     It is positive semi-definite in whatever precision its tensors are stored.
@@ -66,24 +116,16 @@ class LowRankKronecker(_LowRankFactors):
 
     kind = "low_rank_kronecker"
 
+    @property
+    @override
+    def terms(self) -> list[LowRankKronecker]:
+        return [self]
+
     @override
     def apply(self, delta: Tensor) -> Tensor:
         """Return G Δ A, each factor multiplied as it is or as a matrix, whichever costs less."""
         left = _times(delta.T, self.G_U, self.G_d).T
         return _times(left, self.A_U, self.A_d)
-
-    @override
-    def kronecker_terms(self) -> Sequence[Kronecker]:
-        """Return the one product with its factors as matrices; without columns, as vectors.
-
-        They are in float32 or wider: rounded to half precision they could be indefinite.
-        """
-        wide = self.to(dtype=wide_dtype(self.A_d.dtype))
-        return [Kronecker(dense_factor(wide.A_U, wide.A_d), dense_factor(wide.G_U, wide.G_d))]
-
-    @override
-    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
-        return [(_stored(self.G_U, self.G_d), _stored(self.A_U, self.A_d))]
 
     @override
     def inner(self, other: Operator, shape: tuple[int, int]) -> Tensor:
@@ -94,40 +136,12 @@ class LowRankKronecker(_LowRankFactors):
         )
 
     @override
-    def trace(self, shape: tuple[int, int]) -> Tensor:
-        A, G = self.A_U.square().sum() + self.A_d.sum(), self.G_U.square().sum() + self.G_d.sum()
-        return A * G
-
-    @override
-    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
-        if _is_out_of_proportion(self.A_U) or _is_out_of_proportion(self.G_U):
-            return None
-        return super().spectrum(shape)
-
-    @override
-    def scaled(self, weight: float) -> Self:
-        return type(self)(self.A_U, self.A_d, weight**0.5 * self.G_U, weight * self.G_d)
-
-    @override
-    def damped(self, epsilon: float) -> Self:
-        """Return (G + ε·tr(G)/q·I) ⊗ (A + ε·tr(A)/p·I): only the diagonals grow.
-
-        They are in float32 or wider: in half precision, small damping would be rounded away.
-        """
-        A_d = _damped_diagonal(self.A_U, self.A_d, epsilon)
-        return type(self)(self.A_U, A_d, self.G_U, _damped_diagonal(self.G_U, self.G_d, epsilon))
-
-    @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
         return _bad_parts("A", self.A_U, self.A_d, p) + _bad_parts("G", self.G_U, self.G_d, q)
 
 
-def _stored(U: Tensor, d: Tensor) -> StoredFactor:
-    return StoredFactor(d, U if U.shape[1] else None)
-
-
-class LowRankKroneckerSum(_LowRankFactors):
+class LowRankKroneckerSum(_LowRankProducts):
     """F = Σ_s G_s ⊗ A_s, each as in :class:`LowRankKronecker`.
 
     Args:
@@ -140,45 +154,14 @@ class LowRankKroneckerSum(_LowRankFactors):
     kind = "low_rank_kronecker_sum"
 
     @property
+    @override
     def terms(self) -> list[LowRankKronecker]:
-        """The products one by one."""
         tensors = (self.A_U, self.A_d, self.G_U, self.G_d)
         return [LowRankKronecker(*parts) for parts in zip(*tensors, strict=True)]
-
-    def _of(self, terms: Sequence[LowRankKronecker]) -> Self:
-        states = [term.state() for term in terms]
-        return self.from_state({n: torch.stack([s[n] for s in states]) for n in self.tensor_names})
 
     @override
     def apply(self, delta: Tensor) -> Tensor:
         return torch.stack([term.apply(delta) for term in self.terms]).sum(0)
-
-    @override
-    def kronecker_terms(self) -> Sequence[Kronecker]:
-        return [product for term in self.terms for product in term.kronecker_terms()]
-
-    @override
-    def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
-        return [pair for term in self.terms for pair in term.stored_factors()]
-
-    @override
-    def trace(self, shape: tuple[int, int]) -> Tensor:
-        return torch.stack([term.trace(shape) for term in self.terms]).sum()
-
-    @override
-    def spectrum(self, shape: tuple[int, int]) -> Tensor | None:
-        if any(_is_out_of_proportion(U) for U in (self.A_U[0], self.G_U[0])):
-            return None
-        return super().spectrum(shape)
-
-    @override
-    def scaled(self, weight: float) -> Self:
-        return self._of([term.scaled(weight) for term in self.terms])
-
-    @override
-    def damped(self, epsilon: float) -> Self:
-        """Return the sum of the damped products, as :class:`KroneckerSum` does."""
-        return self._of([term.damped(epsilon) for term in self.terms])
 
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
@@ -219,7 +202,7 @@ def dense_factor(U: Tensor, d: Tensor) -> Tensor:
 
 def _is_out_of_proportion(U: Tensor) -> bool:
     """Whether U Uᵀ is a large matrix of very few numbers."""
-    rows, rank = U.shape
+    rows, rank = U.shape[-2:]
     return rank > 0 and rows > max(_ALWAYS_FORMED, _ROWS_PER_RANK * (rank + 1))
 
 
@@ -242,9 +225,17 @@ def _times(delta: Tensor, U: Tensor, d: Tensor) -> Tensor:
 
 
 def _damped_diagonal(U: Tensor, d: Tensor, epsilon: float) -> Tensor:
-    wide = wide_dtype(d.dtype)
-    U, d = U.to(wide), d.to(wide)
-    return d + epsilon * (U.square().sum() + d.sum()) / len(d)
+    U, d = wide(U), wide(d)
+    return d + epsilon * _trace(U, d)[..., None] / d.shape[-1]
+
+
+def _trace(U: Tensor, d: Tensor) -> Tensor:
+    """Return tr(U Uᵀ + diag(d)) of each factor."""
+    return U.square().sum((-2, -1)) + d.sum(-1)
+
+
+def _stored(U: Tensor, d: Tensor) -> StoredFactor:
+    return StoredFactor(d, U if U.shape[1] else None)
 
 
 def _bad_parts(name: str, U: Tensor, d: Tensor, size: int) -> list[str]:

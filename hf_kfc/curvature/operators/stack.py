@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Eigenbasis, Operator
-from .kronecker import KroneckerSum, Products
-from .low_rank import LowRankKroneckerSum
+from .kronecker import Factors, KroneckerSum, Products
+from .low_rank import LowRankFactors, LowRankKroneckerSum
 
 __all__ = ["KroneckerStack", "LowRankKroneckerStack", "Stack"]
 
@@ -46,15 +46,6 @@ class Stack(Operator):
         own = delta.reshape(len(next(iter(state.values()))), -1, delta.shape[1])
         product: Tensor = torch.vmap(lambda s, d: self.part.from_state(s).apply(d))(state, own)
         return product.reshape(delta.shape)
-
-    @override
-    def damped(self, epsilon: float) -> Self:
-        """Damp each part by its own size: one that no example went through stays 0."""
-        return self._each(lambda part: part.damped(epsilon))
-
-    @override
-    def scaled(self, weight: float) -> Self:
-        return self._each(lambda part: part.scaled(weight))
 
     def __add__(self, other: Operator) -> Operator:
         """Return the sum, part by part; no product is merged."""
@@ -126,17 +117,14 @@ class Stack(Operator):
         solved = [part._solved(rows) for part, rows in zip(parts, own, strict=True)]
         return torch.cat([x for x, _ in solved]), max(steps for _, steps in solved)
 
-    def _each(self, change: Callable[[Products], Products]) -> Self:
-        """Change all parts at once."""
-        changed = torch.vmap(lambda state: change(self.part.from_state(state)).state())
-        return self.from_state(changed(self.state()))
-
     def _shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         return shape[0] // len(next(iter(self.state().values()))), shape[1]
 
 
-class KroneckerStack(Stack):
+class KroneckerStack(Stack, Factors):
     """F_e = Σ_s G_es ⊗ A_es of each part e: one product of a task, several of merged ones.
+
+    Each part is damped by its own size: one that no example went through stays 0.
 
     Args:
         A: Input factors, shape [n, r, p, p].
@@ -145,15 +133,10 @@ class KroneckerStack(Stack):
 
     kind = "kronecker_stack"
     part = KroneckerSum
-    tensor_names = factor_names = ("A", "G")
-    input_names = ("A",)
-
-    def __init__(self, A: Tensor, G: Tensor) -> None:
-        self.A = A
-        self.G = G
+    leading = 2
 
 
-class LowRankKroneckerStack(Stack):
+class LowRankKroneckerStack(Stack, LowRankFactors):
     """F_e as in :class:`KroneckerStack`, each factor U Uᵀ + diag(d).
 
     Args:
@@ -165,11 +148,3 @@ class LowRankKroneckerStack(Stack):
 
     kind = "low_rank_kronecker_stack"
     part = LowRankKroneckerSum
-    tensor_names = ("A_U", "A_d", "G_U", "G_d")
-    input_names = ("A_U", "A_d")
-
-    def __init__(self, A_U: Tensor, A_d: Tensor, G_U: Tensor, G_d: Tensor) -> None:
-        self.A_U = A_U
-        self.A_d = A_d
-        self.G_U = G_U
-        self.G_d = G_d
