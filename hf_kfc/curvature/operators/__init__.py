@@ -11,12 +11,11 @@ from typing import TypeVar
 
 from ...errors import CurvatureError
 from .base import Eigenbasis, KroneckerTerm, Operator, StoredFactor, relative_difference
-from .eigen import KroneckerEigen
-from .elementwise import Diagonal, Identity
 from .factors import spread_columns, trace
 from .kronecker import Kronecker, KroneckerSum
 from .low_rank import LowRankKronecker, LowRankKroneckerSum
 from .solving import Solution
+from .spectral import Diagonal, Identity, KroneckerEigen
 from .stack import KroneckerStack, LowRankKroneckerStack, Stack
 
 __all__ = [
