@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ def find_sides(
         return {}
     inside: list[str] = []
     calls: dict[str, list[tuple[str | None, Any]]] = defaultdict(list)
-    roots: dict[int, Any] = {}
+    roots = set[Any]()
 
     def enter(side: str, module: nn.Module, args: Any) -> None:
         inside.append(side)
@@ -84,9 +84,7 @@ def find_sides(
     def root(module: nn.Module, args: Any, output: Any) -> None:
         reads_ids = args and isinstance(args[0], Tensor) and not args[0].is_floating_point()
         if inside and inside[-1] == DECODER and reads_ids:
-            node = getattr(output, "grad_fn", None)
-            if node is not None:
-                roots[id(node)] = node
+            roots.add(getattr(output, "grad_fn", None))
 
     handles = [
         encoder.register_forward_pre_hook(partial(enter, ENCODER)),
@@ -106,47 +104,35 @@ def find_sides(
     finally:
         for handle in handles:
             handle.remove()
+    roots.discard(None)
     if not roots:
         return {}
-    depends = _Depends(roots)
     return {
-        (name, number): _side(side, node, depends)
+        (name, number): _side(side, node, roots)
         for name, own in calls.items()
         for number, (side, node) in enumerate(own)
     }
 
 
-def _side(inside: str | None, node: Any, depends: _Depends) -> str:
+def _side(inside: str | None, node: Any, roots: Collection[Any]) -> str:
     if inside == ENCODER:
         return ENCODER
     if node is None:  # token ids, or a table of positions
         return DECODER if inside == DECODER else ENCODER
-    return DECODER if depends(node) else ENCODER
+    return DECODER if _is_made_of(node, roots) else ENCODER
 
 
-class _Depends:
-    """Tells whether a node of the graph is made of some others."""
-
-    def __init__(self, roots: Mapping[int, Any]) -> None:
-        self._known: dict[int, bool] = dict.fromkeys(roots, True)
-        self._kept: list[Any] = list(roots.values())  # an id is free again when its node is gone
-
-    def __call__(self, node: Any) -> bool:
-        stack = [node]
-        while stack:
-            current = stack[-1]
-            if id(current) in self._known:
-                stack.pop()
-                continue
-            below = [n for n, _ in current.next_functions if n is not None]
-            self._kept += [current, *below]
-            unknown = [n for n in below if id(n) not in self._known]
-            if unknown:
-                stack += unknown
-                continue
-            self._known[id(current)] = any(self._known[id(n)] for n in below)
-            stack.pop()
-        return self._known[id(node)]
+def _is_made_of(node: Any, roots: Collection[Any]) -> bool:
+    """Whether a node of the graph is one of some others, or made of one."""
+    seen, left = set[Any](), [node]
+    while left:
+        current = left.pop()
+        if current in roots:
+            return True
+        if current not in seen:
+            seen.add(current)
+            left += [below for below, _ in current.next_functions if below is not None]
+    return False
 
 
 def _part(model: nn.Module, name: str) -> nn.Module | None:
