@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "holds_tensors",
     "read_config",
+    "read_files",
     "read_prior_files",
     "read_tensors",
     "refuse_other_files",
@@ -159,16 +160,31 @@ def read_prior_files(
         except PriorError as error:
             raise PriorError(f"prior at {place}: {error}") from None
         wanted = tensors_of(config)
-    damages: list[str] = []
-    tensors: dict[str, Tensor] = {}
-    for name, values in config["files"].items():
+    tensors, damages = read_files(place, config["files"], _SHARD, wanted, "a prior")
+    return config, dict(sorted(tensors.items())), damages
+
+
+def read_files(
+    place: Path | Snapshot,
+    files: Mapping[str, Any],
+    names: re.Pattern[str],
+    wanted: Collection[str] | None,
+    owner: str,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Read the tensors that are wanted, or all, from files that an untrusted description tells of.
+
+    Returns:
+        The tensors, and one phrase for each file that is missing or damaged; its own are left out.
+    """
+    tensors, damages = dict[str, Tensor](), list[str]()
+    for name, values in files.items():
         expected, problems = read(FileEntry, values, f"file {short(name)}")
         damages += problems
-        if expected is None or (wanted is not None and wanted.isdisjoint(expected.tensors)):
+        if expected is None or (wanted is not None and set(wanted).isdisjoint(expected.tensors)):
             continue
         try:
-            if not _SHARD.fullmatch(name):
-                raise PriorError(f"file {short(name)} is not one that a prior has")
+            if not names.fullmatch(name):
+                raise PriorError(f"file {short(name)} is not one that {owner} has")
             path = find(place, name, expected.bytes)
             found = read_tensors(path, expected, wanted, cached=isinstance(place, Snapshot))
         except (HubError, PriorError) as error:
@@ -176,7 +192,7 @@ def read_prior_files(
             continue
         damages += [f"tensor {key} is in two files" for key in found if key in tensors]
         tensors |= found
-    return config, dict(sorted(tensors.items())), damages
+    return tensors, damages
 
 
 def find(place: Path | Snapshot, name: str, limit: int) -> Path:

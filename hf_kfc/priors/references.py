@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ..curvature import Block, Curvature
 from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source, hub_errors_as
 from ..schema import read
-from .files import describe, read_tensors
+from .files import describe, read_files, read_tensors
 from .schema import ANCHOR, AnchorEntry, FileEntry, tensors_of
 
 __all__ = ["read_reference", "refer_to_model"]
@@ -66,43 +65,22 @@ def read_reference(
     """
     if config.get("anchor") is None:
         return {}, []
+    entry, problems = read(AnchorEntry, config["anchor"], "the anchor")
+    if entry is None:
+        return {}, problems
     try:
-        model, files = _read(config["anchor"], token, cache_dir)
-    except (HubError, PriorError) as error:
+        model = Snapshot(Source(entry.repo_id, entry.revision), token, cache_dir)
+    except HubError as error:
         return {}, [str(error)]
     wanted = {name.removeprefix(ANCHOR) for name in tensors_of(config) if name.startswith(ANCHOR)}
-    found, damages = dict[str, Tensor](), list[str]()
-    for name, expected in files.items():
-        if wanted.isdisjoint(expected.tensors):
-            continue
-        try:
-            path = model.fetch(name, expected.bytes)
-            found |= read_tensors(path, expected, wanted, cached=True)
-        except (HubError, PriorError) as error:
-            damages.append(f"{error} (the anchor, from {model})")
+    found, damages = read_files(model, entry.files, _WEIGHTS, wanted, "a model")
+    damages = [f"{damage} (the anchor, from {model})" for damage in damages]
     damages += [
         f"parameter {name} of {model} is {value.dtype}, expected a floating-point type"
         for name, value in found.items()
         if not value.is_floating_point()
     ]
     return found, damages
-
-
-def _read(
-    reference: Any, token: str | None, cache_dir: str | Path | None
-) -> tuple[Snapshot, dict[str, FileEntry]]:
-    entry, problems = read(AnchorEntry, reference, "the anchor")
-    files = dict[str, FileEntry]()
-    for name, values in entry.files.items() if entry else ():
-        if not _WEIGHTS.fullmatch(name):
-            problems.append(f"file {short(name)} is not one that a model has")
-        file, wrong = read(FileEntry, values, f"file {short(name)} of the anchor")
-        problems += wrong
-        if file is not None:
-            files[name] = file
-    if entry is None or problems:
-        raise PriorError("; ".join(problems))
-    return Snapshot(Source(entry.repo_id, entry.revision), token, cache_dir), files
 
 
 def _weights(model: Snapshot) -> dict[str, int]:

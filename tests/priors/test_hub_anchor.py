@@ -215,7 +215,10 @@ def test_a_forged_pointer_to_other_weights(hub: HubServer, tmp_path: Path) -> No
         ({"revision": "main"}, "is not pinned by 'main'"),
         ({"revision": ["0"]}, "the anchor: field revision is ['0'], expected a commit's full hash"),
         ({"files": []}, "the anchor: field files is [], expected files by name"),
-        ({"files": {"model.safetensors": {}}}, "of the anchor: field bytes is missing"),
+        (
+            {"files": {"model.safetensors": {}}},
+            "file 'model.safetensors': field bytes is missing, expected a count (the anchor, from",
+        ),
         ({"files": {}}, "the anchor of words.weight is missing"),
     ],
 )
