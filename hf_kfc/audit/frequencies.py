@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature import Block, Layout, survey
-from ..curvature.accumulators import LayerBatch
-from ..curvature.capture import capture, frozen
+from ..curvature.capture import frozen
 from ..curvature.likelihood import Family, Outputs
 from ..curvature.objective import Forward, PositionMask, default_forward, default_position_mask
-from ..curvature.positions import Positions
 from ..priors import ConsolidationPrior
+from .reading import batches_of, read_layers
 
 __all__ = ["Frequencies", "frequencies_told"]
 
@@ -70,26 +69,22 @@ def frequencies_told(
     device = next(model.parameters()).device
     layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
     blocks = {b.name: b for b in prior.curvature.blocks if b.name in layers}
-    embeddings = [layers[name] for name, block in blocks.items() if block.is_embedding]
-    told = {layer.name: _told(blocks[layer.name]) for layer in embeddings}
+    told = {name: _told(block) for name, block in blocks.items() if block.is_embedding}
     counts = {name: torch.zeros(len(own)) for name, own in told.items()}
     labels = torch.zeros(0)
     head: str | None = None
     with frozen(model), torch.no_grad():
-        for start in range(0, len(members), batch_size):
-            rows = [members[i] for i in range(start, min(start + batch_size, len(members)))]
-            batch = {name: value.to(device) for name, value in data_collator(rows).items()}
-            positions = Positions.given(position_mask(batch), {})
-            with capture([layers[name] for name in blocks], positions) as uses:
-                outputs = forward(model, batch)
-            for layer in embeddings:
-                own = LayerBatch(layer, uses[layer.name], positions.examples).of(nn.Embedding)
+        batches = batches_of(members, data_collator, batch_size, device)
+        used = [layers[name] for name in blocks]
+        for _, outputs, read in read_layers(model, used, batches, forward, position_mask):
+            for name in told:
+                own = read[name].of(nn.Embedding)
                 ids = own.a[own.valid & (own.a >= 0)].cpu()
-                counts[layer.name] += torch.bincount(ids, minlength=len(counts[layer.name]))
+                counts[name] += torch.bincount(ids, minlength=len(counts[name]))
             if outputs.family is Family.CATEGORICAL:
                 own_labels = _labels(outputs)
                 labels = own_labels if not len(labels) else labels + own_labels
-                called = [name for name in blocks if uses[name]]
+                called = [name for name in blocks if read[name].uses]
                 head = _head(blocks, called, len(own_labels)) if head is None else head
     found = [_correlated(f"inputs of {n}", own, counts[n], own > 0) for n, own in told.items()]
     if head is not None and (G := _output_moment(blocks[head])) is not None:
@@ -105,7 +100,7 @@ def _told(block: Block) -> Tensor:
     moment = block.operator.input_moment()
     told = torch.zeros(shape[0])
     if moment is not None:
-        told[slice(None) if block.inputs is None else block.inputs] = moment.float().cpu()
+        told[block.tokens] = moment.float().cpu()
     return told
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
-from ..curvature.capture import capture, frozen
+from ..curvature.capture import frozen
 from ..curvature.discovery import Layer
 from ..curvature.layers import StackedRule
 from ..curvature.objective import (
@@ -21,10 +22,9 @@ from ..curvature.objective import (
     default_forward,
     default_position_mask,
 )
-from ..curvature.positions import Positions
 from ..errors import PriorError
 from ..priors import ConsolidationPrior
-from .probes import ReadProbes
+from .reading import ReadProbes, batches_of, read_layers
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
 
@@ -91,9 +91,29 @@ def membership_auc(
     """
     _refuse_few(members, non_members)
     prior.check(model)
-    attack = _Attack(prior, model, data_collator, forward, position_mask, batch_size)
+    device = next(model.parameters()).device
+    known = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
+    blocks = [block for block in prior.curvature.blocks if block.name in known]
+    found = {block.name: _weights(block, known[block.name]) for block in blocks}
+    weights = {name: own.to(device) for name, own in found.items() if own is not None}
+    layers = [known[name] for name in weights]
+    probes = None if prior.probes is None else ReadProbes(prior.probes)
+
+    def scores_of(examples: Any) -> dict[str, Tensor]:
+        """Score every example, higher where it looks more like a member; shape [N] by name."""
+        batches = batches_of(examples, data_collator, batch_size, device)
+        scores: dict[str, list[Tensor]] = defaultdict(list)
+        for batch, outputs, read in read_layers(model, layers, batches, forward, position_mask):
+            scores["loss"].append(-outputs.losses())
+            for name, own in probes.scores(batch) if probes is not None else ():
+                scores[name].append(own)
+            for name, inputs in read.items():
+                what, own = _score(inputs, weights[name])
+                scores[f"{what} of {name}"].append(own)
+        return {name: torch.cat(parts) for name, parts in scores.items()}
+
     with frozen(model), torch.no_grad():
-        inside, outside = attack.scores(members), attack.scores(non_members)
+        inside, outside = scores_of(members), scores_of(non_members)
     return [Separation(name, *area_under_curve(inside[name], outside[name])) for name in inside]
 
 
@@ -144,56 +164,15 @@ def _share_below(scores: Tensor, others: Tensor) -> Tensor:
     return (less + not_more).double() / (2 * len(others))
 
 
-class _Attack:
-    """Scores examples of any data set."""
-
-    def __init__(
-        self,
-        prior: ConsolidationPrior,
-        model: nn.Module,
-        data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
-        forward: Forward,
-        position_mask: PositionMask,
-        batch_size: int,
-    ) -> None:
-        self.model, self.data_collator, self.batch_size = model, data_collator, batch_size
-        self.forward, self.position_mask = forward, position_mask
-        self.probes = None if prior.probes is None else ReadProbes(prior.probes)
-        self.device = next(model.parameters()).device
-        layers = {layer.name: layer for layer in survey(model, prior.curvature.ignored).layers}
-        blocks = [block for block in prior.curvature.blocks if block.name in layers]
-        weights = {block.name: _weights(block, layers[block.name]) for block in blocks}
-        self.weights = {n: w.to(self.device) for n, w in weights.items() if w is not None}
-        self.layers = [layers[name] for name in self.weights]
-
-    def scores(self, examples: Any) -> dict[str, Tensor]:
-        """Score every example, higher where it looks more like a member; shape [N] by name."""
-        batches = [dict(self._score(batch)) for batch in self._batches(examples)]
-        return {name: torch.cat([scores[name] for scores in batches]) for name in batches[0]}
-
-    def _batches(self, examples: Any) -> Iterator[Mapping[str, Tensor]]:
-        for start in range(0, len(examples), self.batch_size):
-            stop = min(start + self.batch_size, len(examples))
-            batch = self.data_collator([examples[index] for index in range(start, stop)])
-            yield {name: value.to(self.device) for name, value in batch.items()}
-
-    def _score(self, batch: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        positions = Positions.given(self.position_mask(batch), {})
-        with capture(self.layers, positions) as uses:
-            outputs = self.forward(self.model, batch)
-        yield "loss", -outputs.losses()
-        if self.probes is not None:
-            yield from self.probes.scores(batch)
-        for layer in self.layers:
-            own = LayerBatch(layer, uses[layer.name], positions.examples)
-            weights = self.weights[layer.name]
-            if layer.rule.diagonal_inputs:
-                own = own.of(nn.Embedding)  # an output layer may share the weight
-                yield f"tokens of {layer.name}", _coverage(weights, own.a, own.valid)
-            elif isinstance(layer.rule, StackedRule):
-                yield f"inputs of {layer.name}", -_leverage_by_part(weights, own, layer.rule)
-            else:
-                yield f"inputs of {layer.name}", -_leverage(weights, own.a, own.valid)
+def _score(read: LayerBatch, weights: Tensor) -> tuple[str, Tensor]:
+    """Score examples by what a layer read of them; also say what that is."""
+    rule = read.layer.rule
+    if rule.diagonal_inputs:
+        read = read.of(nn.Embedding)  # an output layer may share the weight
+        return "tokens", _coverage(weights, read.a, read.valid)
+    if isinstance(rule, StackedRule):
+        return "inputs", -_leverage_by_part(weights, read, rule)
+    return "inputs", -_leverage(weights, read.a, read.valid)
 
 
 def _weights(block: Block, layer: Layer) -> Tensor | None:
@@ -210,7 +189,7 @@ def _weights(block: Block, layer: Layer) -> Tensor | None:
     if block.is_embedding:
         (shape,) = block.shapes.values()
         seen = torch.zeros(shape[0])
-        seen[slice(None) if block.inputs is None else block.inputs] = (moment > 0).float()
+        seen[block.tokens] = (moment > 0).float()
         return seen
     return _inverses(moment[None])[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..curvature.rare_tokens import count_examples
 from ..priors import ConsolidationPrior
 from ..priors.privacy import MIN_EXAMPLES
 from .membership import Separation, area_under_curve
+from .reading import batches_of
 
 __all__ = ["difference_auc", "span_auc"]
 
@@ -126,7 +127,7 @@ class _Data:
         vocabulary = max(
             (m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=0
         )
-        batches = list(_batches(examples, data_collator, batch_size, device))
+        batches = list(batches_of(examples, data_collator, batch_size, device))
         self.counts = torch.zeros(vocabulary, dtype=torch.long, device=device)
         found = count_examples(batches, device)[:vocabulary]
         self.counts[: len(found)] = found
@@ -225,15 +226,3 @@ def _definite(whole: Tensor, part: Tensor) -> Tensor:
 def _has_span(block: Block) -> bool:
     moment = None if block.is_embedding else block.operator.input_moment()
     return moment is not None and moment.ndim == 2
-
-
-def _batches(
-    examples: Any,
-    data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
-    size: int,
-    device: torch.device,
-) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    for start in range(0, len(examples), size):
-        stop = min(start + size, len(examples))
-        batch = data_collator([examples[index] for index in range(start, stop)])
-        yield stop - start, {name: value.to(device) for name, value in batch.items()}

@@ -1,18 +1,52 @@
-"""What probes tell: whoever has them reads their inputs."""
+"""What attacks read of examples: batches, what layers read, and what of it stands in probes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..curvature import Outputs
+from ..curvature.accumulators import LayerBatch
+from ..curvature.capture import capture
+from ..curvature.discovery import Layer
+from ..curvature.objective import Forward, PositionMask
+from ..curvature.positions import Positions
 from ..probes import Probes
 from ..probes.tokens import lists_of
 
-__all__ = ["ReadProbes"]
+__all__ = ["ReadProbes", "batches_of", "read_layers"]
+
+
+def batches_of(
+    examples: Any,
+    data_collator: Callable[[list[Any]], Mapping[str, Tensor]],
+    size: int,
+    device: torch.device,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield batches on a device, each with how many examples it has."""
+    for start in range(0, len(examples), size):
+        rows = [examples[index] for index in range(start, min(start + size, len(examples)))]
+        yield len(rows), {name: value.to(device) for name, value in data_collator(rows).items()}
+
+
+def read_layers(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Iterator[tuple[int, dict[str, Tensor]]],
+    forward: Forward,
+    position_mask: PositionMask,
+) -> Iterator[tuple[dict[str, Tensor], Outputs, dict[str, LayerBatch]]]:
+    """Run a model over batches; yield each with its outputs, and what the layers read, by name."""
+    for _, batch in batches:
+        positions = Positions.given(position_mask(batch), {})
+        with capture(layers, positions) as uses:
+            outputs = forward(model, batch)
+        read = {x.name: LayerBatch(x, uses[x.name], positions.examples) for x in layers}
+        yield batch, outputs, read
 
 
 class ReadProbes:
