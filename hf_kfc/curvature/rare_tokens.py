@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
+from .layers import tokens_of_examples
 
 __all__ = ["RareTokens", "count_examples", "labels_are_tokens", "unknown_token"]
 
@@ -164,14 +165,9 @@ def _examples_of(batch: Mapping[str, Any], examples: int, are_labels: bool) -> T
         )
     if are_labels:
         read.append((batch["labels"], batch["labels"] >= 0))
-    tokens, owners = [], []
-    for ids, counted in read:
-        rows, kept = ids.reshape(examples, -1), counted.reshape(examples, -1)
-        owner = torch.arange(examples, device=ids.device)[:, None].expand_as(rows)
-        tokens.append(rows[kept])
-        owners.append(owner[kept])
-    pairs = torch.unique(torch.stack([torch.cat(owners), torch.cat(tokens)]), dim=1)
-    return torch.bincount(pairs[1])
+    columns = ([part.reshape(examples, -1) for part in parts] for parts in zip(*read, strict=True))
+    tokens, _ = tokens_of_examples(*(torch.cat(own, dim=1) for own in columns))
+    return torch.bincount(tokens)
 
 
 def _sum(first: Tensor, second: Tensor) -> Tensor:

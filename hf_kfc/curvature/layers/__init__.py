@@ -5,7 +5,7 @@ q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
 """
 
 from .base import LayerRule
-from .embedding import EmbeddingRule, TiedEmbeddingRule
+from .embedding import EmbeddingRule, TiedEmbeddingRule, tokens_of_examples
 from .experts import ExpertsRule, find_experts_rule
 from .linear import LinearRule
 from .registry import BIAS, RULES, find_rule, register_rule, rule_of
@@ -24,4 +24,5 @@ __all__ = [
     "find_rule",
     "register_rule",
     "rule_of",
+    "tokens_of_examples",
 ]

@@ -92,14 +92,7 @@ class GroupedConvRule(ConvRule, StackedRule):
 
     @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
-        """Add the squared per-example gradient; see the base class.
-
-        Args:
-            total: Changed in place, [q, p].
-            a: Inputs by group [N, R, groups, p].
-            g: Output gradients [N, R, q], those of a group side by side.
-        """
-        g = g.reshape(*a.shape[:3], -1)
+        g = g.reshape(*a.shape[:3], -1)  # [N, R, groups, m] beside inputs [N, R, groups, p]
         for a_part, g_part in zip(
             *(torch.split(x, max(1, self.chunk // total.numel())) for x in (a, g)), strict=True
         ):

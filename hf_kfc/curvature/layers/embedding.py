@@ -10,7 +10,7 @@ from ...curvature_arguments import Products
 from ..blocks import Layout
 from .base import LayerRule
 
-__all__ = ["EmbeddingRule", "TiedEmbeddingRule"]
+__all__ = ["EmbeddingRule", "TiedEmbeddingRule", "tokens_of_examples"]
 
 
 class EmbeddingRule(LayerRule):
@@ -39,45 +39,31 @@ class EmbeddingRule(LayerRule):
     def reading(self, module: nn.Module) -> tuple[object, ...]:
         return (module.padding_idx,)
 
+    @override
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Bring token ids to [N, R]; the padding token, which never learns, becomes -1."""
         assert isinstance(module, nn.Embedding)
         ids = x.reshape(examples, -1)
         return ids if module.padding_idx is None else ids.masked_fill(ids == module.padding_idx, -1)
 
+    @override
     def add_input_moment(
         self, total: Tensor, features: Tensor, valid: Tensor, average: bool, products: Products
     ) -> None:
-        """Count the tokens at positions that count: the diagonal of Σ a aᵀ; see the base class.
-
-        Args:
-            total: Changed in place, [V].
-            features: Token ids [N, R], -1 for tokens without gradient.
-            valid: Which positions count [N, R].
-            average: Without effect.
-            products: Without effect.
-        """
+        """Count the tokens [V] at positions that count: the diagonal of Σ a aᵀ."""
         total += torch.bincount(features[valid & (features >= 0)], minlength=len(total))
 
     def input_examples(self, a: Tensor, valid: Tensor, size: int) -> Tensor:
         """Count the examples in which each token stands at a position that counts, shape [V]."""
-        example = torch.arange(len(a), device=a.device)[:, None].expand_as(a)
-        counted = valid & (a >= 0)
-        pairs = torch.unique(torch.stack([example[counted], a[counted]]), dim=1)
-        return torch.bincount(pairs[1], minlength=size)
+        return torch.bincount(tokens_of_examples(a, valid & (a >= 0))[0], minlength=size)
 
+    @override
     def rotate_inputs(self, a: Tensor, basis: Tensor) -> Tensor:
         """A is diagonal already: its eigenbasis is the identity."""
         return a
 
+    @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
-        """Add the squared per-example gradient of every row; see the base class.
-
-        Args:
-            total: Changed in place, [q, V].
-            a: Token ids [N, R], -1 for tokens without gradient.
-            g: Output gradients [N, R, q].
-        """
         tokens, rows = self.token_gradients(a, g)
         total.index_add_(1, tokens, rows.square().T)
 
@@ -92,12 +78,8 @@ class EmbeddingRule(LayerRule):
             The tokens [M], once for each example that has them, and their gradients [M, q].
         """
         counted = a >= 0
-        example = torch.arange(len(a), device=a.device)[:, None].expand_as(a)
-        pairs, row = torch.unique(
-            torch.stack([example[counted], a[counted]]), dim=1, return_inverse=True
-        )
-        rows = g.new_zeros(pairs.shape[1], g.shape[-1]).index_add_(0, row, g[counted])
-        return pairs[1], rows
+        tokens, row = tokens_of_examples(a, counted)
+        return tokens, g.new_zeros(len(tokens), g.shape[-1]).index_add_(0, row, g[counted])
 
 
 class TiedEmbeddingRule(EmbeddingRule):
@@ -143,3 +125,20 @@ class TiedEmbeddingRule(EmbeddingRule):
             rows = (first_row + ids[part])[counted]
             gradient.flatten(0, 1).index_add_(0, rows, g[part][counted])
             total += gradient.square_().sum(0).T
+
+
+def tokens_of_examples(ids: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the tokens of each example, however often it has them.
+
+    Args:
+        ids: Shape [N, R].
+        counted: Which of them count [N, R].
+
+    Returns:
+        The tokens [M], once for each example that has them, and for each place that counts which of
+        the M it is.
+    """
+    example = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
+    pairs = torch.stack([example[counted], ids[counted]])
+    found, place = torch.unique(pairs, dim=1, return_inverse=True)
+    return found[1], place

@@ -71,15 +71,8 @@ class ExpertsRule(StackedRule):
 
     @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
-        """Add the squared per-example gradient; see the base class.
-
-        Args:
-            total: Changed in place, [q, p].
-            a: Inputs and the numbers of their experts [N, R, p + 1].
-            g: Output gradients [N, R, q/n].
-        """
         by_part = total.reshape(-1, g.shape[-1], total.shape[1])
-        for rows, gradients in zip(a, g, strict=True):
+        for rows, gradients in zip(a, g, strict=True):  # [R, p + 1], [R, q/n]
             numbers = rows[:, -1].long()
             for number in numbers.unique().tolist():
                 if number < len(by_part):

@@ -36,14 +36,8 @@ class LayerNormRule(LayerRule):
         assert isinstance(module, nn.LayerNorm)
         return tuple(output.shape[: -len(module.normalized_shape)])
 
+    @override
     def add_squared_gradients(self, total: Tensor, a: Tensor, g: Tensor) -> None:
-        """Add the squared per-example gradient; see the base class.
-
-        Args:
-            total: Changed in place, [q, p].
-            a: Normalised inputs and ones [N, R, q, p].
-            g: Output gradients [N, R, q].
-        """
         total += (g[..., None] * a).sum(1).square().sum(0)
 
 
