@@ -21,7 +21,6 @@ from .operators import (
     Kronecker,
     KroneckerStack,
     KroneckerSum,
-    KroneckerTerm,
     Operator,
     relative_difference,
 )
@@ -100,7 +99,7 @@ def merge_sharing(
     if rank < 1:
         raise CurvatureError(f"rank {rank} is no number of Kronecker products; give 1 or more")
     if all(operator.kronecker_terms() for operators in layers for operator in operators):
-        return _merge_products([_weighted_terms(operators, weights) for operators in layers], rank)
+        return _merge_products(layers, weights, rank)
     return [_rounded(_sum(operators, weights), operators[0], rank) for operators in layers]
 
 
@@ -136,68 +135,45 @@ def _sum(operators: Sequence[Operator], weights: Sequence[float]) -> Operator:
 # --- Kronecker products --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """Σ_i w_i G_i ⊗ A_i."""
-
-    A: list[Tensor]
-    G: list[Tensor]
-    weights: Matrix
-
-
-def _weighted_terms(operators: Sequence[Operator], weights: Sequence[float]) -> _Terms:
-    pairs: list[tuple[KroneckerTerm, float]] = [
-        (term, weight)
-        for operator, weight in zip(operators, weights, strict=True)
-        for term in operator.kronecker_terms()
-    ]
-    A, G = [term.A for term, _ in pairs], [term.G for term, _ in pairs]
-    for name, factors in (("A", A), ("G", G)):
+def _merge_products(
+    layers: Sequence[Sequence[Operator]], weights: Sequence[float], rank: int
+) -> list[Merged]:
+    terms = [[term for operator in own for term in operator.kronecker_terms()] for own in layers]
+    inputs, outputs = [term.A for term in terms[0]], [[term.G for term in own] for own in terms]
+    for name, factors in (("A", inputs), *(("G", own) for own in outputs)):
         refuse_unlike(name, factors)
-    return _Terms(A, G, np.array([weight for _, weight in pairs]))
-
-
-def _merge_products(layers: Sequence[_Terms], rank: int) -> list[Merged]:
-    inputs = layers[0].A
-    if len(inputs) <= rank:
-        return _stacked(layers)
+    numbers = [len(operator.kronecker_terms()) for operator in layers[0]]
+    w = np.repeat(np.array(weights, dtype=np.float64), numbers)
+    if len(inputs) <= rank:  # every product is kept; the weights go into G, so that layers share A
+        A = _stacked([wide(factor) for factor in inputs])
+        scaled = [[x * wide(G) for G, x in zip(own, w.tolist(), strict=True)] for own in outputs]
+        return [Merged(_sum_of(A, own), 0.0) for own in scaled]
     a = _gram(inputs)
-    own = [_gram(layer.G) for layer in layers]
-    w = layers[0].weights
-    squares = [float(np.sum(np.outer(w, w) * a * g)) for g in own]
+    own_grams = [_gram(own) for own in outputs]
+    squares = [float(np.sum(np.outer(w, w) * a * gram)) for gram in own_grams]
     g = sum(
-        (gram / square for gram, square in zip(own, squares, strict=True) if square),
+        (gram / square for gram, square in zip(own_grams, squares, strict=True) if square),
         np.zeros_like(a),
     )
     C, D = _nearest(a, g, w, rank)
     sizes = C.sum(1, keepdims=True)  # every Ã_s is a mean of the A_k
     C, D = C / sizes, D * sizes
-    A = _stack([_combine(inputs, row) for row in C])
+    A = _stacked(_combined(inputs, C))
     return [
         Merged(
-            _operator(A, _stack([_combine(layer.G, row) for row in D]), len(D)),
+            _sum_of(A, _combined(own, D)),
             _distance(D.T @ C, a, gram, w) / square**0.5 if square else 0.0,
         )
-        for layer, gram, square in zip(layers, own, squares, strict=True)
+        for own, gram, square in zip(outputs, own_grams, squares, strict=True)
     ]
 
 
-def _stacked(layers: Sequence[_Terms]) -> list[Merged]:
-    """Keep every product; the weights go into G, so that layers can share A."""
-    A = _stack([wide(factor) for factor in layers[0].A])
-    scaled = [
-        [w * wide(factor) for factor, w in zip(layer.G, layer.weights.tolist(), strict=True)]
-        for layer in layers
-    ]
-    return [Merged(_operator(A, _stack(factors), len(factors)), 0.0) for factors in scaled]
+def _stacked(factors: list[Tensor]) -> Tensor:
+    return factors[0] if len(factors) == 1 else torch.stack(factors)
 
 
-def _stack(factors: Sequence[Tensor]) -> Tensor:
-    return factors[0] if len(factors) == 1 else torch.stack(list(factors))
-
-
-def _operator(A: Tensor, G: Tensor, terms: int) -> Operator:
-    return Kronecker(A, G) if terms == 1 else KroneckerSum(A, G)
+def _sum_of(A: Tensor, G: list[Tensor]) -> Operator:
+    return Kronecker(A, G[0]) if len(G) == 1 else KroneckerSum(A, torch.stack(G))
 
 
 def _gram(factors: Sequence[Tensor]) -> Matrix:
@@ -211,13 +187,16 @@ def _gram(factors: Sequence[Tensor]) -> Matrix:
     return gram.numpy()
 
 
-def _combine(factors: Sequence[Tensor], weights: Sequence[float] | Matrix) -> Tensor:
-    """Return Σ_k c_k A_k, summed in float64."""
-    total = torch.zeros_like(factors[0], dtype=torch.float64)
-    for factor, weight in zip(factors, weights, strict=True):
-        if weight:
-            total.add_(factor.double(), alpha=float(weight))
-    return total.to(wide_dtype(factors[0].dtype))
+def _combined(factors: Sequence[Tensor], weights: Matrix) -> list[Tensor]:
+    """Return Σ_k c_sk A_k for every s, summed in float64."""
+    totals = []
+    for row in weights.tolist():
+        total = torch.zeros_like(factors[0], dtype=torch.float64)
+        for factor, weight in zip(factors, row, strict=True):
+            if weight:
+                total.add_(factor.double(), alpha=weight)
+        totals.append(total.to(wide_dtype(factors[0].dtype)))
+    return totals
 
 
 # --- The search, on Gram matrices ----------------------------------------------------------------
