@@ -13,7 +13,7 @@ from .base import LayerRule
 from .convolution import ConvRule
 from .embedding import EmbeddingRule, TiedEmbeddingRule
 from .linear import BiasRule, Gpt2Conv1dRule, LinearRule, ReadLinearRule
-from .normalisation import ChannelNormRule, GainRule, LayerNormRule
+from .normalisation import ChannelNormRule, GainRule
 
 __all__ = ["BIAS", "RULES", "find_rule", "register_rule", "rule_of"]
 
@@ -25,7 +25,7 @@ RULES: dict[type[nn.Module], LayerRule] = {
     nn.Conv2d: ConvRule(),
     nn.Conv3d: ConvRule(),
     nn.Embedding: EmbeddingRule(),
-    nn.LayerNorm: LayerNormRule(),
+    nn.LayerNorm: GainRule(),
     nn.GroupNorm: ChannelNormRule(),
     nn.BatchNorm1d: ChannelNormRule(),
     nn.BatchNorm2d: ChannelNormRule(),
