@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -130,20 +130,12 @@ class CurvatureArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.curvature not in KINDS:
-            raise CurvatureError(
-                f"unknown curvature '{self.curvature}'; choose one of {', '.join(KINDS)}"
-            )
-        choices: dict[str, Iterable[str]] = {
-            "labels": Labels,
-            "sharing": Sharing,
-            "products": Products,
-            "fallback": FALLBACKS,
-        }
-        for name, kinds in choices.items():
-            value = getattr(self, name)
-            if value not in tuple(kinds):
-                raise CurvatureError(f"unknown {name} '{value}'; choose one of {', '.join(kinds)}")
+        for own in fields(self):
+            value, choices = getattr(self, own.name), own.metadata.get("choices")
+            if choices and value not in choices:
+                raise CurvatureError(
+                    f"unknown {own.name} '{value}'; choose one of {', '.join(choices)}"
+                )
         least = {"max_curvature_examples": 1, "curvature_batch_size": 1}
         for name, low in (least | {"min_token_examples": 0, "unknown_token_id": 0}).items():
             given: Any = getattr(self, name)

@@ -1,11 +1,10 @@
 """Probes: inputs that anyone may have, on which the anchor's outputs are kept."""
 
-from .content import digest_of
+from .content import Source, digest_of
 from .forward import unlabelled_forward
 from .inputs import pad_tokens
 from .outputs import Divergences
 from .probes import Probes
-from .stored import Source
 from .tokens import TokenTable
 
 __all__ = [

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..curvature.capture import frozen
 from ..errors import ProbeError
-from .stored import Source
+from .content import Source
 
 __all__ = ["NGRAM", "sampled_texts"]
 

@@ -22,7 +22,7 @@ from ..curvature.batches import refuse_other_data, tokens_of
 from ..curvature.objective import Forward
 from ..errors import ProbeError
 from .caching import outputs_of
-from .content import digest_of, fingerprint_of, from_content, to_content
+from .content import Source, digest_of, fingerprint_of, from_content, to_content
 from .forward import unlabelled_forward
 from .generation import NGRAM, sampled_texts
 from .inputs import (
@@ -36,7 +36,6 @@ from .inputs import (
 )
 from .outputs import Cache, Divergences, Targets
 from .rows import Rows
-from .stored import Source
 from .tokens import MIN_EXAMPLES, TokenTable
 
 __all__ = ["Collator", "Probes"]
