@@ -290,7 +290,9 @@ class ConsolidationMixin(_Base):
         assert self._buffers is not None
         self._buffers.hold()
         scale, items = self._scale, kwargs.get("num_items_in_batch")
-        is_scaled, parts = scale.is_scaled(items), self.current_gradient_accumulation_steps
+        is_scaled = scale.is_scaled(items)
+        # The Trainer has no number before train(): a step by itself is of one micro-batch.
+        parts = getattr(self, "current_gradient_accumulation_steps", 1)
         if items is not None and scale.is_in_doubt(items):
 
             def loss_of(items: Tensor | int) -> Any:

@@ -186,6 +186,23 @@ def test_a_head_whose_loss_is_a_mean_over_the_micro_batch(
     assert [m for m in caplog.messages if "mean over the micro-batch" in m] == caplog.messages[:1]
 
 
+@pytest.mark.parametrize("func", [None, weighted], ids=["own", "function"])
+@pytest.mark.parametrize(("make", "rows"), [MODELS[0], MODELS[2]], ids=["llama", "classifier"])
+def test_a_step_by_itself(make: Any, rows: Any, func: Any, tmp_path: Path) -> None:
+    """Outside of ``train()`` it is a whole optimizer step, whose one micro-batch none divides."""
+    held = {"priors": [prior_of(make())], "consolidation": CONFIG}
+    args = TrainingArguments(str(tmp_path), use_cpu=True, gradient_accumulation_steps=4)
+    found = list[dict[str, Any]]()
+    for kind, given in ((Trainer, {}), (Consolidated, held)):
+        trainer: Any = kind(make(), args, compute_loss_func=func, **given)
+        trainer.training_step(trainer.model, pad(rows()), torch.tensor(20))
+        found.append({name: p.grad for name, p in trainer.model.named_parameters()})
+    plain, ours = found
+    for name, gradient in plain.items():
+        penalty = ours[name] - (0 if gradient is None else gradient)
+        torch.testing.assert_close(penalty, torch.full_like(penalty, GRADIENT), msg=name)
+
+
 def test_the_loss_is_tried_out_without_a_trace(tmp_path: Path) -> None:
     """Weights keep their gradients under autocast, and dropout draws the same masks."""
     plain, ours = (
