@@ -3,6 +3,7 @@
     python benchmarks/speed/causal.py                        # SmolLM2-135M
     python benchmarks/speed/causal.py --texts 64 --tokens 64 --repetitions 2
     python benchmarks/speed/causal.py --model FOLDER
+    python benchmarks/speed/causal.py --what estimate        # or training: the rest alone
 
 Texts are made up, of one length and with token ids by a law of Zipf. Seconds are those of the
 process on the CPU, for a round takes minutes and the machine may have other work: nothing here runs
@@ -37,6 +38,7 @@ from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.priors.privacy import without_rare_inputs
 
 BATCH, STEP_BATCH, STEPS = 8, 4, 4
+UNIT = "seconds of the process on the CPU"
 ESTIMATES: Mapping[str, dict[str, Any]] = {
     "Kronecker": {},
     "Kronecker, bfloat16 products": {"products": "bfloat16"},
@@ -124,10 +126,44 @@ def peak_of(name: str, folder: Path) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
+def measure_estimates(
+    arguments: argparse.Namespace,
+    model: PreTrainedModel,
+    texts: list[Example],
+    sizes: Mapping[str, Any],
+) -> ConsolidationPrior:
+    """Measure estimates beside plain passes, write the results, and return the Kronecker one."""
+    made: dict[str, ConsolidationPrior] = {}
+
+    def estimate(name: str) -> None:
+        made[name] = estimated(model, texts, **ESTIMATES[name])
+
+    work = {"plain": partial(plain, model, texts)}
+    work |= {name: partial(estimate, name) for name in ESTIMATES}
+    rounds = alternate(
+        {name: on_the_cpu(own) for name, own in work.items()}, arguments.repetitions, uncounted=0
+    )
+    over_plain = {own: ratio(rounds, own, "plain")["median"] for own in ESTIMATES}
+    write(
+        arguments,
+        "causal-estimate",
+        sizes=sizes,
+        rows=rows_of(rounds, "plain"),
+        goals=[
+            goal(f"estimate, {own}, over plain", value, at_most=1.25)
+            for own, value in over_plain.items()
+        ],
+        rounds=rounds,
+        unit=UNIT,
+    )
+    return made["Kronecker"]
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2", help="folder or Hub name")
+    parser.add_argument("--what", choices=("estimate", "training"), help="measure this alone")
     parser.add_argument("--texts", type=int, default=64, help="of the prior")
     parser.add_argument("--tokens", type=int, default=96, help="of a text")
     parser.add_argument("--rank", type=int, default=64, help="of the published prior, in bfloat16")
@@ -145,24 +181,24 @@ def main() -> None:
     model = model_of(arguments.model, arguments.tiny).to(arguments.device)
     texts = texts_of(model, arguments.texts, arguments.tokens)
     plain(model, texts[:BATCH])
-    made: dict[str, ConsolidationPrior] = {}
-
-    def estimate(name: str) -> None:
-        made[name] = estimated(model, texts, **ESTIMATES[name])
-
-    work = {"plain": partial(plain, model, texts)}
-    work |= {name: partial(estimate, name) for name in ESTIMATES}
-    of_estimates = alternate(
-        {name: on_the_cpu(own) for name, own in work.items()}, arguments.repetitions, uncounted=0
-    )
-    whole = made["Kronecker"]
-    made.clear()
+    sizes = {
+        "model": arguments.model,
+        "model (MiB)": round(parameter_bytes(model) / MIB, 1),
+        "texts": arguments.texts,
+        "tokens of a text": arguments.tokens,
+    }
+    if arguments.what == "training":
+        whole = estimated(model, texts)
+    else:
+        whole = measure_estimates(arguments, model, texts, sizes)
+        if arguments.what:
+            return
     in_half = without_rare_inputs(whole).compress(dtype=torch.bfloat16)
     published = without_rare_inputs(whole).compress(rank=arguments.rank, dtype=torch.bfloat16)
     name = f"published, rank {arguments.rank}, bfloat16"
     priors = {"as estimated": whole, "published, bfloat16": in_half, name: published}
     model_bytes = parameter_bytes(model)
-    sizes = [
+    of_priors = [
         {"prior": own, "MiB": total / MIB, POINTED: (total - anchor) / model_bytes}
         for own, (total, anchor) in ((n, bytes_of(prior)) for n, prior in priors.items())
     ]
@@ -180,35 +216,25 @@ def main() -> None:
         peaks = {own: peak_of(own, folder) for own in REMEMBERED}
     over = {own: peak / peaks["plain"] for own, peak in peaks.items()}
     best = "published, every 4th step"
-    estimates = {own: ratio(of_estimates, own, "plain")["median"] for own in ESTIMATES}
-    goals = [goal(f"estimate, {own}, over plain", v, at_most=1.25) for own, v in estimates.items()]
-    goals += [
-        goal(f"bytes of '{name}' over the model's", sizes[-1][POINTED], at_most=0.25),
+    goals = [
+        goal(f"bytes of '{name}' over the model's", of_priors[-1][POINTED], at_most=0.25),
         goal(f"step, {best}, over plain", ratio(of_steps, best, "plain")["median"], at_most=1.15),
         goal(f"peak memory, {best}, over plain", over[best], at_most=1.5),
     ]
-    rows = [{"what": "estimate"} | row for row in rows_of(of_estimates, "plain")]
-    rows += [{"what": "step"} | row for row in rows_of(of_steps, "plain")]
+    rows = [{"what": "step"} | row for row in rows_of(of_steps, "plain")]
     rows += [
         {"what": "peak memory", "contestant": own, "MiB": peak, "over plain": over[own]}
         for own, peak in peaks.items()
     ]
-    rows += [{"what": "bytes", "contestant": row.pop("prior"), **row} for row in sizes]
+    rows += [{"what": "bytes", "contestant": row.pop("prior"), **row} for row in of_priors]
     write(
         arguments,
         "causal",
-        sizes={
-            "model": arguments.model,
-            "model (MiB)": round(model_bytes / MIB, 1),
-            "texts": arguments.texts,
-            "tokens of a text": arguments.tokens,
-            "texts of a step": STEP_BATCH,
-        },
+        sizes=sizes | {"texts of a step": STEP_BATCH},
         rows=rows,
         goals=goals,
-        rounds={f"estimate: {own}": v for own, v in of_estimates.items()}
-        | {f"step: {own}": v for own, v in of_steps.items()},
-        unit="seconds of the process on the CPU",
+        rounds=of_steps,
+        unit=UNIT,
     )
 
 

@@ -20,7 +20,7 @@ from .discovery import Layer
 from .likelihood import Outputs
 from .positions import PositionsError
 
-__all__ = ["Seen", "taken_out"]
+__all__ = ["Seen", "shortest", "taken_out"]
 
 _SHARE, _HALF_SHARE = 1e-3, 0.1  # of the largest value: more than rounding
 
@@ -58,7 +58,7 @@ class Seen:
         return any(a.shape != b.shape or _differ(a, b) for a, b in pairs)
 
     def _scores(self, row: int) -> Tensor:
-        return self.outputs.logits[row].detach()[self.outputs.decided[row]]
+        return _chosen(self.outputs.logits[row].detach(), self.outputs.decided[row])
 
 
 def _rows(layer: Layer, use: Use, row: int) -> Tensor:
@@ -66,7 +66,25 @@ def _rows(layer: Layer, use: Use, row: int) -> Tensor:
     valid = valid_positions(layer, use)
     outputs = layer.rule.outputs(use.module, use.output.detach(), len(valid))[row]
     times = len(outputs) // max(valid.shape[1], 1)  # a token goes to several experts
-    return outputs[valid[row].repeat_interleave(times)]
+    return _chosen(outputs, valid[row].repeat_interleave(times))
+
+
+def _chosen(rows: Tensor, which: Tensor) -> Tensor:
+    """Choose rows; all of them without copying."""
+    return rows if which.ndim and bool(which.all()) else rows[which]
+
+
+def shortest(singles: Sequence[Mapping[str, Any]]) -> int:
+    """Find the example that a batch pads most: the last of those with the smallest tensors.
+
+    Args:
+        singles: What the collator makes of each alone.
+    """
+    sizes = [
+        sum(value.numel() for value in single.values() if isinstance(value, Tensor))
+        for single in singles
+    ]
+    return min(range(len(sizes)), key=lambda place: (sizes[place], -place))
 
 
 def taken_out(
@@ -105,8 +123,16 @@ def _cut(padded: Tensor, own: Tensor) -> Tensor:
 def _differ(found: Tensor, expected: Tensor) -> bool:
     """Say if numbers differ by more than rounding; scores of what is not offered are left out."""
     share = _HALF_SHARE if torch.finfo(found.dtype).eps > 1e-4 else _SHARE
-    offered = torch.maximum(found, expected) > torch.finfo(found.dtype).min / 2
-    found, expected = found[offered], expected[offered]
-    return bool(found.numel()) and bool(
-        (found - expected).abs().max() > share * expected.abs().max()
-    )
+    least = torch.finfo(found.dtype).min / 2
+    if not found.numel():
+        return False
+    if not bool(torch.minimum(found.min(), expected.min()) > least):
+        offered = torch.maximum(found, expected) > least
+        found, expected = found[offered], expected[offered]
+    distance, size = _largest(found - expected), _largest(expected)
+    return bool(distance > share * size)
+
+
+def _largest(numbers: Tensor) -> Tensor:
+    """Return the largest absolute value; 0 of none."""
+    return numbers.abs().max() if numbers.numel() else torch.zeros(())

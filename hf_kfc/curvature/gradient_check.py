@@ -13,7 +13,7 @@ from .capture import Use
 from .discovery import Layer
 from .operators import Identity
 
-__all__ = ["MIXED", "check_gradients", "halves_to_check", "mixed_layers"]
+__all__ = ["MIXED", "check_gradients", "mixed_layers", "to_teach"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -43,7 +43,7 @@ def check_gradients(
         calls, by name and number, that the logits do not depend on: DoRA's of an identity.
     """
     parameters = [p for layer in layers for p in layer.parameters.values()]
-    of_uses, of_parameters = _gradients(layers, logits, uses, _first(examples), parameters)
+    of_uses, of_parameters = _gradients(layers, logits, uses, _only(0, examples), parameters)
     wrong: dict[str, str] = {}
     for layer in layers:
         calls, gradients = uses[layer.name], of_uses[layer.name]
@@ -51,7 +51,7 @@ def check_gradients(
         try:
             for use in calls:
                 use.unchanged_input(layer.name)
-            if _mixes(layer, calls, gradients, _first(examples)):
+            if _mixes(layer, calls, gradients, _only(0, examples)):
                 wrong[layer.name] = MIXED
             elif not _makes_up(layer, calls, gradients, own):
                 wrong[layer.name] = OTHER
@@ -81,25 +81,32 @@ def mixed_layers(
     ]
 
 
-def halves_to_check(number: int, examples: int) -> list[Tensor]:
-    """Choose halves of a pass's n-th batch whose gradients tell if a layer mixes examples.
+def to_teach(number: int, examples: int) -> list[Tensor]:
+    """Choose examples of a pass's n-th batch whose gradients tell if a layer mixes examples.
 
-    In the first batch those by each bit of the examples' numbers, which tell any two apart; in
-    batches 2, 4, 8 and so on one of them, for a computation that depends on its input.
+    Each is taught by itself, which costs little: rows without gradient are not multiplied. In the
+    first batch the first, the middle and the last, of which each is to reach no row of any other;
+    in batches 4, 16, 64 and so on one of them, for a computation that depends on its input. What
+    goes from one of the others to one of the others alone is not found by it.
 
     Args:
         number: n, from 1 on.
         examples: In the batch.
+
+    Returns:
+        Masks of the examples, shape [N].
     """
-    bits = range((examples - 1).bit_length())
-    halves = [torch.arange(examples) >> bit & 1 == value for bit in bits for value in (0, 1)]
-    if number == 1 or not halves:
-        return halves
-    return [halves[number.bit_length() % len(halves)]] if number & (number - 1) == 0 else []
+    if examples == 1:
+        return []
+    places = sorted({0, examples // 2, examples - 1})
+    if number > 1:
+        is_checked = number.bit_count() == 1 and number.bit_length() % 2 == 1
+        places = [places[number.bit_length() // 2 % len(places)]] if is_checked else []
+    return [_only(place, examples) for place in places]
 
 
-def _first(examples: int) -> Tensor:
-    return torch.arange(examples) == 0
+def _only(place: int, examples: int) -> Tensor:
+    return torch.arange(examples) == place
 
 
 def _gradients(
@@ -141,8 +148,9 @@ def _mixes(
         rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
         if rows % examples or not rows:
             return True
-        others = layer.rule.outputs(use.module, gradient, examples)[~chosen.to(gradient.device)]
-        if bool(others.any()):
+        own = layer.rule.outputs(use.module, gradient, examples).flatten(1)
+        largest = own.abs().amax(1)  # NaN if any is
+        if bool(largest[~chosen.to(own.device)].any()):
             return True
     return False
 
@@ -163,9 +171,10 @@ def _makes_up(
         squares = squared_gradients(layer)
         squares.add_gradients(batch)
         half = any(torch.finfo(use.output.dtype).eps > 1e-4 for use in uses)
-        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * float((expected / scale).max())
+        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * float(expected.max()) / scale
         for use, gradient in zip(uses, gradients, strict=True):
             if gradient is not None:
                 reach = float(use.x.norm()) if use.x.is_floating_point() else 1.0
                 allowed += _ROUNDING * float((gradient / scale).norm()) * reach
-        return bool((squares.total.sqrt() - expected / scale).abs().max() <= allowed)
+        error = squares.total.sqrt_().sub_(expected.div_(scale))
+        return bool(error.abs_().max() <= allowed)

@@ -58,10 +58,13 @@ def nearest_definite(matrix: Tensor) -> Tensor:
     Args:
         matrix: Shape [n, n].
     """
-    values, vectors = torch.linalg.eigh(matrix.double())
-    least = torch.finfo(matrix.dtype).eps * float(values.norm())
-    if bool(values[0] >= least):
+    wider = matrix.double()
+    least = torch.finfo(matrix.dtype).eps * float(wider.norm())
+    shifted = wider.clone()
+    shifted.diagonal().sub_(least)
+    if not int(torch.linalg.cholesky_ex(shifted).info):  # a tenth of the eigenvalues' time
         return matrix
+    values, vectors = torch.linalg.eigh(wider)
     nearest: Tensor = (vectors * values.clamp(min=least)) @ vectors.T
     return ((nearest + nearest.T) / 2).to(matrix.dtype)
 

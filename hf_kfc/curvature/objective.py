@@ -184,28 +184,40 @@ def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outp
 
 def _refuse_other_heads(model: nn.Module, loss: Tensor | None, scores: Sequence[Tensor]) -> None:
     """Refuse a loss that learns parameters of which the scores tell nothing: F of them is 0."""
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    told = [s for s in scores if _gradient(loss, s) is not None]
-    if loss is None or len(told) < len(scores) or not learning:
+    if loss is None or any(_gradient(loss, s) is None for s in scores):
         return
-    for sources, weights in ((told, [torch.ones_like(s) for s in told]), ([loss], None)):
-        found = torch.autograd.grad(
-            sources, list(learning.values()), weights, retain_graph=True, allow_unused=True
-        )
-        is_told = sources is told
-        learning = {
-            name: p
-            for (name, p), g in zip(learning.items(), found, strict=True)
-            if (g is None if is_told else g is not None and bool(g.to_dense().any()))
-        }
-        if not learning:
-            return
-    names = ", ".join(list(learning)[:_MOST_NAMED])
+    told = _reached(scores)
+    untold = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in told}
+    if not untold:
+        return
+    found = torch.autograd.grad(loss, list(untold.values()), retain_graph=True, allow_unused=True)
+    learning = [
+        name
+        for name, g in zip(untold, found, strict=True)
+        if g is not None and bool(g.to_dense().any())
+    ]
+    if not learning:
+        return
+    names = ", ".join(learning[:_MOST_NAMED])
     raise CurvatureError(
         f"the loss of {type(model).__name__} has a part that its logits do not tell, by which "
         f"{len(learning)} parameters learn ({names}, ...) that would move freely; give `forward=` "
         "a function whose logits and labels are of all decisions, or list them in `ignore`"
     )
+
+
+def _reached(tensors: Sequence[Tensor]) -> set[int]:
+    """Return the ids of all leaves that tensors are computed of, without differentiating."""
+    leaves: set[int] = set()
+    nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        leaves.add(id(getattr(node, "variable", None)))
+        following = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= following
+        nodes += following
+    return leaves
 
 
 def _is_mean(loss: Tensor, outputs: Outputs) -> bool:

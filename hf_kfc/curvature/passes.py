@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 from ..curvature_arguments import Labels
 from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
-from .alone import Seen, taken_out
+from .alone import Seen, shortest, taken_out
 from .blocks import Curvature
 from .capture import Use, capture, learning
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
-from .gradient_check import MIXED, check_gradients, halves_to_check, mixed_layers
+from .gradient_check import MIXED, check_gradients, mixed_layers, to_teach
 from .likelihood import Outputs, logit_gradients
 from .objective import default_forward, refuse_other_loss
 from .positions import PositionsError
@@ -176,7 +176,7 @@ class Estimate(Reading):
             wrong |= found
             sound = [layer for layer in called if layer.name not in wrong]
             seen = Seen(uses, outputs)
-            self._refuse_company(batch, seen, dict(enumerate(self._first_rows)), sound)
+            self._refuse_company(batch, seen, self._first_rows, sound)
             if self.forward is default_forward:
                 with self._errors_told(batch):
                     refuse_other_loss(self.model, self.collate.read(batch), outputs)
@@ -205,25 +205,30 @@ class Estimate(Reading):
         self,
         batch: Mapping[str, Any],
         seen: Seen,
-        rows: Mapping[int, Any],
+        rows: Sequence[Any],
         layers: Sequence[Layer],
+        also: Collection[int] = (),
     ) -> None:
-        """Make sure that examples are the same in their batch as alone.
+        """Make sure that the example with most padding is the same in its batch as alone.
+
+        If none has any it is the last one, and what a batch does to one example for its padding it
+        does most to this one.
 
         Args:
             batch: As it was read.
             seen: What the model made of it.
-            rows: Some of its examples, by place.
+            rows: Its examples.
             layers: Whose outputs are compared too.
+            also: Places of others that are to be the same.
 
         Raises:
             LayerChangedError: They are not.
             CurvatureError: Not even one alone is twice the same.
         """
-        for place, row in rows.items():
-            with torch.random.fork_rng(devices=[]):  # a collator's draws are as without this check
-                single = self._single(row)
-            if (alone := taken_out(batch, place, single)) is None:
+        with torch.random.fork_rng(devices=[]):  # a collator's draws are as without this check
+            singles = [self._single(row) for row in rows]
+        for place in sorted({shortest(singles), *also}):
+            if (alone := taken_out(batch, place, singles[place])) is None:
                 continue
             with torch.no_grad(), capture(layers, self._positions(alone, 1)) as uses:
                 outputs = self._forward(alone)
@@ -337,11 +342,9 @@ class Estimate(Reading):
             outputs = self._forward(batch)
         uses = self._at_work(every)
         if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
-            least = positions.mask.reshape(examples, -1).sum(1).argmin()
-            places = range(examples) if number == 1 else {int(least), examples - 1}
-            chosen = {place: rows[place] for place in places}
-            self._refuse_company(batch, Seen(every, outputs), chosen, layers)
-        self._refuse_changes(layers, uses, outputs, examples, halves_to_check(number, examples))
+            also = {0, examples - 1} if number == 1 else {examples - 1}
+            self._refuse_company(batch, Seen(every, outputs), rows, layers, also)
+        self._refuse_changes(layers, uses, outputs, examples, to_teach(number, examples))
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
         edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
         with torch.no_grad():
@@ -374,7 +377,7 @@ class Estimate(Reading):
         uses: Mapping[str, Sequence[Use]],
         outputs: Outputs,
         examples: int,
-        halves: Iterable[Tensor],
+        taught: Iterable[Tensor],
     ) -> None:
         """Make sure that a later batch is used as the first examples were.
 
@@ -383,7 +386,7 @@ class Estimate(Reading):
             uses: Of this batch.
             outputs: Of this batch.
             examples: In this batch.
-            halves: Of the examples, shape [N]: the gradient of each is to be zero at the others.
+            taught: Some examples, shape [N], whose gradient is to be zero at the others.
         """
         for layer in layers:
             rows = [
@@ -395,7 +398,7 @@ class Estimate(Reading):
                 raise LayerChangedError(layer.name, f"{reason}: {DEPENDS}")
             if any(not number or number % examples for number in rows):
                 raise LayerChangedError(layer.name, MIXED)
-        for chosen in halves:
+        for chosen in taught:
             for layer in mixed_layers(layers, outputs.logits, uses, chosen):
                 raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny.curvatures import assert_equal_matrices, dense, estimate, oracle
 from tiny.layers import CLASSES, Logits, vectors
+from tiny.models import llama
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_kfc.curvature import Outputs
+from hf_kfc.curvature import CurvatureArguments, Outputs, estimate_curvature
 from hf_kfc.errors import CurvatureError
 
 
@@ -170,3 +172,69 @@ def test_what_is_random_in_evaluation_mode_is_refused(size: int) -> None:
     model = Logits(run, head=nn.Linear(40, CLASSES))
     with pytest.raises(CurvatureError, match="something else of the same example each time"):
         estimate(model, vectors(5, 40), forward=forward, curvature_batch_size=size)
+
+
+def from_all(x: Tensor) -> Tensor:
+    return x.mean(0, keepdim=True).expand_as(x)
+
+
+def from_next(x: Tensor) -> Tensor:
+    return x.roll(-1, 0)
+
+
+def from_pair(x: Tensor) -> Tensor:
+    return x[(torch.arange(len(x)) ^ 1).clamp(max=len(x) - 1)]
+
+
+def from_earlier(x: Tensor) -> Tensor:
+    return x.cumsum(0) - x
+
+
+def from_first(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+def from_sorted(x: Tensor) -> Tensor:
+    return x[x.flatten(1).sum(1).argsort()]
+
+
+MIXTURES = {
+    f.__name__: f for f in (from_all, from_next, from_pair, from_earlier, from_first, from_sorted)
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_what_goes_from_one_example_to_another_is_found_however_small(
+    name: str, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is rounding in what an example is in company: its gradient alone, by one backward pass
+    of one example, tells it; in a later batch too, which is unlike the first ones."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        hidden = m.below(x)
+        unlike = (x[:, :1] > 5) & (len(x) > 2)  # not in the batch that is looked at before
+        return m.head((hidden + 1e-6 * unlike * MIXTURES[name](hidden)).tanh())
+
+    model = Logits(run, below=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
+    data = vectors(6 * batch, 4)
+    for row in data[6 * (batch - 1) :]:
+        row["x"][0] = 6.0
+    caplog.set_level("INFO")
+    found = estimate(model, data, curvature_batch_size=6)
+    assert "layer 'below': its output is not separate for each example of a batch" in caplog.text
+    assert {b.name: b.operator.kind for b in found.blocks}["head"] == "kronecker"
+
+
+def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Of 64 texts in batches of 8: two beforehand, read four times, and seven alone."""
+    model, read = llama(num_hidden_layers=1), []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    ids = torch.randint(model.config.vocab_size, (64, 6))
+    data = [{"input_ids": row, "labels": row} for row in ids]
+    estimate_curvature(model, data, default_collate, CurvatureArguments(curvature_batch_size=8))
+    assert not caplog.text
+    assert sum(read) == 64 + 2 * 2 + 6
+    assert len(read) == 8 + 2 + 6

@@ -17,7 +17,7 @@ from tiny.layers import (
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_kfc.curvature.layers import RULES, LayerRule
+from hf_kfc.curvature.layers import RULES, LayerRule, LinearRule, TiedEmbeddingRule
 
 N = 3
 
@@ -257,3 +257,22 @@ def test_large_gradients_are_squared_in_parts(monkeypatch: pytest.MonkeyPatch) -
     curvature = estimate(model, data, curvature="diagonal")
     exact = oracle(model, data, curvature)["layer"].diagonal()
     assert_equal_matrices({"": dense(curvature)["layer"].diagonal()}, {"": exact})
+
+
+@pytest.mark.parametrize("held", [1, 9, 2**20])
+def test_squared_gradients_are_the_same_however_few_numbers_are_held(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_kfc.curvature.layers.base._IN_CACHE", held)
+    examples, positions, q, tokens = 3, 5, 4, 7
+    ids = torch.randint(-1, tokens, (examples, positions))
+    g, h = torch.randn(2, examples, positions, q).double()
+    z = torch.randn(examples, positions, tokens).double()
+    one_hot = nn.functional.one_hot(ids + 1, tokens + 1)[..., 1:].double()
+    total = torch.zeros(q, tokens).double()
+    TiedEmbeddingRule().add_squared_sums(total, ids, g, h, z)
+    expected = (torch.einsum("nrq,nrv->nqv", g, one_hot) + h.mT @ z).square().sum(0)
+    torch.testing.assert_close(total, expected)
+    total = torch.zeros(q, tokens).double()
+    LinearRule().add_squared_gradients(total, z, g)
+    torch.testing.assert_close(total, torch.einsum("nrq,nrv->nqv", g, z).square().sum(0))

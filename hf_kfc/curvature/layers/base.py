@@ -18,6 +18,9 @@ from ..moments import add_second_moment
 
 __all__ = ["LayerRule"]
 
+_IN_CACHE = 2**20
+"""Elements of which a CPU need not wait for its memory: 4 MiB in float32."""
+
 
 class LayerRule(ABC):
     """What the estimator asks of one kind of layer.
@@ -52,7 +55,7 @@ class LayerRule(ABC):
     diagonal_inputs: ClassVar[bool] = False
     """Whether A is diagonal and kept as a vector."""
     chunk: ClassVar[int] = 2**25
-    """Elements of per-example gradients held at once: 128 MiB in float32."""
+    """Elements of per-example gradients that a GPU holds at once: 128 MiB in float32."""
 
     def refusal(self, module: nn.Module) -> str | None:
         """Say which setting of this module has no rule although its class has; None if all have."""
@@ -132,6 +135,14 @@ class LayerRule(ABC):
         if a.shape[1] == 1:  # (g aᵀ)² = g² (a²)ᵀ
             total += g[:, 0].square().T @ a[:, 0].square()
             return
-        step = max(1, self.chunk // (a.shape[-1] * g.shape[-1]))
+        step = max(1, self.held(total) // (a.shape[-1] * g.shape[-1]))
         for a_part, g_part in zip(torch.split(a, step), torch.split(g, step), strict=True):
-            total += (g_part.mT @ a_part).square().sum(0)
+            gradients = g_part.mT @ a_part
+            if len(gradients) == 1:
+                total.addcmul_(gradients[0], gradients[0])
+            else:
+                total += gradients.square_().sum(0)
+
+    def held(self, total: Tensor) -> int:
+        """Say how many elements of per-example gradients to hold at once."""
+        return _IN_CACHE if total.device.type == "cpu" else self.chunk

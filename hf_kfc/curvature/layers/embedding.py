@@ -116,15 +116,14 @@ class TiedEmbeddingRule(EmbeddingRule):
             z: Gradients of the head's scores [N, S, V].
         """
         q, tokens = total.shape
-        step = max(1, self.chunk // (q * tokens))
-        for start in range(0, len(ids), step):
-            part = slice(start, start + step)
-            gradient = z[part].mT @ h[part]  # [n, V, q]
-            first_row = torch.arange(len(gradient), device=ids.device)[:, None] * tokens
-            counted = ids[part] >= 0
-            rows = (first_row + ids[part])[counted]
-            gradient.flatten(0, 1).index_add_(0, rows, g[part][counted])
-            total += gradient.square_().sum(0).T
+        step = max(1, self.held(total) // q)
+        for start in range(0, tokens, step):  # no example's gradient is ever held whole
+            part = slice(start, min(start + step, tokens))
+            for own_ids, own_g, own_h, own_z in zip(ids, g, h, z, strict=True):
+                gradient = own_h.T @ own_z[:, part]  # [q, v]
+                inside = (own_ids >= part.start) & (own_ids < part.stop)
+                gradient.index_add_(1, own_ids[inside] - part.start, own_g[inside].T)
+                total[:, part].addcmul_(gradient, gradient)
 
 
 def tokens_of_examples(ids: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

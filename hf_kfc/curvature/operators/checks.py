@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -40,16 +42,17 @@ def bad_factor(name: str, factor: Tensor, size: int) -> list[str]:
         return wrong
     rounding = torch.finfo(factor.dtype).eps / 2
     factor = wide(factor)
-    if not bool(factor.isfinite().all()):
-        return [f"{name} has entries that are not finite"]
     scale = float(factor.abs().max())
     asymmetry = float((factor - factor.T).abs().max())
+    if not isfinite(scale):
+        return [f"{name} has entries that are not finite"]
     if asymmetry > _ASYMMETRIC * scale:
         return [f"{name} is not symmetric (largest difference {asymmetry:.3g})"]
     shift = _INDEFINITE * float(factor.diagonal().abs().sum()) + torch.finfo(factor.dtype).tiny
     shift += rounding * float(factor.norm())
-    identity = torch.eye(size, dtype=factor.dtype, device=factor.device)
-    _, failed_at = torch.linalg.cholesky_ex(factor + shift * identity)
+    shifted = factor.clone()
+    shifted.diagonal().add_(shift)
+    _, failed_at = torch.linalg.cholesky_ex(shifted)
     return [f"{name} is indefinite"] if int(failed_at) else []
 
 
