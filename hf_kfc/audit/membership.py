@@ -189,7 +189,7 @@ def _weights(block: Block, layer: Layer) -> Tensor | None:
     if block.is_embedding:
         (shape,) = block.shapes.values()
         seen = torch.zeros(shape[0])
-        seen[block.tokens] = (moment > 0).float()
+        seen[block.tokens] = (moment > 0).to(seen)
         return seen
     return _inverses(moment[None])[0]
 
