@@ -2,81 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_kfc.errors import ConsolidationError
 from hf_kfc.precision import wide
 from hf_kfc.ranking.loss import masked_logits, ranking_loss
 
 __all__ = ["ScoreAverage", "average_parameters"]
 
 
-def average_parameters(
-    models: Sequence[nn.Module], weights: Sequence[float] | None = None
-) -> dict[str, Tensor]:
-    """Return θ̄ = Σ_k w_k θ_k, with Σ_k w_k = 1, as a state dict of one model.
+def average_parameters(mean: nn.Module, newest: nn.Module, count: int) -> dict[str, Tensor]:
+    """Return θ̄_k = ((k − 1) θ̄_{k−1} + θ_k) / k, as a state dict of one model.
 
     Weight averaging: of a model before and after fine-tuning WiSE-FT (Wortsman et al. 2022a), of
     several fine-tuned ones a model soup (Wortsman et al. 2022b). It costs one model to keep and to
     run, and supposes that the models started from each other or from one pretrained model.
 
     Args:
-        models: Models of one architecture, the newest last.
-        weights: w_k ≥ 0 of each, scaled here so that they sum to one; none means equal weights.
+        mean: The average of the models before.
+        newest: The newest one, of the same architecture.
+        count: How many models there are, k.
 
     Returns:
         Averages, summed in float64, of the parameters and buffers of a floating type; the others
-        (counters, positions) are the last model's. Types and devices are the last model's too.
-
-    Raises:
-        ConsolidationError: The models' tensors differ in name or shape, or the weights are wrong.
+        (counters, positions) are the newest model's. Types and devices are its own too.
     """
-    shares = _shares(models, weights)
-    states = [model.state_dict() for model in models]
-    _refuse_differences(states)
+    before = mean.state_dict()
     averages = {}
-    for name, last in states[-1].items():
+    for name, last in newest.state_dict().items():
         if last.is_floating_point():
-            total = sum(
-                share * state[name].to("cpu", torch.float64)
-                for share, state in zip(shares, states, strict=True)
-            )
-            averages[name] = torch.as_tensor(total).to(last.device, last.dtype)
+            old, new = (own.to("cpu", torch.float64) for own in (before[name], last))
+            averages[name] = ((count - 1) / count * old + 1 / count * new).to(last)
         else:
             averages[name] = last.clone()
     return averages
 
 
 class ScoreAverage(nn.Module):
-    """Models whose probabilities are averaged: p(c) = Σ_k w_k softmax(logits_k)(c).
+    """Models whose probabilities are averaged: p(c) = Σ_k softmax(logits_k)(c) / K.
 
     An ensemble (bagging, Breiman 1996; deep ensembles, Lakshminarayanan et al. 2017), here of the
     models of each period. It is run like one model, in evaluation; it costs as much as all.
 
     Args:
         models: Models with the same outputs, the newest last.
-        weights: w_k ≥ 0 of each, scaled here so that they sum to one; none means equal weights.
-
-    Raises:
-        ConsolidationError: There are no models, or the weights are wrong.
     """
 
     takes_candidate_mask = True
     """Tells :class:`~hf_kfc.ranking.trainer.RankingTrainer` not to keep the mask to itself."""
 
-    log_weights: Tensor
-
-    def __init__(self, models: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
-        shares = torch.tensor(_shares(models, weights))
         self.models = nn.ModuleList(models)
-        self.register_buffer("log_weights", shares.log(), persistent=False)
 
     # The usual inputs have names here: the Trainer removes columns that it finds no name of.
     def forward(
@@ -114,8 +96,7 @@ class ScoreAverage(nn.Module):
         for model in self.models:
             output = model(**features)
             scores.append(_log_probabilities(output["logits"], candidate_mask))
-        weights = self.log_weights.to(scores[-1]).view(-1, *[1] * scores[-1].dim())
-        logits = torch.logsumexp(torch.stack(scores) + weights, 0)
+        logits = torch.logsumexp(torch.stack(scores) - math.log(len(scores)), 0)
         if candidate_mask is not None:
             logits = masked_logits(logits, candidate_mask)
         loss = None if labels is None else ranking_loss(logits, labels)
@@ -127,33 +108,3 @@ def _log_probabilities(logits: Tensor, candidate_mask: Tensor | None) -> Tensor:
     if candidate_mask is not None:
         logits = masked_logits(logits, candidate_mask)
     return functional.log_softmax(logits, -1)
-
-
-def _shares(models: Sequence[nn.Module], weights: Sequence[float] | None) -> list[float]:
-    """The weights, scaled to sum to one."""
-    given = [1.0] * len(models) if weights is None else list(weights)
-    if not models or len(given) != len(models):
-        raise ConsolidationError(
-            f"{len(given)} weights were given for {len(models)} models to be averaged; give at "
-            "least one model and one weight for each"
-        )
-    if not all(isfinite(weight) and weight >= 0 for weight in given) or not sum(given):
-        raise ConsolidationError(
-            f"the weights {given} of models to be averaged are not numbers ≥ 0 with one above 0; "
-            "correct them"
-        )
-    return [weight / sum(given) for weight in given]
-
-
-def _refuse_differences(states: Sequence[dict[str, Tensor]]) -> None:
-    shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in states]
-    different = [
-        f"{name} ({', '.join(str(found.get(name, 'missing')) for found in shapes)})"
-        for name in dict.fromkeys(name for found in shapes for name in found)
-        if any(found.get(name) != shapes[-1].get(name) for found in shapes)
-    ]
-    if different:
-        raise ConsolidationError(
-            f"models to be averaged differ in {', '.join(different)}; average models of one "
-            "architecture"
-        )

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any
 
-import datasets
-from torch.utils.data import ConcatDataset, IterableDataset, Sampler
-from transformers import TrainingArguments
+from torch.utils.data import Sampler
 
 from hf_kfc.errors import ConsolidationError
 
-__all__ = ["SCHEDULES", "RehearsalSampler", "join_datasets", "keep_part"]
+__all__ = ["SCHEDULES", "RehearsalSampler", "keep_part"]
 
 SCHEDULES = ("replay", "fixed", "growing")
+
+_REPLAY_EVERY = 5
+"""Batches of the new task before a batch of old examples."""
+_OLD_SHARE = 0.5
+"""Share of old examples in an epoch of a fixed size."""
 
 
 class RehearsalSampler(Sampler[int]):
     """The order of an epoch over the data set [new examples, old examples].
 
     - ``replay``, experience replay (de Masson d'Autume et al. 2019, who replay once in many
-      batches): the new task in random order, and after every m batches of it n batches of old
-      examples. A batch is one optimizer step: each is of purely new or purely old examples.
+      batches): the new task in random order, and after every 5 batches of it one of old examples.
+      A batch is one optimizer step: each is of purely new or purely old examples.
     - ``fixed``, rehearsal (Robins 1995) at the cost of plain fine-tuning: N = ``num_new`` examples,
-      of which p·N, rounded, are old and the others new, shuffled. The new ones are the next of a
+      half of which, rounded, are old and the others new, shuffled. The new ones are the next of a
       fixed random circle: all are seen equally often, and others are left out in each epoch.
     - ``growing``, training on everything that was kept: all new and all old examples, shuffled.
 
     Old examples come from an endless sequence of passes through all of them, each in a new order,
     that goes on from epoch to epoch: none is repeated before every other one was used. All is a
-    function of seed and epoch alone, so that processes agree and a continued run goes on as it was.
+    function of seed and epoch alone, so that processes agree.
 
     Args:
         num_new: Examples of the new task; their indices come first.
         num_old: Old examples; their indices follow.
         schedule: One of the three.
-        step_size: Examples in an optimizer step, of all processes and accumulated micro-batches.
-        replay_every: m.
-        replay_batches: n.
-        old_share: p.
+        step_size: Examples in an optimizer step, of all processes.
         seed: Of all random orders.
 
     Raises:
@@ -48,21 +48,10 @@ class RehearsalSampler(Sampler[int]):
     """
 
     def __init__(
-        self,
-        num_new: int,
-        num_old: int,
-        schedule: str = "fixed",
-        *,
-        step_size: int = 1,
-        replay_every: int = 5,
-        replay_batches: int = 1,
-        old_share: float = 0.5,
-        seed: int = 0,
+        self, num_new: int, num_old: int, schedule: str, *, step_size: int = 1, seed: int = 0
     ) -> None:
         self.num_new, self.num_old, self.schedule = num_new, num_old, schedule
-        self.step_size, self.replay_every = step_size, replay_every
-        self.replay_batches, self.old_share = replay_batches, old_share
-        self.seed, self.epoch = seed, 0
+        self.step_size, self.seed, self.epoch = step_size, seed, 0
         if num_new < 1 or num_old < 1:
             raise ConsolidationError(
                 f"rehearsal was given {num_new} new and {num_old} old examples; give some of both"
@@ -75,8 +64,7 @@ class RehearsalSampler(Sampler[int]):
         if not self._old:
             raise ConsolidationError(
                 f"an epoch over {num_new} new examples, {step_size} in each step, would have no "
-                f"old one under rehearsal '{schedule}'; lower `replay_every` or the batch size, or "
-                "use another `rehearsal`"
+                f"old one under '{schedule}'; lower the batch size or use another rehearsal"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -102,10 +90,9 @@ class RehearsalSampler(Sampler[int]):
         """New and old examples in an epoch."""
         if self.schedule == "replay":
             steps = ceil(self.num_new / self.step_size)
-            replays = steps // self.replay_every
-            return steps * self.step_size, replays * self.replay_batches * self.step_size
+            return steps * self.step_size, steps // _REPLAY_EVERY * self.step_size
         if self.schedule == "fixed":
-            old = min(max(round(self.old_share * self.num_new), 1), self.num_new - 1)
+            old = min(max(round(_OLD_SHARE * self.num_new), 1), self.num_new - 1)
             return self.num_new - old, old
         return self.num_new, self.num_old
 
@@ -128,11 +115,10 @@ class RehearsalSampler(Sampler[int]):
         return [self.num_new + index for index in drawn[first : first + self._old]]
 
     def _alternate(self, new: list[int], old: list[int]) -> Iterator[int]:
-        new_size = self.replay_every * self.step_size
-        old_size = self.replay_batches * self.step_size
-        for index in range(ceil(len(new) / new_size)):
-            yield from new[index * new_size : (index + 1) * new_size]
-            yield from old[index * old_size : (index + 1) * old_size]
+        size = self.step_size
+        for number in range(ceil(len(new) / (_REPLAY_EVERY * size))):
+            yield from new[number * _REPLAY_EVERY * size : (number + 1) * _REPLAY_EVERY * size]
+            yield from old[number * size : (number + 1) * size]
 
     def _shuffled(self, kind: str, count: int, number: int) -> list[int]:
         order = list(range(count))
@@ -140,91 +126,16 @@ class RehearsalSampler(Sampler[int]):
         return order
 
 
-def join_datasets(new: Any, old: Any, args: TrainingArguments) -> Any:
-    """Return [new, old], to be sampled by :class:`RehearsalSampler`.
+def keep_part(examples: Sequence[Any], share: float, seed: int = 0) -> list[Any]:
+    """Return a random part of some examples, to be kept for rehearsal.
+
+    Drawn without replacement, in the examples' own order, at least one.
 
     Args:
-        new: Training examples of the new task: a list or a map-style data set.
-        old: Old examples likewise.
-        args: Training arguments.
-
-    Raises:
-        ConsolidationError: A data set has no length or no examples, the columns of the two differ,
-            or the arguments ask for another order of the examples.
-    """
-    for name, dataset in (("train_dataset", new), ("old_dataset", old)):
-        streamed = isinstance(dataset, IterableDataset | datasets.IterableDataset)
-        if streamed or not hasattr(dataset, "__len__"):
-            raise ConsolidationError(
-                f"{name} is {type(dataset).__name__}, but rehearsal draws examples by their "
-                "numbers; give a list or a map-style data set"
-            )
-        if not len(dataset):
-            raise ConsolidationError(
-                f"{name} is empty, so that there is nothing to rehearse; give one with examples"
-            )
-    _refuse_other_orders(args)
-    if not (isinstance(new, datasets.Dataset) and isinstance(old, datasets.Dataset)):
-        return ConcatDataset([new, old])
-    _refuse_other_columns(new, old)
-    if new.format != old.format:  # joined, both would lose theirs
-        return ConcatDataset([new, old])
-    return datasets.concatenate_datasets([new, old])
-
-
-def _refuse_other_orders(args: TrainingArguments) -> None:
-    if args.train_sampling_strategy != "random":
-        problem = f"train_sampling_strategy='{args.train_sampling_strategy}'"
-    elif args.dataloader_drop_last:
-        problem = "dataloader_drop_last"
-    elif getattr(args.accelerator_config, "split_batches", False):
-        problem = "accelerator_config.split_batches"
-    else:
-        return
-    raise ConsolidationError(
-        f"rehearsal has an order of its own, which {problem} would break; take it out or train "
-        "without old_dataset"
-    )
-
-
-def _refuse_other_columns(new: datasets.Dataset, old: datasets.Dataset) -> None:
-    # datasets would fill missing columns with None, and fail at other types in its own words.
-    names = sorted(
-        name
-        for name in {*new.features, *old.features}
-        if new.features.get(name) != old.features.get(name)
-    )
-    if names:
-        raise ConsolidationError(
-            f"train_dataset and old_dataset differ in the columns {', '.join(names)}; give both "
-            "the same columns of the same types (Dataset.select_columns, Dataset.cast)"
-        )
-
-
-def keep_part(dataset: Any, share: float, seed: int = 0) -> Any:
-    """Return a random part of a data set, to be kept for rehearsal.
-
-    Drawn without replacement, of the examples' own order, at least one.
-
-    Args:
-        dataset: A ``datasets.Dataset``, a list, or anything else with a length and indices.
+        examples: What to keep a part of.
         share: Of the examples, above 0 and at most 1; their number is rounded.
         seed: Of the draw.
-
-    Returns:
-        A ``datasets.Dataset`` of one, a list of anything else.
-
-    Raises:
-        ConsolidationError: There is nothing to keep, or the share is not one.
     """
-    if not 0 < share <= 1:
-        raise ConsolidationError(
-            f"share {share} of the examples to keep is not above 0 and at most 1; correct it"
-        )
-    if not len(dataset):
-        raise ConsolidationError("the data set to keep a part of is empty; give one with examples")
-    count = max(1, round(share * len(dataset)))
-    kept = sorted(random.Random(f"keep:{seed}").sample(range(len(dataset)), count))
-    if isinstance(dataset, datasets.Dataset):
-        return dataset.select(kept)
-    return [dataset[index] for index in kept]
+    count = max(1, round(share * len(examples)))
+    kept = sorted(random.Random(f"keep:{seed}").sample(range(len(examples)), count))
+    return [examples[index] for index in kept]

@@ -256,8 +256,7 @@ def averaged(
         args: Batch size and precision.
     """
     model = copy.deepcopy(before)
-    weights = [(tier - 1) / tier, 1 / tier]
-    model.load_state_dict(average_parameters([before, learned.model], weights))
+    model.load_state_dict(average_parameters(before, learned.model, tier))
     return as_learned(model, collator, args)
 
 

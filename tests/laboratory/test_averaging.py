@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ import datasets
 import pytest
 import torch
 from tiny.data import Collator
-from tiny.models import ranking_bert, ranking_cnn
+from tiny.models import ranking_bert
 from tiny.trainings import HELD_OUT, arguments
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking.trainer import RankingTrainer
 from laboratory.averaging import ScoreAverage, average_parameters
 
@@ -37,20 +35,20 @@ def three() -> list[PreTrainedModel]:
 # Parameters
 
 
-@pytest.mark.parametrize("weights", [None, [2.0, 1.0, 5.0], [0, 0, 3]])
-def test_parameters(weights: list[float] | None) -> None:
-    models = three()
-    found = average_parameters(models, weights)
-    shares = [1 / 3] * 3 if weights is None else [weight / sum(weights) for weight in weights]
+def test_parameters() -> None:
+    first, second, third = models = three()
+    mean = ranking_bert()
+    mean.load_state_dict(average_parameters(first, second, 2))
+    found = average_parameters(mean, third, 3)
     states = [model.state_dict() for model in models]
     assert found.keys() == states[0].keys()
     for name, value in found.items():
-        expected = sum(s * state[name].double() for s, state in zip(shares, states, strict=True))
+        expected = sum(state[name].double() for state in states) / 3
         assert value.dtype == torch.float32
-        assert torch.equal(value, torch.as_tensor(expected).float()), name
-    ranking_bert().load_state_dict(found)
-    if weights == [0, 0, 3]:
-        assert all(torch.equal(value, states[2][name]) for name, value in found.items())
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    assert torch.equal(
+        average_parameters(first, second, 1)["classifier.weight"], second.classifier.weight
+    )
 
 
 def test_the_sum_is_float64() -> None:
@@ -59,10 +57,10 @@ def test_the_sum_is_float64() -> None:
         nn.init.constant_(layer.weight, value)
         return layer
 
-    found = average_parameters([half(1.0), *(half(0.001) for _ in range(9))])
+    found = average_parameters(half(0.001), half(1.0), 10)["weight"]
     expected = torch.tensor((1 + 9 * half(0.001).weight.double().item()) / 10).half()
-    assert found["weight"].item() == expected.item()
-    assert found["weight"].dtype == torch.float16
+    assert found.item() == expected.item()
+    assert found.dtype == torch.float16
 
 
 def test_buffers() -> None:
@@ -70,34 +68,11 @@ def test_buffers() -> None:
     for index, norm in enumerate(norms):
         norm.running_mean.fill_(index)
         norm.num_batches_tracked.fill_(10 + index)
-    found = average_parameters(norms)
+    found = average_parameters(*norms, 2)
     assert found["running_mean"].tolist() == [0.5, 0.5]
     assert found["num_batches_tracked"].item() == 11
     found["num_batches_tracked"].add_(1)
     assert norms[1].num_batches_tracked.item() == 11
-
-
-def test_different_models() -> None:
-    models = [ranking_cnn(), ranking_cnn(), ranking_cnn()]
-    models[0].classifier = nn.Linear(8, 2)
-    models[1].extra = nn.Linear(2, 2, bias=False)
-    with pytest.raises(ConsolidationError) as refusal:
-        average_parameters(models)
-    told = str(refusal.value)
-    assert "classifier.weight ([2, 8], [1, 8], [1, 8])" in told
-    assert "classifier.bias ([2], [1], [1])" in told
-    assert "extra.weight (missing, [2, 2], missing)" in told
-    assert "dense" not in told
-
-
-@pytest.mark.parametrize("average", [average_parameters, ScoreAverage])
-@pytest.mark.parametrize(
-    ("count", "weights"),
-    [(0, None), (2, [1.0]), (2, [0.0, 0.0]), (2, [1.5, -0.5]), (2, [1.0, math.nan])],
-)
-def test_bad_weights(average: Any, count: int, weights: list[float] | None) -> None:
-    with pytest.raises(ConsolidationError, match="models to be averaged"):
-        average([ranking_cnn()] * count, weights)
 
 
 # Scores
@@ -108,31 +83,24 @@ def features(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def expected_probabilities(
-    models: list[PreTrainedModel], shares: list[float], example: dict[str, Any]
-) -> Tensor:
+def expected_probabilities(models: list[PreTrainedModel], example: dict[str, Any]) -> Tensor:
     """Of one example alone, which has no padding."""
     batch = features(Collator()([example]))
     each = [model.double()(**batch).logits[0].softmax(-1) for model in models]
-    return torch.stack([share * p for share, p in zip(shares, each, strict=True)]).sum(0)
+    return torch.stack(each).mean(0)
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0], [0.0, 0.0, 1.0]])
 @torch.no_grad()
-def test_scores_with_padded_candidates(weights: list[float] | None) -> None:
+def test_scores_with_padded_candidates() -> None:
     models = three()
-    shares = [1 / 3] * 3 if weights is None else [weight / sum(weights) for weight in weights]
     batch = Collator()(HELD_OUT)
     mask = batch["candidate_mask"]
     assert not mask.all()
-    output = ScoreAverage(models, weights).eval()(**features(batch), candidate_mask=mask)
+    output = ScoreAverage(models).eval()(**features(batch), candidate_mask=mask)
     assert output.loss is None
     assert (output.logits[~mask] == torch.finfo(torch.float32).min).all()
-    last = models[-1](**features(batch)).logits
-    if weights == [0.0, 0.0, 1.0]:
-        assert torch.allclose(output.logits.softmax(-1)[mask], softmax(last, mask)[mask])
     for row, example in enumerate(HELD_OUT):
-        expected = expected_probabilities(models, shares, example)
+        expected = expected_probabilities(models, example)
         found = output.logits[row][mask[row]].exp()
         assert found.sum().item() == pytest.approx(1)
         torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
@@ -162,7 +130,7 @@ def test_in_the_ranking_trainer(masked: bool, tmp_path: Path) -> None:
         data_collator=Collator(masked),
     )
     result = trainer.predict(trainer.eval_dataset)
-    expected = [expected_probabilities(models, [1 / 3] * 3, e) for e in trainer.eval_dataset]
+    expected = [expected_probabilities(models, e) for e in trainer.eval_dataset]
     losses = [-p[e["labels"]].log() for p, e in zip(expected, trainer.eval_dataset, strict=True)]
     assert result.metrics["test_loss"] == pytest.approx(torch.stack(losses).mean().item(), 1e-4)
     for row, probabilities in zip(result.predictions, expected, strict=True):

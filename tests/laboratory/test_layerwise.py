@@ -188,42 +188,7 @@ def test_compiled(tmp_path: Path) -> None:
     assert found == {0.05 * DECAY**depth for depth in range(4)}
 
 
-# Resume
-
-
-def test_resume(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {**CHANGES, "save_strategy": "steps", "save_steps": 1}
-    finished, _ = rates(tmp_path / "one", "cnn", layer_decay=DECAY, **changes)
-    prior = [make_prior(ranking_cnn())]
-    checkpoint = str(tmp_path / "one" / "checkpoint-3")
-    trainer = make_trainer(tmp_path / "two", prior, ranking_cnn(), layer_decay=DECAY, **changes)
-    trainer.train(checkpoint)
-    for name, value in finished.model.state_dict().items():
-        assert torch.equal(trainer.model.state_dict()[name], value), name
-    for decay in (1.0, 0.6):
-        other = make_trainer(tmp_path / "three", prior, ranking_cnn(), layer_decay=decay, **changes)
-        with pytest.raises(ConsolidationError, match=r"other .*layer_decay.*start anew"):
-            other.train(checkpoint)
-
-
 # Refusals
-
-
-@pytest.mark.parametrize("value", [0.0, -0.5, 1.01, float("nan")])
-def test_bad_numbers(value: float, tmp_path: Path) -> None:
-    with pytest.raises(ConsolidationError, match=r"layer_decay .* is not above 0 and at most 1"):
-        make_trainer(tmp_path, layer_decay=value)
-
-
-def test_an_optimizer_made_elsewhere(tmp_path: Path) -> None:
-    model = ranking_cnn()
-    made = (torch.optim.SGD(model.parameters(), 0.1), None)
-    trainer = make_trainer(tmp_path, (), model)
-    kind, args = type(trainer), trainer.args
-    kind(model, args, optimizers=made)
-    args.layer_decay = DECAY
-    with pytest.raises(ConsolidationError, match=r"learning rates.*made elsewhere"):
-        kind(model, args, optimizers=made)
 
 
 def test_parameters_that_are_not_the_models() -> None:
