@@ -16,28 +16,28 @@ from hf_kfc.ranking.loss import masked_logits, ranking_loss
 __all__ = ["ScoreAverage", "average_parameters"]
 
 
-def average_parameters(mean: nn.Module, newest: nn.Module, count: int) -> dict[str, Tensor]:
-    """Return θ̄_k = ((k − 1) θ̄_{k−1} + θ_k) / k, as a state dict of one model.
+def average_parameters(before: nn.Module, newest: nn.Module, share: float) -> dict[str, Tensor]:
+    """Return (1 − w) θ + w θ', as a state dict of one model.
 
-    Weight averaging: of a model before and after fine-tuning WiSE-FT (Wortsman et al. 2022a), of
-    several fine-tuned ones a model soup (Wortsman et al. 2022b). It costs one model to keep and to
-    run, and supposes that the models started from each other or from one pretrained model.
+    Weight averaging: of a model before and after fine-tuning WiSE-FT (Wortsman et al. 2022a); with
+    w = 1/k, of the k-th model and the average of those before it, a model soup (Wortsman et al.
+    2022b). It costs one model to keep and to run, and supposes that the models started from each
+    other or from one pretrained model.
 
     Args:
-        mean: The average of the models before.
-        newest: The newest one, of the same architecture.
-        count: How many models there are, k.
+        before: The model with the parameters θ.
+        newest: One of the same architecture, with θ'.
+        share: w.
 
     Returns:
         Averages, summed in float64, of the parameters and buffers of a floating type; the others
         (counters, positions) are the newest model's. Types and devices are its own too.
     """
-    before = mean.state_dict()
-    averages = {}
+    others, averages = before.state_dict(), {}
     for name, last in newest.state_dict().items():
         if last.is_floating_point():
-            old, new = (own.to("cpu", torch.float64) for own in (before[name], last))
-            averages[name] = ((count - 1) / count * old + 1 / count * new).to(last)
+            old, new = (own.to("cpu", torch.float64) for own in (others[name], last))
+            averages[name] = ((1 - share) * old + share * new).to(last)
         else:
             averages[name] = last.clone()
     return averages

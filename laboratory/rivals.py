@@ -82,15 +82,12 @@ class RivalTrainer(RankingConsolidationTrainer):
             step_size=self.get_total_train_batch_size(self.args),
             seed=self.args.seed,
         )
-        return cast(
-            DataLoader[Any],
-            self._get_dataloader(
-                dataset=ConcatDataset([cast(Any, self.train_dataset), cast(Any, self.old_dataset)]),
-                description="Training",
-                batch_size=self._train_batch_size,
-                sampler_fn=lambda _: sampler,
-                is_training=True,
-            ),
+        return self._get_dataloader(
+            dataset=ConcatDataset([cast(Any, self.train_dataset), cast(Any, self.old_dataset)]),
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda _: sampler,
+            is_training=True,
         )
 
     def _refuse_unsupported(self) -> None:

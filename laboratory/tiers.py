@@ -256,7 +256,7 @@ def averaged(
         args: Batch size and precision.
     """
     model = copy.deepcopy(before)
-    model.load_state_dict(average_parameters(before, learned.model, tier))
+    model.load_state_dict(average_parameters(before, learned.model, 1 / tier))
     return as_learned(model, collator, args)
 
 

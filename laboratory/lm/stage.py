@@ -110,8 +110,7 @@ class Stage:
             if self.args.keep_models or method.trained == "none":
                 model.save_pretrained(folder)
         if method.average < 1:
-            shares = [1 - method.average, method.average]
-            model.load_state_dict(average_parameters([self.anchor, model], shares))
+            model.load_state_dict(average_parameters(self.anchor, model, method.average))
         return self.measure(model) | {"training": training}
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,13 @@ from hf_kfc.curvature import (
     Curvature,
     CurvatureArguments,
     Diagonal,
+    default_forward,
     estimate_curvature,
 )
 
 from .common import Example, copy_parameters, displacement, mean_loss, quality, train
-from .hessian import hessian_diagonal
 
-__all__ = ["hessian_lesson"]
+__all__ = ["hessian_diagonal", "hessian_lesson"]
 
 _STEPS, _RECORD_EVERY = 750, 15
 _STRENGTHS = (0.5, 2.0, 8.0)  # N_old / (2 N_new) of tasks of one size, and multiples of it
@@ -54,7 +54,7 @@ def hessian_lesson(seed: int = 0) -> dict[str, Any]:
 
     args = CurvatureArguments(curvature="diagonal")
     fisher = estimate_curvature(model, data, default_collate, args)
-    hessian = _diagonal_curvature(fisher, hessian_diagonal(model, data, default_collate))
+    hessian = _diagonal_curvature(fisher, hessian_diagonal(model, data))
     clamped = _diagonal_curvature(
         fisher, {n: h.clamp(min=0) for n, h in _diagonals(hessian).items()}
     )
@@ -74,6 +74,54 @@ def hessian_lesson(seed: int = 0) -> dict[str, Any]:
         ],
         "runs": runs,
     }
+
+
+def hessian_diagonal(model: nn.Module, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Compute the diagonal of the Hessian of the mean loss, d_j = ∂²/∂θ_j² mean_n −log p(y_n|x_n).
+
+    Not a penalty, although ½ ΔᵀHΔ is the increase of the old loss to second order: short of full
+    convergence, where the loss is not convex, H has negative entries on its diagonal. The penalty
+    then rewards moving away without bound, and training is wrecked (:func:`hessian_lesson`). The
+    Fisher, a mean of outer products of per-example gradients, is positive semi-definite by
+    construction; with ``exact`` labels it is the Hessian if the logits are linear in the parameters
+    (Martens 2020, arXiv:1412.1193).
+
+    A feed-forward ReLU network, whose logits are piecewise linear in each single parameter, has no
+    negative entry on the diagonal though H is indefinite; one with tanh or GELU has.
+
+    Args:
+        model: Called in evaluation mode; its operations must be differentiable twice.
+        examples: All are one batch, so they are to be few.
+
+    Returns:
+        For every trainable parameter a tensor of its shape, by one backward pass per entry.
+    """
+    model.eval()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    outputs = default_forward(model, default_collate(list(examples)))
+    classes = outputs.logits.shape[-1]
+    loss = functional.cross_entropy(
+        outputs.logits.reshape(-1, classes), outputs.labels.reshape(-1), reduction="sum"
+    ) / len(examples)
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=True, materialize_grads=True
+    )
+    return {
+        name: _second_derivatives(gradient, parameter)
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+    }
+
+
+def _second_derivatives(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Differentiate every entry of a gradient by its own parameter once more."""
+    diagonal = torch.zeros_like(parameter).reshape(-1)
+    if gradient.requires_grad:  # else the loss is linear in the parameter, or free of it
+        for j, entry in enumerate(gradient.reshape(-1)):
+            (row,) = torch.autograd.grad(
+                entry, parameter, retain_graph=True, materialize_grads=True
+            )
+            diagonal[j] = row.reshape(-1)[j]
+    return diagonal.reshape(parameter.shape).detach()
 
 
 class _Classifier(nn.Module):

@@ -38,8 +38,8 @@ def three() -> list[PreTrainedModel]:
 def test_parameters() -> None:
     first, second, third = models = three()
     mean = ranking_bert()
-    mean.load_state_dict(average_parameters(first, second, 2))
-    found = average_parameters(mean, third, 3)
+    mean.load_state_dict(average_parameters(first, second, 1 / 2))
+    found = average_parameters(mean, third, 1 / 3)
     states = [model.state_dict() for model in models]
     assert found.keys() == states[0].keys()
     for name, value in found.items():
@@ -57,7 +57,7 @@ def test_the_sum_is_float64() -> None:
         nn.init.constant_(layer.weight, value)
         return layer
 
-    found = average_parameters(half(0.001), half(1.0), 10)["weight"]
+    found = average_parameters(half(0.001), half(1.0), 1 / 10)["weight"]
     expected = torch.tensor((1 + 9 * half(0.001).weight.double().item()) / 10).half()
     assert found.item() == expected.item()
     assert found.dtype == torch.float16
@@ -68,7 +68,7 @@ def test_buffers() -> None:
     for index, norm in enumerate(norms):
         norm.running_mean.fill_(index)
         norm.num_batches_tracked.fill_(10 + index)
-    found = average_parameters(*norms, 2)
+    found = average_parameters(*norms, 1 / 2)
     assert found["running_mean"].tolist() == [0.5, 0.5]
     assert found["num_batches_tracked"].item() == 11
     found["num_batches_tracked"].add_(1)

@@ -16,7 +16,7 @@ from hf_kfc.curvature import Curvature, Diagonal, per_example_gradients
 from hf_kfc.errors import PriorError
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training.penalty import ConsolidationPenalty
-from laboratory.toys.hessian import hessian_diagonal
+from laboratory.toys.hessian_lesson import hessian_diagonal
 
 __all__ = ["float64"]
 
@@ -65,7 +65,7 @@ def test_it_is_the_diagonal_of_autograds_hessian(
     build: Callable[[], nn.Module], tokens: bool
 ) -> None:
     model, data = build(), token_data() if tokens else vectors(N)
-    actual = hessian_diagonal(model, data, default_collate)
+    actual = hessian_diagonal(model, data)
     assert {n: t.shape for n, t in actual.items()} == {
         n: p.shape for n, p in model.named_parameters()
     }
@@ -79,7 +79,7 @@ def test_unused_and_linear_parameters_are_zero_and_frozen_ones_left_out() -> Non
         lambda m, x: m.used(x), used=nn.Linear(4, 3), idle=nn.Linear(2, 2), frozen=nn.Linear(2, 2)
     )
     model.frozen.requires_grad_(False)
-    actual = hessian_diagonal(model, vectors(N), default_collate)
+    actual = hessian_diagonal(model, vectors(N))
     assert set(actual) == {"used.weight", "used.bias", "idle.weight", "idle.bias"}
     assert actual["idle.weight"].shape == (2, 2)
     assert not actual["idle.weight"].any()
@@ -92,7 +92,7 @@ def test_of_linear_logits_it_is_the_fisher_of_exact_labels(labels: int) -> None:
     """Whatever the data's labels and the parameters: H = Σ_n Jᵀ (diag(p) − p pᵀ) J."""
     torch.manual_seed(labels)
     model, data = linear(), vectors(N)
-    hessian = hessian_diagonal(model, data, default_collate)
+    hessian = hessian_diagonal(model, data)
     rows = per_example_gradients(model, data, default_collate, "exact")
     for name, gradients in rows.items():
         fisher = gradients.square().sum(0) / N
@@ -105,7 +105,7 @@ def test_of_linear_logits_it_is_the_fisher_of_exact_labels(labels: int) -> None:
 
 def test_it_is_negative_where_the_loss_is_not_convex_and_the_fisher_never_is() -> None:
     model, data = smooth(), vectors(N)
-    hessian = flat(hessian_diagonal(model, data, default_collate))
+    hessian = flat(hessian_diagonal(model, data))
     assert 0 < int((hessian < 0).sum()) < len(hessian)
     assert hessian.min() < -0.001
     fisher = estimate(model, data, curvature="diagonal")
@@ -114,7 +114,7 @@ def test_it_is_negative_where_the_loss_is_not_convex_and_the_fisher_never_is() -
 
 def test_of_a_relu_network_it_is_not_negative_though_the_hessian_is_indefinite() -> None:
     model, data = Mlp(), vectors(N)
-    assert flat(hessian_diagonal(model, data, default_collate)).min() >= -1e-12
+    assert flat(hessian_diagonal(model, data)).min() >= -1e-12
     assert torch.linalg.eigvalsh(whole_hessian(model, data))[0] < -0.001
 
 
@@ -126,7 +126,7 @@ def with_diagonal(curvature: Curvature, diagonal: dict[str, Tensor]) -> Curvatur
 def test_no_prior_can_be_made_of_it() -> None:
     model, data = smooth(), vectors(N)
     prior = ConsolidationPrior.estimate(model, data, default_collate, task="old")
-    hessian = with_diagonal(prior.curvature, hessian_diagonal(model, data, default_collate))
+    hessian = with_diagonal(prior.curvature, hessian_diagonal(model, data))
     with pytest.raises(PriorError, match="diagonal has a negative entry"):
         ConsolidationPrior(prior.anchor, hessian, prior.provenance)
 
@@ -159,7 +159,7 @@ def test_training_against_it_runs_away_and_against_the_fisher_does_not() -> None
     """Its negative entries alone do it: set to zero, they leave the penalty bounded."""
     model, data, new = smooth(), vectors(N), default_collate(vectors(N))
     fisher = estimate(model, data, curvature="diagonal")
-    diagonal = hessian_diagonal(model, data, default_collate)
+    diagonal = hessian_diagonal(model, data)
     clamped = {name: d.clamp(min=0) for name, d in diagonal.items()}
     by_hessian = penalties(model, with_diagonal(fisher, diagonal), new)
     assert by_hessian[-1] < -1e3
