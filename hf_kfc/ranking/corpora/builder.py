@@ -302,7 +302,6 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                 mentions[id_] = cut_context(mention, self.config.context_words)
         warn_of_halves(f"{self.dataset_name}/{split}", halves, len(mentions))
         counts.linked = len(mentions)
-        counts.read += counts.linked
         return list(mentions.items())
 
     def _usable(
@@ -318,20 +317,18 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             gold = ontology.position(mention.concept)
             if gold is not None:
                 usable.append((id_, mention, gold))
-                continue
-            if ontology.leads_to_several(mention.concept):
-                counts.read -= 1  # `drop` counts it again
+            elif ontology.leads_to_several(mention.concept):
                 counts.drop("identifier of several concepts")
-                continue
-            if self.config.on_unknown_concept == "raise":
+            elif self.config.on_unknown_concept == "raise":
                 where = mention.where or f"{self.dataset_name}/{split}"
                 raise DataError(
                     f"{where}: concept {mention.concept!r} of mention {id_!r} is not in the "
                     "ontology; add it or set on_unknown_concept='count'"
                 )
-            counts.read -= 1  # `drop` counts it again
-            counts.drop("gold concept not in the ontology")
+            else:
+                counts.drop("gold concept not in the ontology")
         counts.named = len(usable)
+        counts.read += counts.named  # `drop` has counted the others
         if 2 * counts.named < counts.linked:
             logger.warning(
                 "%s/%s: only %d of %d mentions are of a concept that has a name; check that the "
