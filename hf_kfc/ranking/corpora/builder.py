@@ -26,8 +26,8 @@ from ..schema import FEATURES, Concept, Mention
 from .config import SPLITS, RankingConfig
 from .consistency import (
     as_patterns,
-    check_documents,
     is_half_a_word,
+    splits_by_document,
     warn_of_halves,
     warn_of_repeats,
     warn_of_strangers,
@@ -224,7 +224,7 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         self.files = {key: sorted(paths) for key, paths in downloaded.items()}
         splits = {split: SplitCounts() for split in SPLITS}
         mentions = {split: self._read(split, counts) for split, counts in splits.items()}
-        check_documents(mentions)
+        splits_by_document({split: [m.document for _, m in own] for split, own in mentions.items()})
         warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
         lenders = [m for split in self.config.names_from for _, m in mentions[split]]

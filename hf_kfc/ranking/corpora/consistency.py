@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..schema import Mention
 
 __all__ = [
     "as_patterns",
-    "check_documents",
     "is_half_a_word",
+    "splits_by_document",
     "warn_of_halves",
     "warn_of_repeats",
     "warn_of_strangers",
@@ -106,14 +106,14 @@ def warn_of_strangers(name: str, ontology: Ontology, golds: Collection[str]) -> 
         )
 
 
-def check_documents(mentions: Mapping[str, Sequence[tuple[str, Mention]]]) -> None:
-    """Refuse a document that stands in two splits."""
+def splits_by_document(documents: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Say which split each document is in, and refuse one that is in two."""
     owners: dict[str, str] = {}
-    for split, own in mentions.items():
-        for _, mention in own:
-            owner = owners.setdefault(mention.document, split)
-            if owner != split:
+    for split, own in documents.items():
+        for document in own:
+            if owners.setdefault(document, split) != split:
                 raise DataError(
-                    f"document {mention.document!r} is in the splits {owner} and {split}; keep "
+                    f"document {document!r} is in the splits {owners[document]} and {split}; keep "
                     "each document in one split"
                 )
+    return owners

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from ..formats.lines import read_lines
 from ..formats.pubtator import read_pubtator
 from ..problems import Problems
 from .config import SPLITS, RankingConfig
+from .consistency import splits_by_document
 from .documents import DocumentCorpus
 
 __all__ = ["ID_LISTS", "Pubtator", "PubtatorConfig"]
@@ -111,7 +112,7 @@ class Pubtator(DocumentCorpus):
             lists = {split: own}
             for other in SPLITS[1:]:  # what is wrong in them is told in their turn
                 lists[other] = _read_ids(self._file(f"{other}_ids"), Problems("count"))
-            self._missing = _owners(lists)
+            self._missing = splits_by_document(lists)
             for document in read_pubtator(self._file("corpus"), problems):
                 document.split = self._missing.pop(document.id, "")
                 if not document.split:
@@ -122,16 +123,3 @@ class Pubtator(DocumentCorpus):
             if id_ in self._missing:
                 message = f"document {id_!r} is not in the corpus; correct or remove the line"
                 problems("listed document not in the corpus", where, message)
-
-
-def _owners(lists: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Say which split each document is in, and see to it that it is in one."""
-    owners: dict[str, str] = {}
-    for split, ids in lists.items():
-        for id_ in ids:
-            if owners.setdefault(id_, split) != split:
-                raise DataError(
-                    f"document {id_!r} is in the splits {owners[id_]} and {split}; keep each "
-                    "document in one split"
-                )
-    return owners
