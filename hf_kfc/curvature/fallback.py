@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,25 +21,22 @@ from .operators import Diagonal
 __all__ = ["PerExampleSquares"]
 
 
-@dataclass
 class _Sum:
     """Σ over examples of the squared gradient of one parameter.
 
     Args:
         parameter: The parameter.
         is_table: Whether its rows are looked up by tokens.
+
+    Attributes:
         total: The sum, in the parameter's shape.
-        seen: In how many examples each row of an embedding was looked up; None of others.
+        seen: In how many examples each row of a table was looked up; None of others.
     """
 
-    parameter: nn.Parameter
-    is_table: bool
-    total: Tensor = field(init=False)
-    seen: Tensor | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.parameter, dtype=wide_dtype(self.parameter.dtype))
-        self.seen = self.total.new_zeros(len(self.total)) if self.is_table else None
+    def __init__(self, parameter: nn.Parameter, is_table: bool) -> None:
+        self.parameter = parameter
+        self.total = torch.zeros_like(parameter, dtype=wide_dtype(parameter.dtype))
+        self.seen = self.total.new_zeros(len(parameter)) if is_table else None
 
 
 class PerExampleSquares:
@@ -68,40 +64,31 @@ class PerExampleSquares:
     def add(self, forward: Callable[[], Outputs], kind: Labels, key: int, seed: int) -> None:
         """Add one example, by a forward pass of it alone; its number seeds sampled labels."""
         parameters = [own.parameter for own in self._sums.values()]
-        nonzero: dict[str, Tensor] = {}
+        tables = {name: own.seen for name, own in self._sums.items() if own.seen is not None}
+        read = {name: torch.zeros_like(seen, dtype=torch.bool) for name, seen in tables.items()}
         with learning(parameters):
-            with torch.enable_grad(), _LookUps(self._sums) as look_ups:
+            weights = {id(self._sums[name].parameter): rows for name, rows in read.items()}
+            with torch.enable_grad(), _LookUps(weights) as look_ups:
                 outputs = forward()
             if not outputs.logits.requires_grad:  # no parameter has a part in this example
                 return
             for v in logit_gradients(outputs, kind, [key], seed):
-                gradients = torch.autograd.grad(
+                gradients: Sequence[Tensor | None] = torch.autograd.grad(
                     outputs.logits,
                     parameters,
                     v.to(outputs.logits.dtype),
                     retain_graph=kind is Labels.EXACT,
                     allow_unused=True,
                 )
-                self._add(gradients, look_ups.rows, nonzero)
-        for name, rows in {**nonzero, **look_ups.rows}.items():
-            seen = self._sums[name].seen
-            assert seen is not None
-            seen += rows
-
-    def _add(
-        self,
-        gradients: Sequence[Tensor | None],
-        looked_up: Mapping[str, Tensor],
-        nonzero: dict[str, Tensor],
-    ) -> None:
-        for (name, own), gradient in zip(self._sums.items(), gradients, strict=True):
-            if gradient is None:  # the parameter has no part in this example
-                continue
-            square = wide(gradient.to_dense()).square()
-            own.total += square
-            if own.seen is not None and name not in looked_up:
-                rows = square.flatten(1).any(1)
-                nonzero[name] = nonzero[name] | rows if name in nonzero else rows
+                for (name, own), gradient in zip(self._sums.items(), gradients, strict=True):
+                    if gradient is None:  # the parameter has no part in this example
+                        continue
+                    square = wide(gradient.to_dense()).square()
+                    own.total += square
+                    if name in read and id(own.parameter) not in look_ups.found:
+                        read[name] |= square.flatten(1).any(1)
+        for name, seen in tables.items():
+            seen.add_(read[name])
 
     def blocks(self, num_examples: int) -> Iterator[Block]:
         """Give each parameter a block: by tokens of an embedding, else one column."""
@@ -118,16 +105,16 @@ class _LookUps(TorchFunctionMode):
     """Notes which rows of some weights are looked up inside the context.
 
     Args:
-        sums: By name of the parameter.
+        read: By the weight's id whether each row was, shape [V]; changed in place.
 
     Attributes:
-        rows: Whether each row was, shape [V], by name; without names that were never looked up.
+        found: The ids of the weights that were looked up.
     """
 
-    def __init__(self, sums: Mapping[str, _Sum]) -> None:
+    def __init__(self, read: Mapping[int, Tensor]) -> None:
         super().__init__()
-        self._names = {id(own.parameter): name for name, own in sums.items() if own.is_table}
-        self.rows: dict[str, Tensor] = {}
+        self._read = read
+        self.found = set[int]()
 
     @override
     def __torch_function__(
@@ -137,13 +124,10 @@ class _LookUps(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is functional.embedding and len(args) > 1 and id(args[1]) in self._names:
+        if func is functional.embedding and len(args) > 1 and id(args[1]) in self._read:
             ids, weight = args[:2]
             padding = args[2] if len(args) > 2 else (kwargs or {}).get("padding_idx")
-            read = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
-            read[ids.flatten()] = True
-            if padding is not None:
-                read[padding] = False
-            name = self._names[id(weight)]
-            self.rows[name] = self.rows[name] | read if name in self.rows else read
+            self.found.add(id(weight))
+            read = ids.flatten() if padding is None else ids[ids != padding % len(weight)]
+            self._read[id(weight)][read] = True
         return func(*args, **(kwargs or {}))
