@@ -45,16 +45,19 @@ class Layer:
     Args:
         name: Name of the first module; of a bias alone, of the parameter.
         rule: How its tensors become curvature.
-        shapes: Parameter names and shapes, the weight first.
         modules: The modules, by name.
-        parameters: The parameters, by name.
+        parameters: The parameters, by name, the weight first.
     """
 
     name: str
     rule: LayerRule
-    shapes: dict[str, tuple[int, ...]]
     modules: dict[str, nn.Module] = field(repr=False)
     parameters: dict[str, nn.Parameter] = field(repr=False)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters, by name."""
+        return {name: tuple(p.shape) for name, p in self.parameters.items()}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,26 +114,21 @@ def survey(model: nn.Module, ignore: Sequence[str] = ()) -> Survey:
     """
     names = {id(p): name for name, p in model.named_parameters()}
     ignored = _ignored(model, ignore, names)
-    with evaluating(model):  # in training, to read a weight moves what spectral_norm keeps of it
-        return _survey(model, names, ignored)
-
-
-def _survey(model: nn.Module, names: Mapping[int, str], ignored: set[str]) -> Survey:
     owners: dict[int, dict[str, nn.Module]] = defaultdict(dict)
     for module_name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)][module_name] = module
-
     layers, without_rule, done = list[Layer](), dict[str, str](), set[int]()
-    for name, parameter in model.named_parameters():
-        if not _is_free(parameter, names, ignored) or id(parameter) in done:
-            continue
-        found = _layer(parameter, owners, names, ignored)
-        if isinstance(found, str):
-            without_rule[name] = found
-            continue
-        layers.append(found)
-        done |= {id(p) for p in found.parameters.values()}
+    with evaluating(model):  # in training, to read a weight moves what spectral_norm keeps of it
+        for name, parameter in model.named_parameters():
+            if not _is_free(parameter, names, ignored) or id(parameter) in done:
+                continue
+            found = _layer(parameter, owners, names, ignored)
+            if isinstance(found, str):
+                without_rule[name] = found
+                continue
+            layers.append(found)
+            done |= {id(p) for p in found.parameters.values()}
     return Survey(layers, sorted(ignored), without_rule)
 
 
@@ -306,7 +304,7 @@ def _layer(
         # Made anew by its module, not to be moved, or tied to an embedding.
         alone = not isinstance(weight, nn.Parameter) or not _is_free(weight, names, ignored)
         if alone or not isinstance(find_rule(owners[id(weight)].values()), LinearRule):
-            return _block(names[id(parameter)], BIAS, linear, {names[id(parameter)]: parameter})
+            return Layer(names[id(parameter)], BIAS, linear, {names[id(parameter)]: parameter})
         assert isinstance(weight, nn.Parameter)
         parameter = weight
     modules = owners[id(parameter)]
@@ -328,7 +326,7 @@ def _layer(
         return "only a part of its layer's parameters is trainable and not ignored"
     # A module of experts has two blocks.
     name = next(iter(parameters if isinstance(rule, ExpertsRule) else modules))
-    return _block(name, rule, modules, parameters)
+    return Layer(name, rule, dict(modules), parameters)
 
 
 def _stands_beside(
@@ -341,16 +339,6 @@ def _stands_beside(
 
 def _is_free(p: nn.Parameter, names: Mapping[int, str], ignored: set[str]) -> bool:
     return p.requires_grad and names[id(p)] not in ignored
-
-
-def _block(
-    name: str,
-    rule: LayerRule,
-    modules: Mapping[str, nn.Module],
-    parameters: dict[str, nn.Parameter],
-) -> Layer:
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    return Layer(name, rule, shapes, dict(modules), parameters)
 
 
 def _refusal(rule: LayerRule, module: nn.Module, own: Mapping[str, nn.Parameter]) -> str | None:
