@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,16 +85,13 @@ class CurvatureCheckpoint:
         path, sums = self._path(what), _named(accumulators)
         if not path.exists():
             return 0
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            sound = metadata["sha256"] == _hash(kept[name] for name in sorted(kept))
+        with _damaged_told(path), safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             done, bases = int(metadata["done"]), metadata["bases"]
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise self._damaged(path) from error
-        if not sound or _kinds(kept) != _kinds(sums):
-            raise self._damaged(path)
+            sound = metadata["sha256"] == _hash(kept[name] for name in sorted(kept))
+            if not sound or _kinds(kept) != _kinds(sums):
+                raise ValueError("it holds other sums")
         if bases != _hash(_bases(accumulators)):
             logger.warning("%s is in other eigenbases than these; the pass begins anew", path)
             return 0
@@ -152,12 +149,10 @@ class CurvatureCheckpoint:
 
     def _refuse_other(self, path: Path) -> None:
         try:
-            with safe_open(path, "pt") as file:
+            with _damaged_told(path), safe_open(path, "pt") as file:
                 found = json.loads(file.metadata()["identity"])
         except FileNotFoundError:  # another process is done with it
             return
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise self._damaged(path) from error
         names = self.identity.keys() | found.keys()
         if other := sorted(n for n in names if self.identity.get(n) != found.get(n)):
             raise CurvatureError(
@@ -165,8 +160,13 @@ class CurvatureCheckpoint:
                 f"{', '.join(other)}; delete it to begin anew, or choose another folder"
             )
 
-    def _damaged(self, path: Path) -> CurvatureError:
-        return CurvatureError(f"{path} is damaged; delete it to begin its pass anew")
+
+@contextmanager
+def _damaged_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CurvatureError(f"{path} is damaged; delete it to begin its pass anew") from error
 
 
 def identity_of(
