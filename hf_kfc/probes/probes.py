@@ -179,25 +179,20 @@ class Probes:
             ... )  # doctest: +SKIP
         """
         model, tokenizer = unwrapped(model), getattr(collator, "tokenizer", None)
-        special: set[int | None] = set(getattr(tokenizer, "all_special_ids", None) or [])
-        before, after = special_tokens_around(tokenizer)
         name = "tokens"
         if table is None:
-            table, name = (
-                TokenTable.uniform(range(vocabulary_of(unwrapped(model)))),
-                "uniform tokens",
-            )
-        elif not isinstance(table, TokenTable):
-            table = table.token_table(min_examples)
-        if name == "tokens" and table.min_examples < min_examples:
-            raise ProbeError(
-                f"the table has entries of {table.min_examples} examples, and min_examples is "
-                f"{min_examples}; count it anew, or lower min_examples"
-            )
-        padding = getattr(getattr(model, "config", None), "pad_token_id", None)
-        texts = table.draw(
-            count, length, seed=seed, without=special if padding is None else special | {padding}
-        )
+            table, name = TokenTable.uniform(range(vocabulary_of(model))), "uniform tokens"
+        else:
+            table = table if isinstance(table, TokenTable) else table.token_table(min_examples)
+            if table.min_examples < min_examples:
+                raise ProbeError(
+                    f"the table has entries of {table.min_examples} examples, and min_examples is "
+                    f"{min_examples}; count it anew, or lower min_examples"
+                )
+        special: set[int | None] = set(getattr(tokenizer, "all_special_ids", None) or [])
+        special.add(getattr(getattr(model, "config", None), "pad_token_id", None))
+        before, after = special_tokens_around(tokenizer)
+        texts = table.draw(count, length, seed=seed, without=special)
         low, high = (length, length) if isinstance(length, int) else length
         source = Source(
             name,
