@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +20,17 @@ from .operators import (
     relative_difference,
 )
 from .operators.checks import bad_factor
+from .operators.kronecker import Factors
+from .operators.low_rank import LowRankFactors
 
 __all__ = ["Compressed", "Compressor"]
 
-_SMALL: tuple[tuple[type[Operator], Any, int], ...] = (
-    (Kronecker, LowRankKronecker, 0),
-    (KroneckerSum, LowRankKroneckerSum, 1),
-    (KroneckerStack, LowRankKroneckerStack, 2),
-)
-"""What has factors A and G, of which low rank it becomes, and how many dimensions stack them."""
+_SMALL: dict[type[Factors], type[LowRankFactors]] = {
+    Kronecker: LowRankKronecker,
+    KroneckerSum: LowRankKroneckerSum,
+    KroneckerStack: LowRankKroneckerStack,
+}
+"""What becomes of low rank, and what it is then."""
 
 
 @dataclass(frozen=True)
@@ -104,23 +105,20 @@ class Compressor:
         return Compressed(compressed, relative_difference(operator, compressed, shape) or 0.0)
 
     def _of_low_rank(self, operator: Operator) -> Operator:
-        found = next((own for kind, *own in _SMALL if isinstance(operator, kind)), None)
-        if found is None:
+        small = next((low for kind, low in _SMALL.items() if isinstance(operator, kind)), None)
+        if small is None or not isinstance(operator, Factors):
             raise CurvatureError(
                 f"a {operator.kind} curvature holds no Kronecker factors that could be of low "
                 "rank; compress what was estimated with curvature='kronecker', or give a dtype "
                 "alone"
             )
         assert self.rank is not None
-        small, leading = found
-        named = operator.state()
-        factors = [(own, own.ndim == leading + 1) for own in (named["A"], named["G"])]
+        factors = [(own, operator.is_diagonal(own)) for own in (operator.A, operator.G)]
         kept = sum(_numbers(own.shape[-1], self.rank, vector) for own, vector in factors)
         if kept >= sum(_numbers(own.shape[-1], None, vector) for own, vector in factors):
             return operator
-        parts = (self._low_rank(factor, diagonal) for factor, diagonal in factors)
-        compressed: Operator = small(*(tensor for pair in parts for tensor in pair))
-        return compressed
+        (A_U, A_d), (G_U, G_d) = (self._low_rank(*factor) for factor in factors)
+        return small(A_U, A_d, G_U, G_d)
 
     def _low_rank(self, factor: Tensor, diagonal: bool) -> tuple[Tensor, Tensor]:
         assert self.rank is not None

@@ -29,15 +29,15 @@ def eigenvalues(factor: Tensor) -> Tensor:
     return values
 
 
-def damped_factor(factor: Tensor, epsilon: float, *, diagonal: bool | None = None) -> Tensor:
+def damped_factor(factor: Tensor, epsilon: float, *, diagonal: bool) -> Tensor:
     """Return a factor plus ε times its mean eigenvalue times the identity.
 
     Args:
         factor: Matrices [..., p, p], or diagonals [..., p].
         epsilon: Relative damping ε.
-        diagonal: Whether it holds diagonals; by default a vector does.
+        diagonal: Whether it holds diagonals.
     """
-    if factor.ndim == 1 if diagonal is None else diagonal:
+    if diagonal:
         return factor + epsilon * factor.mean(-1, keepdim=True)
     damped = factor.clone()
     entries = damped.diagonal(dim1=-2, dim2=-1)

@@ -80,7 +80,7 @@ class Factors(Operator):
     @property
     @override
     def stands_by_input(self) -> bool:
-        return self._is_diagonal(self.A)
+        return self.is_diagonal(self.A)
 
     @override
     def stored_factors(self) -> Sequence[tuple[StoredFactor, StoredFactor]]:
@@ -94,7 +94,7 @@ class Factors(Operator):
         G_s ⊗ A_s: linear in F. So damping commutes with merging: the damped sum of curvatures is
         the sum of the damped ones, and does not depend on how F is written as a sum.
         """
-        A, G = (damped_factor(x, epsilon, diagonal=self._is_diagonal(x)) for x in (self.A, self.G))
+        A, G = (damped_factor(x, epsilon, diagonal=self.is_diagonal(x)) for x in (self.A, self.G))
         return type(self)(A, G)
 
     @override
@@ -102,7 +102,8 @@ class Factors(Operator):
         """Return w·F with the weight in G: layers that share A still do."""
         return type(self)(self.A, weight * self.G)
 
-    def _is_diagonal(self, factor: Tensor) -> bool:
+    def is_diagonal(self, factor: Tensor) -> bool:
+        """Whether A or G is stored as a diagonal."""
         return factor.ndim == self.leading + 1
 
 
