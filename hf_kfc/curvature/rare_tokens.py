@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.utils.rnn import pad_sequence
 
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
@@ -58,7 +59,7 @@ class RareTokens:
         if dist.is_initialized() and dist.get_world_size() > 1:
             size = torch.tensor(len(counts), device=device)
             dist.all_reduce(size, dist.ReduceOp.MAX)
-            counts = _sum(counts, counts.new_zeros(int(size)))
+            counts = pad_sequence([counts, counts.new_zeros(int(size))]).sum(1)
             dist.all_reduce(counts)
         assert args.unknown_token_id is not None  # see unknown_token
         is_rare = counts < args.min_token_examples
@@ -95,7 +96,7 @@ def count_examples(
     """Count in how many examples each token stands, or as a label, shape [largest token + 1]."""
     counts = torch.zeros(0, dtype=torch.long, device=device)
     for examples, batch in batches:
-        counts = _sum(counts, _examples_of(batch, examples, are_labels))
+        counts = pad_sequence([counts, _examples_of(batch, examples, are_labels)]).sum(1)
     return counts
 
 
@@ -168,11 +169,3 @@ def _examples_of(batch: Mapping[str, Any], examples: int, are_labels: bool) -> T
     columns = ([part.reshape(examples, -1) for part in parts] for parts in zip(*read, strict=True))
     tokens, _ = tokens_of_examples(*(torch.cat(own, dim=1) for own in columns))
     return torch.bincount(tokens)
-
-
-def _sum(first: Tensor, second: Tensor) -> Tensor:
-    size = max(len(first), len(second))
-    total = first.new_zeros(size)
-    total[: len(first)] += first
-    total[: len(second)] += second
-    return total

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -104,11 +106,9 @@ def _sample(
     if longest >= max_length:
         raise ProbeError(f"a prompt has {longest} tokens and max_length is {max_length}; raise it")
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = torch.full((len(starts), longest), padding)
-    mask = torch.zeros_like(ids)
-    for number, start in enumerate(starts):
-        ids[number, longest - len(start) :] = torch.tensor(start)
-        mask[number, longest - len(start) :] = 1
+    tokens = [torch.tensor(start) for start in starts]
+    left = partial(pad_sequence, batch_first=True, padding_side="left")
+    ids, mask = left(tokens, padding_value=padding), left([torch.ones_like(x) for x in tokens])
     # The model's own generation settings would cut its distribution.
     settings = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from ..curvature import Family, Outputs
 from ..errors import ProbeError
 from ..precision import wide
+from .rows import ranges
 
 __all__ = ["Cache", "Divergences", "Targets", "kept_of"]
 
@@ -181,16 +182,15 @@ class Cache:
             indices: Theirs.
         """
         scores, decisions = self._starts
-        chosen = _ranges(scores, indices)
+        chosen = ranges(scores, indices)
         kept = torch.tensor(indices, dtype=torch.long)
-        return Cache(
-            self.scores[chosen],
-            self.decisions[kept],
-            self.sizes[kept],
-            None if self.indices is None else self.indices[chosen],
-            None if self.rest is None else self.rest[_ranges(decisions, indices)],
-            self.family,
-            self.classes,
+        return replace(
+            self,
+            scores=self.scores[chosen],
+            decisions=self.decisions[kept],
+            sizes=self.sizes[kept],
+            indices=None if self.indices is None else self.indices[chosen],
+            rest=None if self.rest is None else self.rest[ranges(decisions, indices)],
         )
 
     def targets(self, indices: Sequence[int]) -> Targets:
@@ -369,11 +369,6 @@ def _offered(scores: Tensor, sizes: Tensor | None, most: int) -> Tensor:
         )
     order = offered.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return scores.gather(1, order)
-
-
-def _ranges(starts: Sequence[int], indices: Sequence[int]) -> Tensor:
-    parts = [torch.arange(starts[i], starts[i + 1]) for i in indices]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
 
 def _refuse_not_finite(scores: Tensor) -> None:

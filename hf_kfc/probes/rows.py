@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ProbeError
 
-__all__ = ["Column", "Rows"]
+__all__ = ["Column", "Rows", "ranges"]
 
 _MOST = 2**31 - 1
 _LARGEST = 2**24
@@ -91,8 +91,7 @@ class Column:
         lengths, kept = list[Tensor](), torch.tensor(indices, dtype=torch.long)
         for level, starts in zip(self.lengths, self._starts, strict=True):
             lengths.append(level[kept])
-            parts = [torch.arange(starts[i], starts[i + 1]) for i in kept.tolist()]
-            kept = torch.cat(parts) if parts else kept
+            kept = ranges(starts, kept.tolist())
         return Column(self.values[kept], tuple(lengths), self.are_tensors)
 
     def problems(self, rows: int) -> list[str]:
@@ -204,3 +203,9 @@ def _widened(values: Tensor) -> Tensor:
     """Return integers as torch takes them for indices, and a copy of all else."""
     is_narrow = values.dtype in (torch.uint8, torch.int32)
     return values.long() if is_narrow else values.clone()
+
+
+def ranges(starts: Sequence[int], indices: Sequence[int]) -> Tensor:
+    """Return the places of all items of some lists, by where each list begins."""
+    parts = [torch.arange(starts[i], starts[i + 1]) for i in indices]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
