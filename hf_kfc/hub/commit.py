@@ -17,7 +17,7 @@ from huggingface_hub.hf_api import RepoSibling
 from ..errors import HubError
 from .failures import AnswerError, UploadError
 
-__all__ = ["Committed", "RepositoryInfo", "commit", "holds", "open_repository"]
+__all__ = ["Committed", "RepositoryInfo", "commit", "holds", "open_repository", "siblings"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,11 @@ def _chain(error: BaseException) -> str:
         said.append(str(cause) or type(cause).__name__)
         error = cause
     return ": ".join(dict.fromkeys(said))
+
+
+def siblings(info: RepositoryInfo) -> dict[str, RepoSibling]:
+    """Return the files of a repository by name, with their sizes and sums."""
+    return {file.rfilename: file for file in info.siblings or []}
 
 
 def holds(there: RepoSibling | None, content: Path | bytes) -> bool:

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperation, CommitOperationAdd, CommitOperation
 
 from ..errors import HubError
 from ..text import printable
-from .commit import RepositoryInfo, commit, holds, open_repository
+from .commit import RepositoryInfo, commit, holds, open_repository, siblings
 from .failures import hub_errors_as
 
 __all__ = ["MODEL_FILES", "PushedModel", "push_card", "push_model"]
@@ -120,7 +120,7 @@ def push_model(
         logger.warning("left in %s and not pushed: %s", printable(folder), names)
 
     def changes(head: RepositoryInfo) -> list[CommitOperation]:
-        there = {file.rfilename: file for file in head.siblings or []}
+        there = siblings(head)
         if any(fnmatchcase(name, _PRIOR) for name in there):
             raise HubError(f"{repo_id} holds a prior; give the model another repository")
         stale = [name for name in there if name not in chosen and _matches(name, _WEIGHTS)]
@@ -169,7 +169,7 @@ def push_card(
     """
 
     def changes(head: RepositoryInfo) -> list[CommitOperation]:
-        there = {file.rfilename: file for file in head.siblings or []}
+        there = siblings(head)
         if holds(there.get(_CARD), card.encode()):
             return []
         if parent not in (None, head.sha):

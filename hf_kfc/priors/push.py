@@ -11,12 +11,11 @@ from typing import Any
 
 from huggingface_hub import CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
-from huggingface_hub.hf_api import RepoSibling
 
 from ..errors import HubError, PriorError
 from ..files import scratch_directory
 from ..hub import Committed, Snapshot, Source, commit, hub_errors_as, open_repository
-from ..hub.commit import RepositoryInfo
+from ..hub.commit import RepositoryInfo, siblings
 from ..text import printable
 from .base import BasePrior
 from .card import prior_card
@@ -233,7 +232,7 @@ class _Repository:
         if self._state(head) == "whole":
             return []
         self._refuse_foreign(head)
-        stale = [name for name in _siblings(head) if holds_tensors(name) and name not in self.files]
+        stale = [name for name in siblings(head) if holds_tensors(name) and name not in self.files]
         return [
             *(CommitOperationDelete(name) for name in stale),
             *(CommitOperationAdd(name, path) for name, path in self.files.items()),
@@ -286,7 +285,7 @@ class _Repository:
         return "whole" if all(self._has(info, *file) for file in files) else "damaged"
 
     def _has(self, info: RepositoryInfo, name: str, expected: Mapping[str, Any]) -> bool:
-        there = _siblings(info).get(name)
+        there = siblings(info).get(name)
         if there is None or there.size != expected.get("bytes"):
             return False
         if there.lfs is not None:
@@ -300,7 +299,7 @@ class _Repository:
 
     def _refuse_foreign(self, info: RepositoryInfo) -> None:
         """Refuse to put a prior over a model, or anything else that has a ``config.json``."""
-        others = sorted(_siblings(info).keys() - {".gitattributes", CARD_NAME})
+        others = sorted(siblings(info).keys() - {".gitattributes", CARD_NAME})
         if others and self._config_at(info) is None:
             raise HubError(
                 f"{self.repo_id} holds {', '.join(others[:5])} and no prior; choose another "
@@ -308,7 +307,7 @@ class _Repository:
             )
 
     def _config_at(self, info: RepositoryInfo) -> dict[str, Any] | None:
-        if CONFIG_NAME not in _siblings(info):
+        if CONFIG_NAME not in siblings(info):
             return None
         snapshot = self._at(info)
         snapshot.fetch(CONFIG_NAME, CONFIG_LIMIT)  # what fails from here on is no prior
@@ -316,10 +315,6 @@ class _Repository:
             return read_config(snapshot)
         except PriorError:
             return None
-
-
-def _siblings(info: RepositoryInfo) -> dict[str, RepoSibling]:
-    return {file.rfilename: file for file in info.siblings or []}
 
 
 def _identity(config: Mapping[str, Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..curvature import Block, Curvature
 from ..errors import HubError, PriorError
 from ..hub import Snapshot, Source, hub_errors_as
+from ..hub.commit import siblings
 from ..schema import read
 from .files import describe, read_files, read_tensors
 from .schema import ANCHOR, AnchorEntry, FileEntry, tensors_of
@@ -90,8 +91,8 @@ def _weights(model: Snapshot) -> dict[str, int]:
         info = HfApi(token=model.token).model_info(
             source.repo_id, revision=source.sha, files_metadata=True
         )
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    sizes = {name: size for name, size in sizes.items() if _WEIGHTS.fullmatch(name)}
+    there = siblings(info)
+    sizes = {name: own.size or 0 for name, own in there.items() if _WEIGHTS.fullmatch(name)}
     if not sizes:
         raise PriorError(f"{model} has no {_WHOLE}; save the model as safetensors")
     return {_WHOLE: sizes[_WHOLE]} if _WHOLE in sizes else sizes
