@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 from typing_extensions import override
 
 from ..blocks import Layout
@@ -29,9 +30,12 @@ class GainRule(LayerRule):
     @override
     def features(self, module: nn.Module, x: Tensor, examples: int) -> Tensor:
         """Return the normalised input n(x), one column of each gain: [N, R, q, 1]."""
-        zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
-        ones = zeros | {"weight": torch.ones_like(_weight(module))}
-        normalised = functional_call(module, ones, (x,)) - functional_call(module, zeros, (x,))
+        if type(module) is nn.LayerNorm:  # the same in a third of the time
+            normalised = functional.layer_norm(x, module.normalized_shape, eps=module.eps)
+        else:
+            zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
+            ones = zeros | {"weight": torch.ones_like(_weight(module))}
+            normalised = functional_call(module, ones, (x,)) - functional_call(module, zeros, (x,))
         return self.outputs(module, normalised, examples)[..., None]
 
     @override
