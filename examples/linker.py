@@ -106,7 +106,8 @@ def make_trainer(
     args = ConsolidationArguments(
         "runs/linker",
         num_train_epochs=5,
-        learning_rate=3e-3,  # of a tiny model; 2e-5 to 5e-5 of a pretrained one
+        # 2e-5 to 5e-5 of a large encoder, up to 4e-4 of a few layers of a small one
+        learning_rate=3e-3 if isinstance(model, CnnForMultipleChoice) else 5e-5,
         per_device_train_batch_size=32,
         # λ of the penalty; the default is the Bayesian N_old / (2 N_new), here 0.5. More keeps
         # more of the old task and learns less of the new one: choose on development data.

@@ -4,9 +4,10 @@
 
 Links mentions of MedMentions, 10 candidates each, beside an ontology of 100,000 names, with a
 linker that has seen none before, in turns with three plain passes of the same pairs: the model
-alone on what is encoded and padded beforehand, in the order given; likewise in the linker's own
-batches, of pairs of like lengths; and tokenizer and model from texts, as one would write it by
-hand. Writes ``speed.json`` and ``speed.md`` beside this file. Seconds are by the clock and by the
+alone on what is encoded and padded beforehand, in the order given, in batches of the size with
+which that takes least; likewise in the linker's own batches, of pairs of like lengths; and
+tokenizer and model from texts, as one would write it by hand.
+Writes ``speed.json`` and ``speed.md`` beside this file. Seconds are by the clock and by the
 processor: on a machine that others keep busy, only the second, and the ratios, say something.
 """
 
@@ -44,7 +45,7 @@ from hf_kfc.ranking.ontologies import Ontology, read_ontology
 HERE = Path(__file__).parent
 NAMES = "ontologies/cui_names_strict.tsv.gz"
 MENTIONS = "medmentions_st21pv/test.jsonl.gz"
-NUM_NAMES, NUM_CANDIDATES, BATCH, ROUNDS = 100_000, 10, 8, 3
+NUM_NAMES, NUM_CANDIDATES, BATCHES, ROUNDS = 100_000, 10, (4, 8, 16, 32), 3
 NUM_MENTIONS = {"cnn": 3_000, "minilm": 100, "minilm-bf16": 100}
 LABELS = {
     "cnn": "CNN, width 128",
@@ -95,11 +96,11 @@ def forward(model: Any, batches: Sequence[dict[str, Any]]) -> None:
 
 
 def texts_of(
-    linker: EntityLinker, chosen: Sequence[Mention]
+    linker: EntityLinker, chosen: Sequence[Mention], size: int
 ) -> Iterator[tuple[list[str], list[str]]]:
     """The pairs as texts, in batches in the order given."""
-    for start in range(0, len(chosen), BATCH):
-        cut = [cut_context(m, linker.settings.context_words) for m in chosen[start : start + BATCH]]
+    for start in range(0, len(chosen), size):
+        cut = [cut_context(m, linker.settings.context_words) for m in chosen[start : start + size]]
         hits = linker.retriever.search([m.text for m in cut], NUM_CANDIDATES)
         firsts, seconds = [], []
         for mention, own in zip(cut, hits, strict=True):
@@ -109,7 +110,7 @@ def texts_of(
         yield firsts, seconds
 
 
-def encoded(linker: EntityLinker, chosen: Sequence[Mention]) -> list[dict[str, Any]]:
+def encoded(linker: EntityLinker, chosen: Sequence[Mention], size: int) -> list[dict[str, Any]]:
     """The pairs of mentions as a ranker is fed them, padded, in batches in the order given."""
     cut = [cut_context(mention, linker.settings.context_words) for mention in chosen]
     hits = linker.retriever.search([mention.text for mention in cut], NUM_CANDIDATES)
@@ -130,7 +131,7 @@ def encoded(linker: EntityLinker, chosen: Sequence[Mention]) -> list[dict[str, A
         for own in zip(*(found[name] for name in columns), strict=True)
     ]
     collate = CandidateCollator(linker.tokenizer)
-    batches = [collate(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+    batches = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
     return [{k: v for k, v in own.items() if k != "candidate_mask"} for own in batches]
 
 
@@ -143,12 +144,16 @@ def measure(
     hook = linker.model.register_forward_pre_hook(
         lambda _, args, batch: fed.append(batch), with_kwargs=True
     )
-    linker.link_mentions(chosen, batch_size=BATCH)  # also warms up
+    linker.link_mentions(chosen)  # also warms up
     hook.remove()
+    own_size = len(fed[0]["input_ids"]) // NUM_CANDIDATES
+    tried = {size: encoded(linker, chosen, size) for size in BATCHES}
+    costs = {size: seconds(partial(forward, linker.model, own))[1] for size, own in tried.items()}
+    best = min(costs, key=costs.__getitem__)
     passes: dict[str, Callable[[], Any]] = {
-        "forward": partial(forward, linker.model, encoded(linker, chosen)),
+        "forward": partial(forward, linker.model, tried[best]),
         "forward, own batches": partial(forward, linker.model, fed),
-        "texts": partial(by_hand, linker, list(texts_of(linker, chosen))),
+        "texts": partial(by_hand, linker, list(texts_of(linker, chosen, best))),
         "retrieval": partial(
             linker.retriever.search, [mention.text for mention in chosen], NUM_CANDIDATES
         ),
@@ -156,7 +161,7 @@ def measure(
     times: dict[str, list[tuple[float, float]]] = {"linker": [], **{name: [] for name in passes}}
     for _ in range(rounds):
         linker = fresh()  # which has read no name yet
-        times["linker"].append(seconds(partial(linker.link_mentions, chosen, batch_size=BATCH)))
+        times["linker"].append(seconds(partial(linker.link_mentions, chosen)))
         for name, call in passes.items():
             times[name].append(seconds(call))
     wall, cpu = (
@@ -165,6 +170,7 @@ def measure(
     )
     return {
         "mentions": len(chosen),
+        "batch_size": {"linker": own_size, "forward, texts": best},
         "per_second": {name: round(len(chosen) / own, 1) for name, own in wall.items()},
         "per_processor_second": {name: round(len(chosen) / own, 1) for name, own in cpu.items()},
         "ratio": {
@@ -206,13 +212,15 @@ def make(
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        "| ranker, retrieval | mentions/s | by processor seconds | retrieval alone | time, a plain "
-        "forward pass = 1 | its own batches = 1 | by hand from texts = 1 |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| ranker, retrieval | mentions a batch: linker, plain | mentions/s | by processor seconds "
+        "| retrieval alone | time, a plain forward pass = 1 | its own batches = 1 "
+        "| by hand from texts = 1 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, own in results["rankers"].items():
         lines.append(
-            f"| {name} | {own['per_second']['linker']:,.0f} | "
+            f"| {name} | {', '.join(map(str, own['batch_size'].values()))} | "
+            f"{own['per_second']['linker']:,.0f} | "
             f"{own['per_processor_second']['linker']:,.0f} | "
             f"{own['per_processor_second']['retrieval']:,.0f} | "
             f"{own['ratio']['forward']:.2f} | {own['ratio']['forward, own batches']:.2f} | "
@@ -242,7 +250,6 @@ def main() -> None:
         "concepts": len(ontology),
         "names": ontology.num_names,
         "candidates": NUM_CANDIDATES,
-        "batch_size": BATCH,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "rankers": {},

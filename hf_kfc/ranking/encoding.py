@@ -196,6 +196,11 @@ class CandidateEncoder:
             )
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        distinct = list(dict.fromkeys(texts))
+        encoded = dict(zip(distinct, self._ids_of_each(distinct), strict=True))
+        return [encoded[text] for text in texts]
+
+    def _ids_of_each(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
         if isinstance(self.tokenizer, PreTrainedTokenizerFast):
@@ -204,10 +209,10 @@ class CandidateEncoder:
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = True  # "[SEP]" in a note is text
-            encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
             return [own.ids for own in encoded]
         ids: list[list[int]] = self.tokenizer(
-            list(texts),
+            texts,
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,

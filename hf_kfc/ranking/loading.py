@@ -301,6 +301,10 @@ def load_pretrained(
     The model is in evaluation mode and in float32 whatever it was saved in: small steps are lost on
     weights of 16 bits. For 16-bit arithmetic set ``bf16`` in the training arguments.
 
+    An encoder's dropouts are 0 from then on. As long as the head is new, little tells the
+    candidates of a mention apart, and noise of each one's own hides it: small encoders stay at
+    chance with 0.1 where they learn at once without. A ranker keeps its own.
+
     Args:
         model: A folder, ``"org/name"`` or ``"org/name@revision"``.
         num_layers: Keep only the first layers, this many; by default all.
@@ -324,6 +328,8 @@ def load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(path, **place)
         if num_layers is not None:
             _keep_layers(config, num_layers)
+        if "ForMultipleChoice" not in str(config.architectures):
+            _remove_dropout(config)
         ranker, info = AutoModelForMultipleChoice.from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True, **place
         )
@@ -345,6 +351,12 @@ def _keep_layers(config: PreTrainedConfig, num_layers: int) -> None:
     config.num_hidden_layers = num_layers
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = config.layer_types[:num_layers]
+
+
+def _remove_dropout(config: PreTrainedConfig) -> None:
+    for name, value in config.to_dict().items():
+        if "dropout" in name and isinstance(value, float):  # None is another one's value
+            setattr(config, name, 0.0)
 
 
 def find_sources(model: str, priors: Sequence[str] = ()) -> tuple[str, list[str]]:

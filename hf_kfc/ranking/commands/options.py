@@ -114,7 +114,11 @@ def _linker(parser: ArgumentParser) -> None:
         help="Documents with known concepts, not those learnt: they set the weight of retrieval, "
         "the temperature and the threshold.",
     )
-    parser.add_argument("--batch_size", type=_positive, default=8, help="Mentions ranked at once.")
+    parser.add_argument(
+        "--batch_size",
+        type=_positive,
+        help="Mentions ranked at once (default: what suits a processor; a GPU takes more).",
+    )
     parser.add_argument("--num_proc", type=_positive, help="Processes that look for candidates.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(

@@ -14,7 +14,13 @@ import pytest
 import torch
 
 from hf_kfc.errors import DataError, HfKfcError
-from hf_kfc.ranking import CandidateCollator, EntityLinker, encode_candidates
+from hf_kfc.ranking import (
+    CandidateCollator,
+    CnnConfig,
+    CnnForMultipleChoice,
+    EntityLinker,
+    encode_candidates,
+)
 from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
 from hf_kfc.ranking.encoding import CandidateEncoder
 from hf_kfc.ranking.formats.documents import Document, Span
@@ -96,6 +102,19 @@ def test_a_document_of_spacy_is_linked(linker):
     doc = spacy.blank("en")("The doctor found knee pain in March")
     doc.ents = [doc.char_span(17, 26, label="DISEASE")]
     assert linker(doc)[0].concept == "K20"
+
+
+@pytest.mark.parametrize(("width", "mentions"), [(8, 64), (128, 32), (384, 10), (9_000, 1)])
+def test_the_wider_a_ranker_the_fewer_mentions_a_batch(
+    tokenizer, ontology, tmp_path, width, mentions
+):
+    config = CnnConfig(vocab_size=len(tokenizer), hidden_size=8)
+    model = CnnForMultipleChoice(config)
+    model.config.hidden_size = width
+    linker = EntityLinker(model, tokenizer, ontology, cache_dir=tmp_path, num_candidates=2)
+    with fed_to(model) as batches:
+        linker([note("knee pain", "ear wound", str(n)) for n in range(50)])
+    assert max(len(batch["input_ids"]) for batch in batches) == 2 * mentions
 
 
 def test_the_order_and_the_batches_change_nothing(linker):
@@ -240,7 +259,7 @@ def test_garbage_is_collected_again_afterwards(linker, monkeypatch):
             call()
         assert gc.isenabled()
     assert set(during) == {False}
-    monkeypatch.setattr(linker, "_ranker", None)
+    monkeypatch.setattr(linker, "_ranker", SimpleNamespace(batch_size=8))
     with pytest.raises(TypeError):
         linker.link_mentions([mention])
     assert gc.isenabled()
