@@ -114,7 +114,7 @@ def test_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
         "whole, λ / Bayes = 1",
         "published, λ / Bayes = 1",
     ]
-    assert benchmark._cost_table([comparison, comparison]).count("\n") == 4
+    assert benchmark.cost_table([comparison, comparison]).count("\n") == 4
     table = benchmark._membership_table(stage.audit())
     assert "| whole | published |" in table and "test mentions" in table
 
@@ -129,8 +129,8 @@ def test_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS / "privacy"))
     sizes = {"OLD_EXAMPLES": 64, "CURVATURE_EXAMPLES": 32, "MULTIPLES": (1.0,)}
     benchmark = load("privacy/unseen.py", monkeypatch, RANKER=RANKER, LEARNING=LEARNING, **sizes)
-    comparison, counts = benchmark.compare(DATA)
-    assert benchmark.table(comparison).count("\n") == 5
+    comparison, counts = benchmark.compare(DATA, 0)
+    assert benchmark.cost_table([comparison, comparison]).count("\n") == 5
     kept = counts["tokens kept"]
     assert kept["as estimated"] > kept["rare rows dropped"] > 0
     assert abs(kept["rare tokens unseen"] - kept["rare rows dropped"]) <= 1  # the unknown one

@@ -150,7 +150,7 @@ def main() -> None:
     here = Path(__file__).parent
     text = json.dumps(results, indent=2, ensure_ascii=False)
     (here / "cost.json").write_text(text + "\n", encoding="utf-8")
-    tables = f"{_cost_table(comparisons)}\n\n{_membership_table(audits)}\n"
+    tables = f"{cost_table(comparisons)}\n\n{_membership_table(audits)}\n"
     (here / "cost.md").write_text(tables, encoding="utf-8")
 
 
@@ -166,7 +166,7 @@ def _tokens(prior: ConsolidationPrior, start: Any) -> dict[str, Any]:
     }
 
 
-def _cost_table(comparisons: list[Comparison]) -> str:
+def cost_table(comparisons: list[Comparison]) -> str:
     """Means over seeds ± standard deviations, in percent."""
     lines = [
         f"| prior | {OLD} before | after | change (%) | CF reduction (%) | {NEW} |",

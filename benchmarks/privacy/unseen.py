@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/privacy/unseen.py --data_dir data
 
-PsyTAR, then MedMentions, with the settings of cost.py in a smaller size and one seed: the prior as
-it is estimated, with the rows of rare tokens dropped afterwards, and estimated with rare tokens
+PsyTAR, then MedMentions, with the settings and seeds of cost.py in a smaller size: the prior as it
+is estimated, with the rows of rare tokens dropped afterwards, and estimated with rare tokens
 read as the unknown token, their rows dropped too. Writes unseen.json and unseen.md beside this
 file.
 """
@@ -16,32 +16,32 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cost import CURVATURE, KFC, LEARNING, NEW, OLD, RANKER
+from cost import CURVATURE, KFC, LEARNING, MULTIPLES, NEW, OLD, RANKER, SEEDS, cost_table
 
 from hf_kfc import ConsolidationPrior
 from hf_kfc.priors.privacy import MIN_EXAMPLES, without_rare_inputs
-from hf_kfc.ranking import CandidateCollator, cf_reduction
+from hf_kfc.ranking import CandidateCollator
 from hf_kfc.ranking.comparison import Comparison, Outcome, command, versions
 from laboratory import DataArguments
 from laboratory.tiers import learn, make_prior, prepare
 
-SEED, MULTIPLES = 0, (1.0, 10.0)
 DATA = DataArguments(train_examples=1500, validation_examples=100, test_examples=1000)
 OLD_EXAMPLES, CURVATURE_EXAMPLES = 3000, 1000
 
 
-def compare(data: DataArguments) -> tuple[Comparison, dict[str, Any]]:
+def compare(data: DataArguments, seed: int) -> tuple[Comparison, dict[str, Any]]:
     """Learn both tasks, the second with no method and against each prior.
 
     Args:
         data: Sizes of the new task, and where the corpora are.
+        seed: Of data, weights and order.
 
     Returns:
         The outcomes, and the counts of examples and tokens.
     """
     tasks = [(OLD, replace(data, train_examples=OLD_EXAMPLES)), (NEW, data)]
-    start, tokenizer, (old, new) = prepare(RANKER, SEED, tasks, CURVATURE)
-    collator, learning = CandidateCollator(tokenizer), replace(LEARNING, seed=SEED)
+    start, tokenizer, (old, new) = prepare(RANKER, seed, tasks, CURVATURE)
+    collator, learning = CandidateCollator(tokenizer), replace(LEARNING, seed=seed)
     first = learn(start, old, collator, learning)
     before = first.accuracy(old.test)
     members = replace(old, train=old.train[:CURVATURE_EXAMPLES])
@@ -90,44 +90,22 @@ def main() -> None:
     )
     parser.add_argument("--data_dir", required=True, help="Folder with the real corpora.")
     data = replace(DATA, data_dir=parser.parse_args().data_dir)
-    comparison, counts = compare(data)
+    comparisons, counts = zip(*(compare(data, seed) for seed in SEEDS), strict=True)
     settings = {
         type(a).__name__: asdict(a)
         for a in (RANKER, replace(data, data_dir=None), LEARNING, CURVATURE)
     }
     results = {
-        "settings": settings | {"min_examples": MIN_EXAMPLES, "seed": SEED},
+        "settings": settings | {"min_examples": MIN_EXAMPLES, "seeds": SEEDS},
         "counts": counts,
         "command": command(),
         "versions": versions(),
-        "comparison": comparison.to_dict(),
+        "comparisons": [comparison.to_dict() for comparison in comparisons],
     }
     here = Path(__file__).parent
     text = json.dumps(results, indent=2, ensure_ascii=False)
     (here / "unseen.json").write_text(text + "\n", encoding="utf-8")
-    (here / "unseen.md").write_text(table(comparison) + "\n", encoding="utf-8")
-
-
-def table(comparison: Comparison) -> str:
-    """Show accuracies and changes in percent."""
-    lines = [
-        f"| prior | {OLD} before | after | change (%) | CF reduction (%) | {NEW} |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    plain = comparison.change(comparison.outcomes[0])
-    for one in comparison.outcomes:
-        change = comparison.change(one)
-        reduction = f"{100 * cf_reduction(change, plain):.0f}" if one.strengths else ""
-        cells = (
-            one.method,
-            f"{100 * (comparison.old_before or 0.0):.1f}",
-            f"{100 * (one.old or 0.0):.1f}",
-            f"{change:.1f}",
-            reduction,
-            f"{100 * one.new:.1f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    (here / "unseen.md").write_text(cost_table(comparisons) + "\n", encoding="utf-8")
 
 
 def _kept(prior: ConsolidationPrior) -> int:
