@@ -146,7 +146,7 @@ def measure_estimates(
     over_plain = {own: ratio(rounds, own, "plain")["median"] for own in ESTIMATES}
     write(
         arguments,
-        "causal-estimate",
+        f"causal-estimate-{arguments.texts}",
         sizes=sizes,
         rows=rows_of(rounds, "plain"),
         goals=[

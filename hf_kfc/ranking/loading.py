@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ __all__ = [
     "load_pretrained",
     "new_cnn",
 ]
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "left", "mention", "right", "candidate_ids", "candidate_names", "label")
 _NEITHER = (
@@ -354,9 +357,12 @@ def _keep_layers(config: PreTrainedConfig, num_layers: int) -> None:
 
 
 def _remove_dropout(config: PreTrainedConfig) -> None:
-    for name, value in config.to_dict().items():
-        if "dropout" in name and isinstance(value, float):  # None is another one's value
-            setattr(config, name, 0.0)
+    values = config.to_dict()
+    names = [n for n, v in values.items() if "dropout" in n and isinstance(v, float) and v]
+    for name in names:
+        setattr(config, name, 0.0)
+    if names:
+        logger.info("the encoder's head is new, so %s are 0", ", ".join(names))
 
 
 def find_sources(model: str, priors: Sequence[str] = ()) -> tuple[str, list[str]]:

@@ -43,13 +43,16 @@ def test_weights_saved_in_16_bits_are_learnt_in_32(folder, tmp_path, dtype):
     assert {p.dtype for p in load(tmp_path).parameters()} == {torch.float32}
 
 
-def test_a_new_head_learns_without_dropout_and_a_ranker_keeps_its_own(tmp_path):
+def test_a_new_head_learns_without_dropout_and_a_ranker_keeps_its_own(tmp_path, caplog):
+    caplog.set_level("INFO", "hf_kfc")
     with_dropout = {"vocab_size": 30, "hidden_dropout_prob": 0.1}
     ranker = bert(**with_dropout, attention_probs_dropout_prob=0.1)
     ranker.save_pretrained(tmp_path / "ranker")
     ranker.bert.save_pretrained(tmp_path / "encoder")
     for name, dropout in (("encoder", 0.0), ("ranker", 0.1)):
+        caplog.clear()
         loaded = load(tmp_path / name)
+        assert ("hidden_dropout_prob" in caplog.text) == (not dropout)
         assert loaded.config.hidden_dropout_prob == dropout
         assert loaded.config.attention_probs_dropout_prob == dropout
         draws = [torch.stack([loaded.train()(**INPUT).logits for _ in range(4)]) for _ in range(2)]
