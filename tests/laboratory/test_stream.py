@@ -292,7 +292,7 @@ def test_averages_are_of_the_base_model_and_one_of_each_later_period(stage):
     stage.run(at(0, 3, "average"))
     third = stage.model(at(0, 3, "average"))
     newest = stage.model(at(0, 3, "none"))
-    expected = average_parameters([alone[0], newest])
+    expected = average_parameters(alone[0], newest, 1 / 2)
     for name, value in third.state_dict().items():
         torch.testing.assert_close(value, expected[name])
 
