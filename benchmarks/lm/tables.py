@@ -238,10 +238,10 @@ def draw(records: Records, path: Path) -> None:
 
 
 def _has_name(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a picture names it: the best, those that cost little, and rivals but for averages."""
+    """Whether a picture names it: the best, and rivals but for averages."""
     is_best = not any(_is_better(other, row) for other in rows)
     is_rival = _color(row.method) == _COLORS["rivals"]
-    return is_best or row.new <= _LITTLE or (is_rival and "average" not in row.method)
+    return is_best or (is_rival and "average" not in row.method)
 
 
 def _is_better(one: Row, other: Row) -> bool:
