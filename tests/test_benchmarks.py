@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from hf_kfc.curvature.discovery import Survey
+from hf_kfc.ranking import train_tokenizer
 from laboratory import DataArguments, LearningArguments, RankerArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -134,6 +136,66 @@ def test_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = counts["tokens kept"]
     assert kept["as estimated"] > kept["rare rows dropped"] > 0
     assert abs(kept["rare tokens unseen"] - kept["rare rows dropped"]) <= 1  # the unknown one
+
+
+def test_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["fever of the patient"])
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=3, **sizes)
+    for saved in (tokenizer, BertModel(config)):
+        saved.save_pretrained(tmp_path / "encoder")
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "linking"))
+    runs = ((1e-2, 0.9, 1), (1e-2, 0.0, 1), (1e-2, 0.0, 2))
+    limits = {"train": 176, "validation": 16, "test": 1}
+    changes: dict[str, Any] = {"TASK": "articles", "RUNS": runs, "LIMITS": limits, "HERE": tmp_path}
+    benchmark = load("linking/dropout.py", monkeypatch, **changes)
+    words = ["--data_dir", str(tmp_path), "--minilm", str(tmp_path / "encoder")]
+    monkeypatch.setattr(sys, "argv", ["dropout.py", *words])
+    benchmark.main()
+    made = json.loads((tmp_path / "dropout.json").read_text())["runs"]
+    assert [run["steps"] for run in made] == [11, 11, 22]
+    assert (tmp_path / "dropout.md").read_text().count("\n| ") == 3
+
+
+A_TEST_OF_THE_TRAINER = """
+import torch
+from transformers import Trainer, TrainingArguments
+
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.zeros(()))
+    def forward(self, x, labels):
+        return {"loss": ((self.a * x - labels) ** 2).mean(), "logits": self.a * x}
+
+def test_a_line_is_learnt(tmp_path):
+    data = [{"x": torch.tensor(1.0), "labels": torch.tensor(2.0)}] * 16
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, learning_rate=0.1)
+    Trainer(Line(), args, train_dataset=data).train()
+"""
+
+
+def test_the_trainers_tests_have_the_trainer_of_the_way(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_line.py").write_text(A_TEST_OF_THE_TRAINER)
+    results = tmp_path / "results.json"
+    for way in ("plain", "without", "arguments", "beside"):
+        words = ["-p", "benchmarks.trainers.ways", "--way", way, "--results", str(results)]
+        command = [sys.executable, "-m", "pytest", "-c", "/dev/null", *words, "tests"]
+        paths = {"PYTHONPATH": str(BENCHMARKS.parent)}
+        done = subprocess.run(
+            [*command, "--rootdir", "."],
+            cwd=tmp_path,
+            env={**os.environ, **paths},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    ways = json.loads(results.read_text())["tests"]["test_line.py::test_a_line_is_learnt"]
+    assert {tuple(row[:3]) for row in ways.values()} == {("passed", 1, ways["plain"][2])}
+    assert [row[3] for row in ways.values()] == [0, 0, 1, 1]  # trainers with a prior
 
 
 def test_the_page_of_language_models_is_that_of_its_results(

@@ -27,6 +27,7 @@ from hf_kfc.ranking import (
     EntityLinker,
     LinkedMention,
     RankingTrainer,
+    compute_metrics,
     encode_splits,
     load_pretrained,
 )
@@ -39,20 +40,22 @@ LAYERS, MAX_LENGTH, LEARNT_CANDIDATES, BATCH, LEARNING_RATE = 3, 40, 5, 16, 4e-4
 EXAMPLES, CALIBRATED_ON, MEASURED_ON = 1_600, 300, 600  # mentions
 
 
-def train(data: Path, minilm: str, cache: str) -> tuple[EntityLinker, list[float]]:
-    """Learn to rank, in mixed precision: the linker, and the first and the last loss."""
-    limits = {"train": EXAMPLES, "validation": 200, "test": 200}
-    builder = prepare_task(
-        "bc5cdr", data_dir=data, num_candidates=LEARNT_CANDIDATES, max_examples=limits
-    )
-    model, tokenizer = load_pretrained(minilm, num_layers=LAYERS)
-    encoded = encode_splits(builder.as_dataset(), tokenizer, MAX_LENGTH)
+def trained(
+    model: Any,
+    tokenizer: Any,
+    examples: datasets.DatasetDict,
+    folder: str,
+    rate: float = LEARNING_RATE,
+    epochs: int = 1,
+) -> RankingTrainer:
+    """Teach an encoder to rank, in mixed precision."""
+    encoded = encode_splits(examples, tokenizer, MAX_LENGTH)
     trainer = RankingTrainer(
         model,
         TrainingArguments(
-            cache,
-            num_train_epochs=1,
-            learning_rate=LEARNING_RATE,
+            folder,
+            num_train_epochs=epochs,
+            learning_rate=rate,
             per_device_train_batch_size=BATCH,
             bf16=True,
             save_strategy="no",
@@ -62,8 +65,26 @@ def train(data: Path, minilm: str, cache: str) -> tuple[EntityLinker, list[float
         ),
         data_collator=CandidateCollator(tokenizer),
         train_dataset=encoded["train"],
+        eval_dataset=encoded["validation"],
+        compute_metrics=compute_metrics,
     )
     trainer.train()
+    return trainer
+
+
+def losses_of(trainer: RankingTrainer) -> list[float]:
+    """The mean loss of every ten steps."""
+    return [round(float(row["loss"]), 3) for row in trainer.state.log_history if "loss" in row]
+
+
+def train(data: Path, minilm: str, cache: str) -> tuple[EntityLinker, list[float]]:
+    """Learn to rank: the linker, and the first and the last loss."""
+    limits = {"train": EXAMPLES, "validation": 200, "test": 200}
+    builder = prepare_task(
+        "bc5cdr", data_dir=data, num_candidates=LEARNT_CANDIDATES, max_examples=limits
+    )
+    model, tokenizer = load_pretrained(minilm, num_layers=LAYERS)
+    losses = losses_of(trained(model, tokenizer, builder.as_dataset(), cache))
     linker = EntityLinker(
         model,
         tokenizer,
@@ -73,7 +94,6 @@ def train(data: Path, minilm: str, cache: str) -> tuple[EntityLinker, list[float
         context_words=builder.config.context_words,
         max_length=MAX_LENGTH,
     )
-    losses = [round(float(row["loss"]), 3) for row in trainer.state.log_history if "loss" in row]
     return linker, [losses[0], losses[-1]]
 
 

@@ -15,20 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from bfloat16 import BATCH, LAYERS, LEARNT_CANDIDATES, losses_of, trained
 from torch import nn
-from transformers import DataCollator, TrainingArguments, set_seed
+from transformers import set_seed
 
-from hf_kfc.ranking import (
-    CandidateCollator,
-    RankingTrainer,
-    compute_metrics,
-    encode_splits,
-    load_pretrained,
-)
+from hf_kfc.ranking import load_pretrained
 from hf_kfc.ranking.tasks import prepare_task
 
 HERE = Path(__file__).parent
-LAYERS, MAX_LENGTH, CANDIDATES, BATCH = 3, 40, 5, 16
+TASK = "bc5cdr"
 LIMITS = {"train": 1_600, "validation": 300, "test": 1}
 RUNS = ((5e-5, 0.1, 1), (5e-5, 0.0, 1), (4e-4, 0.1, 1), (4e-4, 0.0, 1), (5e-5, 0.1, 3))
 """Learning rate, dropout and epochs."""
@@ -43,36 +38,14 @@ def learn(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    encoded = encode_splits(examples, tokenizer, MAX_LENGTH)
-    collator: DataCollator = CandidateCollator(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = RankingTrainer(
-            model,
-            TrainingArguments(
-                folder,
-                num_train_epochs=epochs,
-                learning_rate=rate,
-                per_device_train_batch_size=BATCH,
-                bf16=True,
-                save_strategy="no",
-                report_to="none",
-                use_cpu=True,
-                logging_steps=10,
-                disable_tqdm=True,
-            ),
-            data_collator=collator,
-            train_dataset=encoded["train"],
-            eval_dataset=encoded["validation"],
-            compute_metrics=compute_metrics,
-        )
-        trainer.train()
+        trainer = trained(model, tokenizer, examples, folder, rate, epochs)
         metrics = trainer.evaluate()
-    losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     return {
         "learning rate": rate,
         "dropout": dropout,
         "steps": trainer.state.global_step,
-        "loss, last ten steps": round(losses[-1], 3),
+        "loss, last ten steps": losses_of(trainer)[-1],
         "accuracy": round(metrics["eval_accuracy"], 4),
     }
 
@@ -91,14 +64,14 @@ def main() -> None:
     args = parser.parse_args()
     datasets.disable_progress_bars()
     builder = prepare_task(
-        "bc5cdr", data_dir=args.data_dir, num_candidates=CANDIDATES, max_examples=LIMITS
+        TASK, data_dir=args.data_dir, num_candidates=LEARNT_CANDIDATES, max_examples=LIMITS
     )
     examples = builder.as_dataset()
     results: dict[str, Any] = {
         "command": "python benchmarks/linking/dropout.py --data_dir data --minilm MODEL",
         "layers": LAYERS,
         "batch": BATCH,
-        "candidates": CANDIDATES,
+        "candidates": LEARNT_CANDIDATES,
         "examples": LIMITS,
         "runs": [],
     }

@@ -8,26 +8,27 @@ one, is asked whether that is right.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..curvature_arguments import Labels
 from ..errors import CurvatureError
-from ..precision import wide
-from .likelihood import Family, Outputs, logit_gradients
+from .likelihood import Family, Outputs
 
 __all__ = [
+    "ENDS",
     "Forward",
     "PositionMask",
+    "answers",
     "default_forward",
     "default_position_mask",
+    "has_answers",
     "named",
-    "refuse_other_loss",
+    "parameters_of",
+    "refuse_classes",
 ]
 
 
@@ -50,8 +51,8 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
     """
     if "attention_mask" in batch:
         return batch["attention_mask"].bool()
-    labels = batch["start_positions"] if _has_answers(batch) else _labels(batch)
-    one_each = _has_answers(batch) or labels.is_floating_point()
+    labels = batch["start_positions"] if has_answers(batch) else _labels(batch)
+    one_each = has_answers(batch) or labels.is_floating_point()
     return torch.ones_like(
         labels[:, 0] if one_each and labels.ndim > 1 else labels, dtype=torch.bool
     )
@@ -92,9 +93,9 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         (torch.Size([1, 4, 20]), [[1, 4, 1, 5]])
     """
     inputs = dict(batch)
-    if _has_answers(batch):
-        found = named(model(**{n: value for n, value in inputs.items() if n not in _ENDS}))
-        return _answers(model, found, batch, batch.get("attention_mask"))
+    if has_answers(batch):
+        found = named(model(**{n: value for n, value in inputs.items() if n not in ENDS}))
+        return answers(model, found, batch, batch.get("attention_mask"))
     labels = _labels(inputs)
     del inputs["labels"]
     probe, asked, shifts = _probe_labels(model, labels), False, False
@@ -102,7 +103,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         shifts = _shifts(model, _loss_from(model, inputs, probe, start))
     elif asked := probe is not None:
         inputs["labels"] = probe
-    elif (own := _parameters(model).get("labels")) and own.default is own.empty:
+    elif (own := parameters_of(model).get("labels")) and own.default is own.empty:
         inputs["labels"] = labels  # it always computes its loss
     output = named(_run(model, inputs, labels))
     logits = getattr(output, "logits", None)
@@ -116,144 +117,15 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     return Outputs(logits, labels)
 
 
-def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
-    """Make sure that a model's own loss is the one that is differentiated.
-
-    Args:
-        model: Its parameters, or some, have gradients.
-        batch: Tensors by name.
-        outputs: Of :func:`default_forward` on the batch.
-
-    Raises:
-        CurvatureError: A label is no class, or its gradient at the logits is no multiple of that
-            of the family's loss, for an example or for all of them together: CTC, for example,
-            weights of classes, smoothed labels, or labels at padding that the loss leaves out.
-    """
-    if outputs.family is Family.CATEGORICAL:
-        _refuse_classes(outputs.labels, outputs.logits.shape[-1])
-    if not _computes_loss(model, batch):
-        return
-    _compare_losses(model, batch, outputs)
-    if (every := _with_every_class(batch, outputs)) is not None:
-        _compare_losses(model, every, default_forward(model, every))
+ENDS = ("start_positions", "end_positions")
 
 
-def _with_every_class(batch: Mapping[str, Tensor], outputs: Outputs) -> dict[str, Tensor] | None:
-    """Repeat the first example with one class after the other as its label.
-
-    Examples of one class do not show by which weight their loss is multiplied. None where labels
-    are no classes of examples.
-    """
-    labels = batch.get("labels")
-    if labels is None or labels.ndim != 1 or outputs.logits.ndim != 2:
-        return None
-    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-    if outputs.family is not Family.CATEGORICAL or any(
-        not t.ndim or len(t) != len(labels) for t in tensors
-    ):
-        return None
-    classes = torch.arange(min(outputs.logits.shape[1], _CLASSES), device=labels.device)
-    rows = torch.zeros_like(classes)
-    repeated = {n: v[rows] if isinstance(v, Tensor) else v for n, v in batch.items()}
-    return repeated | {"labels": classes.to(labels.dtype)}
+def has_answers(batch: Mapping[str, Tensor]) -> bool:
+    """Say if the labels of a batch are where answers start and end."""
+    return batch.get("labels") is None and all(batch.get(name) is not None for name in ENDS)
 
 
-def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
-    with torch.enable_grad():
-        found = named(model(**batch))
-    loss = getattr(found, "loss", None)
-    for scores, expected in _as_the_loss_reads(model, found, batch, outputs):
-        own = _gradient(loss, scores)
-        if own is None:  # of logits that it computes anew, or of others than it returns
-            if loss is not None and not _has_answers(batch) and not _is_mean(loss, expected):
-                _refuse_loss(model, outputs)
-            continue
-        (residual,) = logit_gradients(expected, Labels.EMPIRICAL, range(len(scores)), 0)
-        own, residual = wide(own)[:, : residual.shape[1]].flatten(1), residual.flatten(1)
-        both = own.any(1) & residual.any(1)
-        own, residual = own[both], residual[both]
-        together = own.reshape(1, -1), residual.reshape(1, -1)
-        least = 0.98 if torch.finfo(scores.dtype).eps > 1e-4 else 0.999
-        cosines = [functional.cosine_similarity(*x, eps=1e-30) for x in ((own, residual), together)]
-        if len(own) and bool((torch.cat(cosines) < least).any()):
-            _refuse_loss(model, outputs)
-    _refuse_other_heads(
-        model, loss, [s for s, _ in _as_the_loss_reads(model, found, batch, outputs)]
-    )
-
-
-def _refuse_other_heads(model: nn.Module, loss: Tensor | None, scores: Sequence[Tensor]) -> None:
-    """Refuse a loss that learns parameters of which the scores tell nothing: F of them is 0."""
-    if loss is None or any(_gradient(loss, s) is None for s in scores):
-        return
-    told = _reached(scores)
-    untold = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in told}
-    if not untold:
-        return
-    found = torch.autograd.grad(loss, list(untold.values()), retain_graph=True, allow_unused=True)
-    learning = [
-        name
-        for name, g in zip(untold, found, strict=True)
-        if g is not None and bool(g.to_dense().any())
-    ]
-    if not learning:
-        return
-    names = ", ".join(learning[:_MOST_NAMED])
-    raise CurvatureError(
-        f"the loss of {type(model).__name__} has a part that its logits do not tell, by which "
-        f"{len(learning)} parameters learn ({names}, ...) that would move freely; give `forward=` "
-        "a function whose logits and labels are of all decisions, or list them in `ignore`"
-    )
-
-
-def _reached(tensors: Sequence[Tensor]) -> set[int]:
-    """Return the ids of all leaves that tensors are computed of, without differentiating."""
-    leaves: set[int] = set()
-    nodes = [t.grad_fn for t in tensors if t.grad_fn is not None]
-    seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        leaves.add(id(getattr(node, "variable", None)))
-        following = {n for n, _ in node.next_functions if n is not None} - seen
-        seen |= following
-        nodes += following
-    return leaves
-
-
-def _is_mean(loss: Tensor, outputs: Outputs) -> bool:
-    """Whether a loss is what the scores say, as a mean over all decisions or over examples.
-
-    Of a model that has learnt nothing, other scores' loss is nearly the same too.
-    """
-    losses = outputs.losses().detach()
-    decisions = outputs.decided.reshape(len(losses), -1).sum(1)
-    over_decisions = (losses * decisions).sum() / decisions.sum().clamp(min=1)
-    found = wide(loss.detach()).to(losses)
-    share = 0.02 if torch.finfo(loss.dtype).eps > 1e-4 else 1e-4
-    return any(
-        bool(torch.isclose(found, mean, rtol=share)) for mean in (over_decisions, losses.mean())
-    )
-
-
-def _refuse_loss(model: nn.Module, outputs: Outputs) -> NoReturn:
-    raise CurvatureError(
-        f"the loss of {type(model).__name__} is not the {outputs.family.value} of its logits and "
-        "labels, each decision counting as much as the others (it is CTC, weighs classes, smooths "
-        "labels, scores more than it returns, or leaves out positions that are not labelled -100); "
-        "give `forward=` a function whose logits and labels are those of the loss"
-    )
-
-
-_ENDS = ("start_positions", "end_positions")
-_CLASSES = 32  # of which weights are looked for
-_MOST_NAMED = 3
-
-
-def _has_answers(batch: Mapping[str, Tensor]) -> bool:
-    return batch.get("labels") is None and all(batch.get(name) is not None for name in _ENDS)
-
-
-def _answers(
+def answers(
     model: nn.Module, output: Any, batch: Mapping[str, Tensor], attended: Tensor | None
 ) -> Outputs:
     """Make two decisions over the attended positions of where answers start and end.
@@ -261,7 +133,7 @@ def _answers(
     The labels are read as by transformers: none below 0, and no decision outside of the text.
     """
     scores = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
-    labels = torch.stack([batch[name].reshape(-1) for name in _ENDS], dim=1)
+    labels = torch.stack([batch[name].reshape(-1) for name in ENDS], dim=1)
     shape = None if scores[0] is None else scores[0].shape
     if any(x is None for x in scores) or (attended is not None and attended.shape != shape):
         _refuse_shapes(model, shape, labels)
@@ -306,7 +178,7 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
         except TypeError:  # it does not run without
             raise error from None
         if logits is not None and logits.shape[:-1] == labels.shape:
-            _refuse_classes(labels, logits.shape[-1])
+            refuse_classes(labels, logits.shape[-1])
             if bool((inputs["labels"] == -100).any()):
                 raise CurvatureError(
                     f"the loss of {type(model).__name__} does not leave out labels of -100 "
@@ -318,7 +190,7 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
         _refuse_shapes(model, logits.shape, labels)
 
 
-def _refuse_classes(labels: Tensor, classes: int) -> None:
+def refuse_classes(labels: Tensor, classes: int) -> None:
     """Refuse labels that are no class, as where another number than -100 stands for none."""
     wrong = labels[(labels != -100) & ((labels < 0) | (labels >= classes))]
     if len(wrong) and not labels.is_floating_point():
@@ -361,41 +233,7 @@ def named(output: Any) -> Any:
     return SimpleNamespace(**dict(zip(names, output, strict=False)))
 
 
-def _computes_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> bool:
-    """Whether a model has a loss of these labels, as far as its signature tells."""
-    if _has_answers(batch):
-        return set(_ENDS) <= _parameters(model).keys()
-    parameters = _parameters(model)
-    if "labels" in parameters or not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return "labels" in parameters
-    try:
-        with torch.no_grad():
-            model(**batch)
-    except TypeError:  # what it calls does not take them
-        return False
-    return True
-
-
-def _as_the_loss_reads(
-    model: nn.Module, output: Any, batch: Mapping[str, Tensor], outputs: Outputs
-) -> Iterator[tuple[Tensor, Outputs]]:
-    """Yield scores, and what they are of; the softmax over positions has padding in it too."""
-    if not _has_answers(batch):
-        yield output.logits, outputs
-        return
-    whole = _answers(model, output, batch, None)
-    for number, scores in enumerate((output.start_logits, output.end_logits)):
-        yield scores, Outputs(whole.logits[:, number], whole.labels[:, number])
-
-
-def _gradient(loss: Tensor | None, scores: Tensor) -> Tensor | None:
-    if loss is None or not loss.requires_grad or not scores.requires_grad:
-        return None
-    (own,) = torch.autograd.grad(loss, scores, retain_graph=True, allow_unused=True)
-    return own
-
-
-def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+def parameters_of(model: Any) -> Mapping[str, inspect.Parameter]:
     """Return what a model's forward takes, or that of the model that PEFT wraps."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inspect.signature(getattr(base, "forward", base)).parameters

@@ -26,7 +26,8 @@ from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .gradient_check import MIXED, check_gradients, mixed_layers, to_teach
 from .likelihood import Outputs, logit_gradients
-from .objective import default_forward, refuse_other_loss
+from .objective import default_forward
+from .own_loss import refuse_other_loss
 from .positions import PositionsError
 from .rare_tokens import RareTokens, labels_are_tokens
 from .reading import Reading

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .discovery import Layer
+from .graph import nodes_under
 
 __all__ = ["find_sides", "has_sides", "masks_by_side"]
 
@@ -119,20 +120,7 @@ def _side(inside: str | None, node: Any, roots: Collection[Any]) -> str:
         return ENCODER
     if node is None:  # token ids, or a table of positions
         return DECODER if inside == DECODER else ENCODER
-    return DECODER if _is_made_of(node, roots) else ENCODER
-
-
-def _is_made_of(node: Any, roots: Collection[Any]) -> bool:
-    """Whether a node of the graph is one of some others, or made of one."""
-    seen, left = set[Any](), [node]
-    while left:
-        current = left.pop()
-        if current in roots:
-            return True
-        if current not in seen:
-            seen.add(current)
-            left += [below for below, _ in current.next_functions if below is not None]
-    return False
+    return DECODER if any(below in roots for below in nodes_under([node])) else ENCODER
 
 
 def _part(model: nn.Module, name: str) -> nn.Module | None:

@@ -88,7 +88,7 @@ PLAIN = identity_of((), (), ConsolidationConfig(), {}) | {"damping": None}
 """The identity of a run that is plain fine-tuning."""
 
 
-def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Path) -> None:
+def refuse_other(identity: dict[str, Any], state_file: Path) -> None:
     """Make sure that a checkpoint was trained with this penalty.
 
     Raises:
@@ -99,7 +99,7 @@ def refuse_other(identity: dict[str, Any], plain: dict[str, Any], state_file: Pa
     name = ConsolidationState.__name__
     try:
         kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
-        was = plain | kept.get(name, {}).get("attributes", {}).get("identity", {})
+        was = PLAIN | kept.get(name, {}).get("attributes", {}).get("identity", {})
         one, two = _without_sources(was), _without_sources(identity)
         tasks = ", ".join(prior["task"] for prior in was["priors"])
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:

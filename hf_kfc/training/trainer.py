@@ -82,7 +82,6 @@ class ConsolidationMixin(_Base):
             penalty would be wrong (DeepSpeed, FSDP1).
     """
 
-    plain_identity = PLAIN
     probe_forward: Forward = staticmethod(unlabelled_forward)
 
     def __init__(
@@ -126,7 +125,6 @@ class ConsolidationMixin(_Base):
         if self.priors or self.probes:
             self._check_priors()
             self.add_callback(ConsolidationSteps(self))
-        if self.priors or self.probes or self._identity() != self.plain_identity:
             # Labels are not counted before the training: _begin says what the strengths are.
             is_known = not self.priors or self.consolidation.strengths is not None
             self.add_callback(ConsolidationState(self._identity() if is_known else {}))
@@ -169,7 +167,7 @@ class ConsolidationMixin(_Base):
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
         if checkpoint:
-            self._refuse_other_priors(Path(checkpoint) / TRAINER_STATE_NAME)
+            refuse_other(self._identity() | self._order(), Path(checkpoint) / TRAINER_STATE_NAME)
         if self.accelerator.num_processes > 1:
             undo_evaluation(cast(nn.Module, self.model))
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -403,9 +401,6 @@ class ConsolidationMixin(_Base):
         if not self.priors and not self.probes:
             return dict(PLAIN)
         return identity_of(self.priors, self.strengths, self.consolidation, self.probes)
-
-    def _refuse_other_priors(self, state_file: Path) -> None:
-        refuse_other(self._identity() | self._order(), self.plain_identity, state_file)
 
     def _order(self) -> dict[str, Any]:
         return order_of(self) if self.priors or self.probes else {}
