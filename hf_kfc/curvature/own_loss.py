@@ -23,10 +23,12 @@ from .objective import (
     parameters_of,
     refuse_classes,
 )
+from .sides import has_sides
 
 __all__ = ["refuse_other_loss"]
 
 _CLASSES = 32  # of which weights are looked for
+_SMOOTHED = 0.005  # share of a label that is not its class's
 _MOST_NAMED = 3
 
 
@@ -48,28 +50,43 @@ def refuse_other_loss(model: nn.Module, batch: Mapping[str, Tensor], outputs: Ou
     if not _computes_loss(model, batch):
         return
     _compare_losses(model, batch, outputs)
-    if (every := _with_every_class(batch, outputs)) is not None:
-        _compare_losses(model, every, default_forward(model, every))
+    if (other := _with_other_labels(model, batch, outputs)) is not None:
+        _compare_losses(model, other, default_forward(model, other))
 
 
-def _with_every_class(batch: Mapping[str, Tensor], outputs: Outputs) -> dict[str, Tensor] | None:
-    """Repeat the first example with one class after the other as its label.
+def _with_other_labels(
+    model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs
+) -> dict[str, Tensor] | None:
+    """Repeat the first example with other labels: every class, far numbers, fewer positions.
 
-    Examples of one class do not show by which weight their loss is multiplied. None where labels
-    are no classes of examples.
+    Examples of like labels do not show by which weight each counts. None where labels are of no
+    examples, or of positions and too many classes.
     """
-    labels = batch.get("labels")
-    if labels is None or labels.ndim != 1 or outputs.logits.ndim != 2:
-        return None
+    labels, classes = batch.get("labels"), outputs.logits.shape[-1]
     tensors = [value for value in batch.values() if isinstance(value, Tensor)]
-    if outputs.family is not Family.CATEGORICAL or any(
-        not t.ndim or len(t) != len(labels) for t in tensors
-    ):
+    if labels is None or any(not t.ndim or len(t) != len(labels) for t in tensors):
         return None
-    classes = torch.arange(min(outputs.logits.shape[1], _CLASSES), device=labels.device)
-    rows = torch.zeros_like(classes)
-    repeated = {n: v[rows] if isinstance(v, Tensor) else v for n, v in batch.items()}
-    return repeated | {"labels": classes.to(labels.dtype)}
+    first = labels[:1]
+    if outputs.family is Family.GAUSSIAN:
+        size = first.abs().clamp(min=1)
+        other = torch.cat([first + size, first + 100 * size])
+    elif outputs.family is Family.BERNOULLI:
+        other = torch.cat([first, 1 - first])
+    elif labels.ndim == 1 and outputs.logits.ndim == 2:
+        other = torch.arange(min(classes, _CLASSES), device=labels.device)
+    elif labels.ndim == 2 and classes <= _CLASSES and bool(outputs.decided[0].any()):
+        places = (first[0] != -100).nonzero()[:, 0]
+        rows = max(2, -(-classes // len(places)))
+        other = first.repeat(rows, 1)
+        numbers = torch.arange(rows * len(places), device=labels.device)
+        other[:, places] = (numbers % classes).view(rows, -1)
+        if not has_sides(model):  # whose decoder may read its labels
+            other[-1, places[: len(places) // 2]] = -100
+    else:
+        return None
+    repeated = torch.zeros(len(other), dtype=torch.long, device=labels.device)
+    batch = {n: v[repeated] if isinstance(v, Tensor) else v for n, v in batch.items()}
+    return batch | {"labels": other.to(labels.dtype)}
 
 
 def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outputs) -> None:
@@ -91,9 +108,34 @@ def _compare_losses(model: nn.Module, batch: Mapping[str, Tensor], outputs: Outp
         cosines = [functional.cosine_similarity(*x, eps=1e-30) for x in ((own, residual), together)]
         if len(own) and bool((torch.cat(cosines) < least).any()):
             _refuse_loss(model, outputs)
+        if _are_smoothed(own, residual, _expected(expected).flatten(1)[both], scores.dtype):
+            _refuse_loss(model, outputs)
     _refuse_other_heads(
         model, loss, [s for s, _ in _as_the_loss_reads(model, found, batch, outputs)]
     )
+
+
+def _expected(outputs: Outputs) -> Tensor:
+    """Return what the scores say of the labels, 0 where they say nothing."""
+    logits = wide(outputs.logits.detach())
+    if outputs.family is Family.GAUSSIAN:
+        return 2 * logits
+    if outputs.family is Family.BERNOULLI:
+        return logits.sigmoid() - 0.5
+    return (logits.softmax(-1) - 1 / logits.shape[-1]) * outputs.decided[..., None]
+
+
+def _are_smoothed(own: Tensor, residual: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether labels count for less than what is expected of them, in gradient = expected − label.
+
+    Of a model that has learnt nothing, smoothed labels are nearly a factor of the gradient.
+    """
+    size = residual.square().sum()
+    beside = expected - (expected * residual).sum() / size * residual
+    is_known = beside.norm() > 1e3 * torch.finfo(dtype).eps * size.sqrt()
+    factor = (own * residual).sum() / size
+    share = (own * beside).sum() / (factor * beside.square().sum())
+    return bool(is_known & (share.abs() > _SMOOTHED))
 
 
 def _refuse_other_heads(model: nn.Module, loss: Tensor | None, scores: Sequence[Tensor]) -> None:
@@ -139,8 +181,8 @@ def _is_mean(loss: Tensor, outputs: Outputs) -> bool:
 def _refuse_loss(model: nn.Module, outputs: Outputs) -> NoReturn:
     raise CurvatureError(
         f"the loss of {type(model).__name__} is not the {outputs.family.value} of its logits and "
-        "labels, each decision counting as much as the others (it is CTC, weighs classes, smooths "
-        "labels, scores more than it returns, or leaves out positions that are not labelled -100); "
+        "labels, each decision counting as much as the others (it is CTC, weighs some more, "
+        "smooths labels, scores more than it returns, or leaves out positions not labelled -100); "
         "give `forward=` a function whose logits and labels are those of the loss"
     )
 

@@ -343,7 +343,8 @@ class Estimate(Reading):
             outputs = self._forward(batch)
         uses = self._at_work(every)
         if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
-            also = {0, examples - 1} if number == 1 else {examples - 1}
+            # Eight of the first: a choice of a few largest may fall otherwise for some of them.
+            also = {n * (examples - 1) // 7 for n in range(8)} if number == 1 else {examples - 1}
             self._refuse_company(batch, Seen(every, outputs), rows, layers, also)
         self._refuse_changes(layers, uses, outputs, examples, to_teach(number, examples))
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]

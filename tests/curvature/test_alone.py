@@ -52,6 +52,12 @@ def in_steps(m: Any, x: Tensor) -> Tensor:
     return m.head(m.below((x / step).round() * step).tanh().sum(1))
 
 
+def one_of_four(m: Any, x: Tensor) -> Tensor:
+    """As a choice of the largest of equal numbers: it falls otherwise for one with padding."""
+    third = (torch.arange(len(x)) == 2) & (len(x) == 4)
+    return m.head((m.below(x).tanh() * x.any(-1, keepdim=True)).sum(1) + third[:, None])
+
+
 EVERY = (of_mean, of_sum, as_often_as_long, mixed, of_two, full_at_three, in_steps)
 RUNS = {run.__name__: run for run in EVERY}
 
@@ -64,6 +70,16 @@ def padded(rows: list[Any]) -> dict[str, Tensor]:
 def make(run: Any) -> tuple[nn.Module, list[Any]]:
     model = Logits(run, below=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
     return model, [vectors(1, length, 4)[0] for length in (3, 2, 4, 3, 2, 4, 3)]
+
+
+def attended(batch: Any) -> Tensor:
+    return batch["x"].any(-1)
+
+
+def test_each_of_a_small_first_batch_is_held_to_itself(caplog: pytest.LogCaptureFixture) -> None:
+    model, data = make(one_of_four)
+    estimate(model, data[:4], padded, position_mask=attended)
+    assert "anew with one example at a time (of Logits)" in caplog.text
 
 
 @pytest.mark.parametrize("curvature", ["diagonal", "kronecker", "kronecker_eigen"])
@@ -87,9 +103,6 @@ def test_it_is_that_of_each_example_alone(
 def test_what_does_not_depend_on_it_is_estimated_in_batches(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def attended(batch: Any) -> Tensor:
-        return batch["x"].any(-1)
-
     model, data = make(of_sum)
     estimate(model, data, padded, position_mask=attended, curvature_batch_size=6)
     assert not caplog.text
@@ -227,8 +240,8 @@ def test_what_goes_from_one_example_to_another_is_found_however_small(
 
 
 def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None:
-    """Of 64 texts in batches of 8: two beforehand, read four times, and seven alone."""
-    model, read = llama(num_hidden_layers=1), []
+    """Of 64 texts by 8: two beforehand, read four times; of the first 8 and later 4 each alone."""
+    model, read = llama(num_hidden_layers=1, vocab_size=40), []
     model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
     )
@@ -236,5 +249,5 @@ def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None
     data = [{"input_ids": row, "labels": row} for row in ids]
     estimate_curvature(model, data, default_collate, CurvatureArguments(curvature_batch_size=8))
     assert not caplog.text
-    assert sum(read) == 64 + 2 * 2 + 6
-    assert len(read) == 8 + 2 + 6
+    assert sum(read) == 64 + 2 * 2 + 12
+    assert len(read) == 8 + 2 + 12

@@ -442,11 +442,56 @@ def test_another_head_that_the_loss_teaches_is_not_left_free(share: float) -> No
     torch.testing.assert_close(bias, expected)
 
 
-def test_weights_of_classes_show_although_the_first_examples_are_of_one() -> None:
-    _, loss, _ = OTHER["weighed_classes"]
-    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 2, 1, 0)]
-    with pytest.raises(CurvatureError, match="the loss of Scores is not the cross-entropy of"):
-        estimate_curvature(Scores(3, loss), rows, torch.utils.data.default_collate)
+def weighed(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z.reshape(-1, 3), y.flatten(), torch.tensor([1.0, 2, 4]))
+
+
+def mean_of_means(z: Tensor, y: Tensor) -> Tensor:
+    each, labelled = F.cross_entropy(z.mT, y, reduction="none"), y != -100
+    return ((each * labelled).sum(1) / labelled.sum(1)).mean()
+
+
+FIRST_ALIKE: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor], list[Any]]] = {
+    "weighed_classes": (3, weighed, [2, 2, 1, 0]),
+    "weighed_classes_of_positions": (3, weighed, [[0, 0], [0, 0], [1, 2]]),
+    "positions_count_by_example": (3, mean_of_means, [[0, 1], [2, 0], [1, -100]]),
+    "weighed_yes": (
+        3,
+        lambda z, y: F.binary_cross_entropy_with_logits(z, y, pos_weight=torch.tensor(5.0)),
+        [[0.0, 0, 0], [0, 0, 0], [1, 1, 0]],
+    ),
+    "linear_far_away": (1, lambda z, y: F.huber_loss(z[..., 0], y), [0.01, 0.02, 40.0]),
+    "linear": (1, lambda z, y: F.l1_loss(z[..., 0], y), [90.0, 91.0, -4.0]),
+}
+"""Scores, losses and labels whose first two examples do not show what else the loss is."""
+
+
+@pytest.mark.parametrize("name", FIRST_ALIKE)
+def test_another_loss_shows_although_the_first_examples_are_alike(name: str) -> None:
+    scores, loss, labels = FIRST_ALIKE[name]
+    inputs = (2, 4) if isinstance(labels[0], list) and isinstance(labels[0][0], int) else (4,)
+    rows = [{"x": torch.randn(inputs), "labels": torch.tensor(label)} for label in labels]
+    with pytest.raises(CurvatureError, match="the loss of Scores is not the"):
+        estimate_curvature(Scores(scores, loss), rows, torch.utils.data.default_collate)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+@pytest.mark.parametrize("shape", [(), (2,)], ids=["of_examples", "of_positions"])
+def test_smoothed_labels_show_although_the_model_has_learnt_nothing(
+    shape: tuple[int, ...], scale: float
+) -> None:
+    """Where all classes are as likely, smoothing is nearly a factor of the gradient."""
+
+    def smoothed(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.reshape(-1, 3), y.flatten(), label_smoothing=0.02)
+
+    rows = [{"x": torch.randn(*shape, 4), "labels": torch.randint(3, shape)} for _ in range(4)]
+    model = Scores(3, smoothed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    with pytest.raises(CurvatureError, match="smooths labels"):
+        estimate_curvature(model, rows, torch.utils.data.default_collate)
 
 
 @pytest.mark.parametrize("problem", [None, "multi_label_classification"])
