@@ -42,8 +42,9 @@ def check_gradients(
         example, or a parameter's gradient is not what the layer's rule makes of its uses. And the
         calls, by name and number, that the logits do not depend on: DoRA's of an identity.
     """
+    first = torch.arange(examples) == 0
     parameters = [p for layer in layers for p in layer.parameters.values()]
-    of_uses, of_parameters = _gradients(layers, logits, uses, _only(0, examples), parameters)
+    of_uses, of_parameters = _gradients(layers, logits, uses, first, parameters)
     wrong: dict[str, str] = {}
     for layer in layers:
         calls, gradients = uses[layer.name], of_uses[layer.name]
@@ -51,7 +52,7 @@ def check_gradients(
         try:
             for use in calls:
                 use.unchanged_input(layer.name)
-            if _mixes(layer, calls, gradients, _only(0, examples)):
+            if _mixes(layer, calls, gradients, first):
                 wrong[layer.name] = MIXED
             elif not _makes_up(layer, calls, gradients, own):
                 wrong[layer.name] = OTHER
@@ -81,32 +82,26 @@ def mixed_layers(
     ]
 
 
-def to_teach(number: int, examples: int) -> list[Tensor]:
+def to_teach(number: int, examples: int) -> Tensor | None:
     """Choose examples of a pass's n-th batch whose gradients tell if a layer mixes examples.
 
-    Each is taught by itself, which costs little: rows without gradient are not multiplied. In the
-    first batch the first, the middle and the last, of which each is to reach no row of any other;
-    in batches 4, 16, 64 and so on one of them, for a computation that depends on its input. What
-    goes from one of the others to one of the others alone is not found by it.
+    They are to reach no row of the others. In the first batch it is every other one, in batches 4,
+    16, 64 and so on every other one where the place's next binary digit is 0, and those between
+    where it is 1: neighbours are parted in each, and any other two in one of as many of these as
+    the places have digits. One costs a third of a batch's plain forward and backward pass.
 
     Args:
         number: n, from 1 on.
         examples: In the batch.
 
     Returns:
-        Masks of the examples, shape [N].
+        A mask of the examples, shape [N]; None in all other batches.
     """
-    if examples == 1:
-        return []
-    places = sorted({0, examples // 2, examples - 1})
-    if number > 1:
-        is_checked = number.bit_count() == 1 and number.bit_length() % 2 == 1
-        places = [places[number.bit_length() // 2 % len(places)]] if is_checked else []
-    return [_only(place, examples) for place in places]
-
-
-def _only(place: int, examples: int) -> Tensor:
-    return torch.arange(examples) == place
+    time, is_checked = divmod(number.bit_length(), 2)
+    if examples == 1 or number.bit_count() > 1 or not is_checked:
+        return None
+    places, digit = torch.arange(examples), time % (examples - 1).bit_length()
+    return (places ^ (places >> digit if digit else 0)) & 1 == 1
 
 
 def _gradients(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -379,7 +379,7 @@ class Estimate(Reading):
         uses: Mapping[str, Sequence[Use]],
         outputs: Outputs,
         examples: int,
-        taught: Iterable[Tensor],
+        taught: Tensor | None,
     ) -> None:
         """Make sure that a later batch is used as the first examples were.
 
@@ -388,7 +388,7 @@ class Estimate(Reading):
             uses: Of this batch.
             outputs: Of this batch.
             examples: In this batch.
-            taught: Some examples, shape [N], whose gradient is to be zero at the others.
+            taught: Examples whose gradient is to be zero at the others, shape [N]; None: no look.
         """
         for layer in layers:
             rows = [
@@ -400,8 +400,8 @@ class Estimate(Reading):
                 raise LayerChangedError(layer.name, f"{reason}: {DEPENDS}")
             if any(not number or number % examples for number in rows):
                 raise LayerChangedError(layer.name, MIXED)
-        for chosen in taught:
-            for layer in mixed_layers(layers, outputs.logits, uses, chosen):
+        if taught is not None:
+            for layer in mixed_layers(layers, outputs.logits, uses, taught):
                 raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
 
     def _accumulate_rest(

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import CurvatureArguments, Outputs, estimate_curvature
+from hf_kfc.curvature.gradient_check import to_teach
 from hf_kfc.errors import CurvatureError
 
 
@@ -237,6 +238,15 @@ def test_what_goes_from_one_example_to_another_is_found_however_small(
     found = estimate(model, data, curvature_batch_size=6)
     assert "layer 'below': its output is not separate for each example of a batch" in caplog.text
     assert {b.name: b.operator.kind for b in found.blocks}["head"] == "kronecker"
+
+
+@pytest.mark.parametrize("examples", [2, 3, 4, 7, 8, 33])
+def test_each_two_examples_are_parted_in_one_of_a_few_batches(examples: int) -> None:
+    looks = [to_teach(4**k, examples) for k in range((examples - 1).bit_length())]
+    parted = torch.stack([look[:, None] != look for look in looks if look is not None])
+    assert bool((parted.any(0) | torch.eye(examples, dtype=torch.bool)).all())
+    assert bool(parted.diagonal(1, 1, 2).all())  # neighbours in each
+    assert to_teach(2, examples) is to_teach(6, examples) is to_teach(1, 1) is None
 
 
 def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None:
