@@ -1,11 +1,11 @@
-"""The precision in which sums are kept: that of the tensors, at least float32."""
+"""The precision in which sums are kept: that of the tensors, at least float32, and finite."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["wide", "wide_dtype"]
+__all__ = ["all_finite", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -16,3 +16,8 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor in float32 or its own wider dtype; the same tensor if it is so already."""
     return tensor.to(wide_dtype(tensor.dtype))
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no number is NaN or infinite; the extremes are found faster than all asked."""
+    return not tensor.numel() or bool(torch.stack(wide(tensor).aminmax()).isfinite().all())

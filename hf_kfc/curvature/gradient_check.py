@@ -86,9 +86,9 @@ def to_teach(number: int, examples: int) -> Tensor | None:
     """Choose examples of a pass's n-th batch whose gradients tell if a layer mixes examples.
 
     They are to reach no row of the others. In the first batch it is every other one, in batches 4,
-    16, 64 and so on every other one where the place's next binary digit is 0, and those between
-    where it is 1: neighbours are parted in each, and any other two in one of as many of these as
-    the places have digits. One costs a third of a batch's plain forward and backward pass.
+    16, 64 and so on one of each pair too, the other one where the pair's place has the next binary
+    digit 1: pairs are parted in each of these batches, and any other two examples in one of as many
+    as their places have digits. A look costs a third of a batch's plain forward and backward pass.
 
     Args:
         number: n, from 1 on.

@@ -16,6 +16,7 @@ __all__ = ["add_second_moment", "mirrored", "nearest_definite", "nonzero_rows", 
 _BLOCK = 96
 """Columns below which halving a product further costs more than it saves."""
 _ALIGNED = 16
+_MOST_USED = 0.75  # of rows
 
 
 def add_second_moment(total: Tensor, rows: Tensor, products: Products) -> None:
@@ -72,15 +73,19 @@ def nearest_definite(matrix: Tensor) -> Tensor:
 def nonzero_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Leave out rows that are zero: of padding, and of tokens that no decision depends on.
 
+    Copying the others costs as much as multiplying a few, such as the last of each text, saves.
+
     Args:
         rows: Shape [m, n].
 
     Returns:
-        The other rows, and their indices; None if that is all.
+        The other rows, and their indices; all and None where fewer than a quarter are zero.
     """
     # The 2-norm is much faster than a comparison; it is 0 only where products underflow too.
     used = torch.linalg.vector_norm(rows, dim=-1).nonzero()[:, 0]
-    return (rows, None) if len(used) == len(rows) else (rows.index_select(0, used), used)
+    if len(used) > _MOST_USED * len(rows):
+        return rows, None
+    return rows.index_select(0, used), used
 
 
 def _add_upper(total: Tensor, rows: Tensor, block: int) -> None:

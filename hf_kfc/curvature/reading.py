@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from ..curvature_arguments import CurvatureArguments, Products
 from ..errors import CurvatureError
+from ..precision import all_finite
 from .batches import Collate, to_device
 from .discovery import Layer
 from .frozen_linear import FrozenLinear
@@ -70,9 +71,7 @@ class Reading:
         linear = FrozenLinear(half=products is Products.BFLOAT16, left=read)
         with self._errors_told(batch), nullcontext() if products is Products.FULL else linear:
             outputs = self.forward(self.model, batch)
-        # Of a vocabulary's scores the extremes are found much faster than each is asked.
-        scores = outputs.logits.detach()
-        if scores.numel() and not bool(torch.stack(scores.aminmax()).isfinite().all()):
+        if not all_finite(outputs.logits.detach()):
             raise CurvatureError(
                 f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
                 "diverged, or its forward masks classes with -inf instead of the dtype's minimum"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
 from ..errors import PriorError, ProbeError
+from ..precision import all_finite
 from ..probes import Probes, digest_of
 from ..schema import read
 from .provenance import Provenance
@@ -359,6 +360,4 @@ def _row_problems(block: Block, tokens: int) -> list[str]:
 def _bad_values(name: str, value: Tensor) -> list[str]:
     if not value.is_floating_point():
         return [f"{name} is {value.dtype}, expected a floating-point type"]
-    if value.numel() == 0 or bool(value.isfinite().all()):
-        return []
-    return [f"{name} has NaN or infinite values"]
+    return [] if all_finite(value) else [f"{name} has NaN or infinite values"]

