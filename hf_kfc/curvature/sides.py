@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .capture import learning
 from .discovery import Layer
 from .graph import nodes_under
 
@@ -99,8 +99,9 @@ def find_sides(
             for module in layer.modules.values()
         ),
     ]
+    frozen = (p for p in model.parameters() if not p.requires_grad and p.is_floating_point())
     try:
-        with torch.enable_grad(), _all_learning(model):
+        with torch.enable_grad(), learning(frozen):  # so that the graph is whole
             run()
     finally:
         for handle in handles:
@@ -127,16 +128,3 @@ def _part(model: nn.Module, name: str) -> nn.Module | None:
     get = getattr(model, name, None)
     part = get() if callable(get) else None
     return part if isinstance(part, nn.Module) and part is not model else None
-
-
-@contextmanager
-def _all_learning(model: nn.Module) -> Iterator[None]:
-    """Let every parameter have a gradient, so that the graph is whole."""
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
