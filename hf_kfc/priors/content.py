@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..curvature import OPERATORS, Block, Curvature, Identity, Layout, Operator
+from ..curvature import OPERATORS, Block, Curvature, Layout
 from ..errors import PriorError, ProbeError
 from ..precision import all_finite
 from ..probes import Probes, digest_of
@@ -93,98 +93,79 @@ def from_content(
     *,
     model: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Curvature, Provenance, Probes | None]:
-    """Undo :func:`to_content`.
+    """Undo :func:`to_content`; values are judged by whoever makes a prior of the parts.
 
     Args:
         config: The values; untrusted, as the tensors are.
         tensors: The tensors by name.
-        damages: Why tensors may be missing; if there are any, only what else is wrong is added.
+        damages: Why tensors may be missing.
         model: Parameters to take the anchors from that are not among the tensors.
 
     Raises:
-        PriorError: There are damages, or something is malformed or does not fit; all is listed.
+        PriorError: There are damages or something is malformed, or the tensors are not those that
+            are told of; all of either is listed.
     """
-    problems = list(damages)
-    outputs = {n.removeprefix(_PROBES): t for n, t in tensors.items() if n.startswith(_PROBES)}
-    tensors = {n: t for n, t in tensors.items() if not n.startswith(_PROBES)}
-    right = {name: value for name, value in tensors.items() if value.dtype in _dtypes(name)}
-    problems += [
-        f"tensor {name} is {value.dtype}, expected {' or '.join(map(str, _dtypes(name)))}"
-        for name, value in tensors.items()
-        if name not in right
-    ]
-    outline, wrong = read(Outline, config, "the description")
-    problems += wrong
+    outline, problems = read(Outline, config, "the description")
+    entries, wrong = entries_of(config)
+    problems = [*damages, *problems, *wrong]
     try:
         provenance = Provenance.from_dict(config.get("provenance"))
     except PriorError as error:
-        problems.append(str(error))
-        provenance = Provenance("")
-    entries, wrong = entries_of(config)
-    problems += wrong
-    # What is malformed is not also missing.
-    incomplete = bool(damages or wrong) or not isinstance(config.get("blocks"), list)
-    blocks = []
-    for entry in entries:
-        block, wrong = _block(entry, tensors, right, incomplete=bool(damages))
-        problems += [f"{entry.name}: {phrase}" for phrase in wrong]
-        blocks.append(block)
-    used = {key for e in entries for key in (*e.tensors.values(), *e.rows.values())}
-    if not incomplete:
-        problems += [
-            f"tensor {name} belongs to no block"
-            for name in tensors
-            if name not in used and not name.startswith(ANCHOR)
-        ]
-    anchor = _covered(blocks, model or {}) | {
-        # What is said above is not said again.
-        name.removeprefix(ANCHOR): right.get(name, torch.zeros(()).expand(value.shape))
-        for name, value in tensors.items()
-        if name.startswith(ANCHOR)
-    }
-    examples, ignored = (outline.num_curvature_examples, outline.ignored) if outline else (0, [])
-    curvature = Curvature(tuple(blocks), examples, tuple(ignored))
+        raise PriorError("; ".join([*problems, str(error)])) from None
+    if outline is None or problems:
+        raise PriorError("; ".join(problems))
+    outputs = {n.removeprefix(_PROBES): t for n, t in tensors.items() if n.startswith(_PROBES)}
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(_PROBES)}
+    problems = _problems_of_tensors(entries, tensors)
     probes = None
     try:
-        if config.get("probes") is not None and not damages:
+        if config.get("probes") is not None:
             probes = Probes.from_state(config["probes"], outputs)
-        elif outputs and not damages:
+        elif outputs:
             problems.append("there are tensors of probes, and the description tells of none")
     except ProbeError as error:
         problems.append(str(error))
     if problems:
-        problems += problems_of_parts(anchor, curvature, provenance, incomplete=incomplete)
         raise PriorError("; ".join(problems))
-    return anchor, curvature, provenance, probes
+    blocks = tuple(_block(entry, tensors) for entry in entries)
+    anchors = {n.removeprefix(ANCHOR): t for n, t in tensors.items() if n.startswith(ANCHOR)}
+    curvature = Curvature(blocks, outline.num_curvature_examples, tuple(outline.ignored))
+    return _covered(blocks, model or {}) | anchors, curvature, provenance, probes
 
 
-def _block(
-    entry: BlockEntry,
-    tensors: Mapping[str, Tensor],
-    right: Mapping[str, Tensor],
-    *,
-    incomplete: bool,
-) -> tuple[Block, list[str]]:
-    """Build a block; its operator is one that fits anything, with the reasons, if it cannot be."""
-    named = {**entry.tensors, **entry.rows}
-    problems = (
-        [] if incomplete else [f"tensor {k} is missing" for k in named.values() if k not in tensors]
-    )
-    rows = {part: right[key] for part, key in entry.rows.items() if key in right}
+def _problems_of_tensors(entries: Sequence[BlockEntry], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Say which tensors are missing or too many, or cannot be what they are named for."""
+    problems = [
+        f"tensor {name} is {value.dtype}, expected {' or '.join(map(str, _dtypes(name)))}"
+        for name, value in tensors.items()
+        if value.dtype not in _dtypes(name)
+    ]
+    used = set[str]()
+    for entry in entries:
+        keys = [*entry.tensors.values(), *entry.rows.values()]
+        wrong = [f"tensor {key} is missing" for key in keys if key not in tensors]
+        strange = [key for key in entry.tensors.values() if _dtypes(key) != _OPERATOR]
+        kind = OPERATORS.get(entry.operator)
+        if kind is None:
+            kinds = ", ".join(OPERATORS)
+            wrong.append(f"operator '{entry.operator}' is unknown, expected one of {kinds}")
+        elif set(entry.tensors) != set(kind.tensor_names):
+            found, expected = ", ".join(sorted(entry.tensors)), ", ".join(kind.tensor_names)
+            wrong.append(f"operator '{kind.kind}' has tensors {found}, expected {expected}")
+        else:
+            wrong += [f"tensor {key} is no part of an operator" for key in strange]
+        problems += [f"{entry.name}: {phrase}" for phrase in wrong]
+        used.update(keys)
+    strays = [name for name in tensors if name not in used and not name.startswith(ANCHOR)]
+    return problems + [f"tensor {name} belongs to no block" for name in strays]
+
+
+def _block(entry: BlockEntry, tensors: Mapping[str, Tensor]) -> Block:
     shapes = {name: tuple(shape) for name, shape in entry.parameters.items()}
-    operator: Operator = Identity()
-    kind = OPERATORS.get(entry.operator)
-    if kind is None:
-        kinds = ", ".join(OPERATORS)
-        problems.append(f"operator '{entry.operator}' is unknown, expected one of {kinds}")
-    elif set(entry.tensors) != set(kind.tensor_names):
-        found, expected = ", ".join(sorted(entry.tensors)), ", ".join(kind.tensor_names)
-        problems.append(f"operator '{kind.kind}' has tensors {found}, expected {expected}")
-    elif strange := [key for key in entry.tensors.values() if _dtypes(key) != _OPERATOR]:
-        problems += [f"tensor {key} is no part of an operator" for key in strange]
-    elif all(key in right for key in entry.tensors.values()):
-        operator = kind.from_state({part: right[key] for part, key in entry.tensors.items()})
-    return Block(entry.name, Layout(entry.layout), shapes, operator, **rows), problems
+    state = {part: tensors[key] for part, key in entry.tensors.items()}
+    rows = {part: tensors[key] for part, key in entry.rows.items()}
+    operator = OPERATORS[entry.operator].from_state(state)
+    return Block(entry.name, Layout(entry.layout), shapes, operator, **rows)
 
 
 def _covered(blocks: Sequence[Block], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -251,18 +232,15 @@ def problems_of_parts(
     curvature: Curvature,
     provenance: Provenance,
     probes: Probes | None = None,
-    *,
-    incomplete: bool = False,
 ) -> list[str]:
-    """Say what is wrong with a prior's parts; of what is ``incomplete``, not that parts miss."""
+    """Say what is wrong with a prior's parts."""
     blocks = curvature.blocks
     problems = provenance.problems()
-    if not (blocks or incomplete):
+    if not blocks:
         problems.append("no parameter is covered")
     shapes = {name: shape for block in blocks for name, shape in _anchor_shapes(block).items()}
-    if not incomplete:
-        problems += [f"the anchor of {name} is missing" for name in shapes if name not in anchor]
-        problems += [f"the anchor {name} has no curvature" for name in anchor if name not in shapes]
+    problems += [f"the anchor of {name} is missing" for name in shapes if name not in anchor]
+    problems += [f"the anchor {name} has no curvature" for name in anchor if name not in shapes]
     for name, value in anchor.items():
         if name in shapes and tuple(value.shape) != shapes[name]:
             found, expected = list(value.shape), list(shapes[name])

@@ -341,7 +341,7 @@ class ConsolidationPrior(BasePrior):
         Raises:
             PriorError: Files are missing, damaged or out of reach, or their content is not a
                 valid prior (names, shapes, dtypes, non-finite values, asymmetric or indefinite
-                factors); all problems are listed.
+                factors); all problems of one kind are listed.
         """
         return load(cls, name_or_path, revision, layers, token, cache_dir)
 
