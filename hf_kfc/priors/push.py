@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 _TAKEN = 409  # the status by which the Hub refuses a tag that is there already
 _TAG = re.compile(r"(?!.*(\.\.|\.lock$|\.$))[A-Za-z0-9][\w.-]*", re.ASCII)
-_PICTURE = re.compile(r"\w[\w-]*\.(png|svg)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ def push_to_hub(
     max_shard_size: int | str = "500MB",
     anchor: str | None = None,
     card: str | None = None,
-    pictures: Mapping[str, bytes] | None = None,
 ) -> PushedPrior:
     """Push the prior to a repository of its own, in one commit, without rare tokens, and tag it.
 
@@ -96,14 +94,13 @@ def push_to_hub(
         anchor: ``"org/model@<full hash>"``, a model on the Hub whose parameters are the anchor: it
             is pointed at, and not stored again.
         card: Text of the README; by default what the prior tells of itself.
-        pictures: What the card shows: PNG or SVG files by name.
 
     Returns:
         The commit and its tag.
 
     Raises:
-        PriorError: The tag or a picture's name cannot be one, or the prior does not tell which
-            tokens are rare, or was made of them by fewer examples than a layer has inputs.
+        PriorError: The tag cannot be one, or the prior does not tell which tokens are rare, or was
+            made of them by fewer examples than a layer has inputs.
         HubError: The repository holds something else or is not as private as asked, the tag is
             another prior's, the anchor is not the model's, or the Hub refused or is out of reach;
             nothing is half pushed then.
@@ -123,10 +120,6 @@ def push_to_hub(
         save_pretrained(
             public, folder, max_shard_size=max_shard_size, anchor=anchor, card=text, token=token
         )
-        for picture, content in (pictures or {}).items():
-            if not _PICTURE.fullmatch(picture):
-                raise PriorError(f"{picture!r} is no name of a picture; give one like 'loss.png'")
-            (folder / picture).write_bytes(content)
         name = None if create_pr else _checked(tag or _tag_of(public))
         message = commit_message or f"Publish the prior of {public.task}"
         repository = _Repository(repo_id, folder, revision, message, token)

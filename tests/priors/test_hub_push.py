@@ -48,7 +48,7 @@ def refusal(**options: object) -> str:
 
 
 def test_one_private_commit_with_a_tag(hub: HubServer) -> None:
-    published = push(max_shard_size="1KB", card="# The card", pictures={"loss.png": b"png"})
+    published = push(max_shard_size="1KB", card="# The card")
     there = repository(hub)
     assert there.private
     assert titles(hub) == ["initial commit", "Publish the prior of old"]
@@ -61,7 +61,6 @@ def test_one_private_commit_with_a_tag(hub: HubServer) -> None:
         ".gitattributes",
         "README.md",
         "config.json",
-        "loss.png",
         "prior.safetensors.index.json",
     }
     assert files["README.md"].content == b"# The card"
@@ -293,7 +292,6 @@ def test_a_repository_with_a_card_only_is_written(hub: HubServer) -> None:
 
 def test_names_that_the_hub_or_we_do_not_take(hub: HubServer) -> None:
     assert refusal(repo_id="a/b/c").startswith("a/b/c: the prior of 'old' is not pushed")
-    assert "is no name of a picture" in refusal(pictures={"../x.png": b""})
     assert "Invalid metadata" in refusal(card="---\ntags: 3\n---\n")
     assert "this takes a token that may write" in refusal(token=READ_TOKEN, repo_id="org/x")
     assert titles(hub) == ["initial commit"]
