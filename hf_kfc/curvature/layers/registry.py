@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import overload
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -38,38 +37,21 @@ _READ = ReadLinearRule()
 _TIED = TiedEmbeddingRule()
 
 
-@overload
-def register_rule(module_class: type[nn.Module], rule: LayerRule) -> LayerRule: ...
-
-
-@overload
 def register_rule(
     module_class: type[nn.Module],
-) -> Callable[[type[LayerRule]], type[LayerRule]]: ...
-
-
-def register_rule(
-    module_class: type[nn.Module], rule: LayerRule | None = None
-) -> LayerRule | Callable[[type[LayerRule]], type[LayerRule]]:
-    """Give a module class a rule; without one it decorates the rule's class.
+) -> Callable[[type[LayerRule]], type[LayerRule]]:
+    """Give a module class a rule; to be used as a decorator of the rule's class.
 
     A rule that was there is replaced. Subclasses have it too, if it fits their gradient.
 
     Args:
         module_class: The class of the modules.
-        rule: How their tensors become curvature.
-
-    Returns:
-        The rule, or what decorates its class.
 
     Raises:
         CurvatureError: The class is none of modules.
     """
     if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
         raise CurvatureError(f"{module_class!r} is no class of torch modules; give one")
-    if rule is not None:
-        RULES[module_class] = rule
-        return rule
 
     def register(rule_class: type[LayerRule]) -> type[LayerRule]:
         RULES[module_class] = rule_class()
