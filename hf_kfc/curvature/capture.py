@@ -17,9 +17,9 @@ from typing_extensions import override
 
 from ..errors import CurvatureError
 from ..precision import wide
-from . import experts
 from .discovery import Layer, evaluating
 from .frozen_linear import is_plain
+from .layers import experts
 from .positions import Positions
 
 __all__ = ["Use", "capture", "frozen", "learning", "without_cache"]

@@ -13,7 +13,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from hf_kfc.curvature import survey
-from hf_kfc.curvature.experts import tokens_in_order
+from hf_kfc.curvature.layers.experts import tokens_in_order
 
 EXPERTS, WIDTH, INNER, TOKENS = 3, 4, 5, 6
 SIZES: dict[str, Any] = {

@@ -4,12 +4,11 @@ Shapes: N examples, R positions (uses of the weight) per example, p inputs (bias
 q outputs, V tokens. ``a`` are inputs, ``g`` gradients of the outputs.
 """
 
-from .base import LayerRule
+from .base import LayerRule, StackedRule
 from .embedding import EmbeddingRule, TiedEmbeddingRule, tokens_of_examples
 from .experts import ExpertsRule, find_experts_rule
 from .linear import LinearRule
 from .registry import BIAS, RULES, find_rule, register_rule, rule_of
-from .stack import StackedRule
 
 __all__ = [
     "BIAS",

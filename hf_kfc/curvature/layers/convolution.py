@@ -9,8 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import override
 
 from ..blocks import Layout
-from .base import LayerRule
-from .stack import StackedRule
+from .base import LayerRule, StackedRule
 
 __all__ = ["ConvRule"]
 
