@@ -137,10 +137,7 @@ class Product:
                 self.factors.append((G, A))
             return
         shift = operator.shift(damping)
-        self._damping = damping if operator.damped_anew else 0.0
-        if shift is None and damping and not self._damping:
-            operator = operator.damped(damping)
-        self._shift = shift or 0.0
+        self._shift, self._damping = shift or 0.0, damping if shift is None else 0.0
         self.operator = placement.operator(operator, device)
 
     def __call__(self, delta: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -155,7 +152,8 @@ class Product:
             operator = self.operator if inputs is None else self.operator.of_inputs(inputs)
             low = delta.to(self._low or delta.dtype)
             operator = operator.to(dtype=low.dtype)
-            operator = operator.damped(self._damping) if self._damping else operator
+            if self._damping:  # for every product anew: a damped copy would take memory again
+                operator = operator.damped(self._damping)
             product = operator.apply(low.T).T if self._inputs_are_rows else operator.apply(low)
             product = product.to(delta.dtype)
             return product.add_(delta, alpha=self._shift) if self._shift else product

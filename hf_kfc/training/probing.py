@@ -18,6 +18,7 @@ from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ..curvature.discovery import evaluating
 from ..curvature.objective import Forward
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
@@ -347,14 +348,8 @@ class Probing:
     @contextmanager
     def _as_in_evaluation(self, step: int) -> Iterator[None]:
         """Switch dropout off, and keep random numbers, as of a collator, from the training's."""
-        were_training = [module for module in self._plain.modules() if module.training]
-        self._plain.eval()
-        try:
-            with random_numbers_kept(self._seed + step):
-                yield
-        finally:
-            for module in were_training:
-                module.training = True
+        with evaluating(self._plain), random_numbers_kept(self._seed + step):
+            yield
 
 
 def probes_by_task(

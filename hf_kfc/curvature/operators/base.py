@@ -75,7 +75,6 @@ class Operator(ABC):
             diagonals, and are to stay so when they are rounded.
         column_names: Those whose last dimension runs over the inputs where each of these stands
             alone (:attr:`stands_by_input`).
-        damped_anew: Whether to damp it for every product: a damped copy would take memory again.
     """
 
     kind: ClassVar[str]
@@ -83,7 +82,6 @@ class Operator(ABC):
     input_names: ClassVar[tuple[str, ...]] = ()
     factor_names: ClassVar[tuple[str, ...]] = ()
     column_names: ClassVar[tuple[str, ...]] = ()
-    damped_anew: ClassVar[bool] = False
 
     # --- What a kind must say ---------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ class Stack(Operator):
     """
 
     part: ClassVar[type[Products]]
-    damped_anew = True
 
     @classmethod
     def of(cls, parts: Sequence[Operator]) -> Self:
