@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.ranking.trainer import RankingConsolidationTrainer
 from hf_kfc.training import ConsolidationArguments
-from hf_kfc.training.sharing import problem_of_sharding
+from hf_kfc.training.processes import problem_of_sharding
 
 from .layerwise import split_by_depth
 from .rehearsal import RehearsalSampler

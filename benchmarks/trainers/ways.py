@@ -40,7 +40,7 @@ from hf_kfc.training import (
     ConsolidationMixin,
     ConsolidationTrainer,
 )
-from hf_kfc.training.strengths import random_numbers_kept
+from hf_kfc.training.processes import random_numbers_kept
 
 WAYS = ("plain", "without", "arguments", "beside")
 

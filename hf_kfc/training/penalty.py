@@ -15,7 +15,7 @@ from ..precision import wide_dtype
 from ..priors import ConsolidationPrior
 from .damped import Placement
 from .fitting import fit
-from .sharing import assign, can_share, shard_like, whole
+from .processes import assign, can_share, shard_like, whole
 from .terms import BlockTerm, Change, LowRankTerm
 
 __all__ = ["ConsolidationPenalty"]

@@ -27,10 +27,9 @@ from ..probes.probes import Collator
 from .adapters import plain_name
 from .budget import MOST, Budget
 from .config import PenaltySettings
+from .processes import random_numbers_kept, reshard, whole
 from .resuming import ConsolidationState
-from .sharing import reshard, whole
 from .steps import numbered
-from .strengths import random_numbers_kept
 
 __all__ = ["ProbeOrder", "ProbedTask", "Probing", "probes_by_task"]
 

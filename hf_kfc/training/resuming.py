@@ -19,7 +19,7 @@ from ..priors import ConsolidationPrior
 from ..probes import Probes
 from .budget import Budget
 from .config import ConsolidationConfig
-from .strengths import random_numbers_kept
+from .processes import random_numbers_kept
 
 __all__ = ["PLAIN", "ConsolidationState", "identity_of", "order_of", "refuse_other"]
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
+from .processes import random_numbers_kept
 
-__all__ = [
-    "NewLabels",
-    "bayesian_strength",
-    "count_labels",
-    "random_numbers_kept",
-    "strengths_for",
-]
+__all__ = ["NewLabels", "bayesian_strength", "count_labels", "strengths_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,18 +149,3 @@ def _labels(batch: Mapping[str, Any], names: Sequence[str], shifted: bool) -> li
         return [batch["shift_labels"]]
     found = [batch[name] for name in names if isinstance(batch.get(name), Tensor)]
     return [labels[..., 1:] if shifted and labels.ndim > 1 else labels for labels in found]
-
-
-@contextmanager
-def random_numbers_kept(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every process, and go on afterwards as if none were drawn."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):  # collators work on the CPU
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

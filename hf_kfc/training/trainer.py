@@ -26,9 +26,9 @@ from .drawing import draw_forgetting
 from .fitting import as_priors, fit, refuse_compiled, refuse_idle
 from .penalty import ConsolidationPenalty
 from .probing import Probing, probes_by_task
+from .processes import problem_of_sharding, undo_evaluation
 from .resuming import PLAIN, ConsolidationState, identity_of, order_of, refuse_other
 from .scale import LossScale
-from .sharing import problem_of_sharding, undo_evaluation
 from .steps import ConsolidationSteps, numbered
 from .strengths import NewLabels, bayesian_strength, strengths_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_kfc.training.sharing import assign
+from hf_kfc.training.processes import assign
 
 
 @pytest.mark.parametrize(
