@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +21,12 @@ from .operators import Diagonal
 __all__ = ["PerExampleSquares"]
 
 
-class _Sum:
-    """Σ over examples of the squared gradient of one parameter.
+class _Sum(NamedTuple):
+    """A parameter's squared gradients, and in how many examples a table's rows are looked up."""
 
-    Args:
-        parameter: The parameter.
-        is_table: Whether its rows are looked up by tokens.
-
-    Attributes:
-        total: The sum, in the parameter's shape.
-        seen: In how many examples each row of a table was looked up; None of others.
-    """
-
-    def __init__(self, parameter: nn.Parameter, is_table: bool) -> None:
-        self.parameter = parameter
-        self.total = torch.zeros_like(parameter, dtype=wide_dtype(parameter.dtype))
-        self.seen = self.total.new_zeros(len(parameter)) if is_table else None
+    parameter: nn.Parameter
+    total: Tensor
+    seen: Tensor | None
 
 
 class PerExampleSquares:
@@ -54,7 +44,12 @@ class PerExampleSquares:
         parameters = dict(model.named_parameters())
         kinds = (nn.Embedding, nn.EmbeddingBag)
         tables = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
-        self._sums = {n: _Sum(parameters[n], id(parameters[n]) in tables) for n in names}
+        self._sums: dict[str, _Sum] = {}
+        for name in names:
+            parameter = parameters[name]
+            total = torch.zeros_like(parameter, dtype=wide_dtype(parameter.dtype))
+            seen = total.new_zeros(len(parameter)) if id(parameter) in tables else None
+            self._sums[name] = _Sum(parameter, total, seen)
 
     def totals(self) -> list[Tensor]:
         """Return the tensors to be summed over processes."""
@@ -84,7 +79,7 @@ class PerExampleSquares:
                     if gradient is None:  # the parameter has no part in this example
                         continue
                     square = wide(gradient.to_dense()).square()
-                    own.total += square
+                    own.total.add_(square)
                     if name in read and id(own.parameter) not in look_ups.found:
                         read[name] |= square.flatten(1).any(1)
         for name, seen in tables.items():

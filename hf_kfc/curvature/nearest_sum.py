@@ -104,13 +104,7 @@ def merge_sharing(
 
 
 def _rounded(exact: Operator, like: Operator, rank: int) -> Merged:
-    """Return a sum in the precision of its terms, a stack's parts with ``rank`` products at most.
-
-    Args:
-        exact: Σ_i w_i F_i.
-        like: F_1.
-        rank: See :func:`merge`.
-    """
+    """Return Σ_i w_i F_i in the precision of F_1, of a stack's parts ``rank`` products at most."""
     dtype = wide_dtype(next(iter(like.state().values())).dtype)
     if not isinstance(exact, KroneckerStack) or exact.A.shape[1] <= rank:
         return Merged(exact.to(dtype=dtype), 0.0)
