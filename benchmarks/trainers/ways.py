@@ -33,6 +33,7 @@ import transformers.trainer_seq2seq
 from torch import nn
 
 from benchmarks.trainers import stand_ins
+from hf_kfc.dataset import random_numbers_kept
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import (
     ConsolidationArguments,
@@ -40,7 +41,6 @@ from hf_kfc.training import (
     ConsolidationMixin,
     ConsolidationTrainer,
 )
-from hf_kfc.training.processes import random_numbers_kept
 
 WAYS = ("plain", "without", "arguments", "beside")
 

@@ -18,7 +18,9 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
+from ..dataset import fingerprint
 from ..errors import CurvatureError
 from ..files import refuse_blocked
 from .accumulators import SquaredGradients
@@ -174,6 +176,7 @@ def identity_of(
     args: Any,
     layers: Sequence[Layer],
     others: Iterable[str],
+    dataset: Any,
     indices: Sequence[int],
     first_batch: Mapping[str, Tensor],
     functions: Iterable[Callable[..., Any]],
@@ -185,8 +188,9 @@ def identity_of(
         args: The estimate's arguments, a dataclass.
         layers: Names, shapes and rules count.
         others: Names of parameters without a rule.
+        dataset: What examples are taken from; up to 32 of them are looked at.
         indices: The examples that are used.
-        first_batch: Their first few, collated; the other examples are not looked at.
+        first_batch: Their first few, collated.
         functions: That turn batches into logits and masks; their names count.
     """
     found = [(layer.name, type(layer.rule).__name__, layer.shapes) for layer in layers]
@@ -194,7 +198,8 @@ def identity_of(
         "parameters of the model": parameters_digest(model),
         "layers": _digest(json.dumps([found, *others]).encode()),
         "choice of examples": _digest(json.dumps(list(indices)).encode()),
-        "first examples": _hash(
+        "examples": str(fingerprint(Subset(dataset, indices), args.curvature_seed)),
+        "first batch": _hash(
             value for _, value in sorted(first_batch.items()) if isinstance(value, Tensor)
         ),
         "functions": ", ".join(getattr(f, "__qualname__", type(f).__qualname__) for f in functions),

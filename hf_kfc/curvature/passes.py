@@ -255,7 +255,14 @@ class Estimate(Reading):
         batch, _ = self._first_batch()
         functions = (self.forward, self.position_mask)
         identity = identity_of(
-            self.model, self.args, self.layers, self.without_rule, self.indices, batch, functions
+            self.model,
+            self.args,
+            self.layers,
+            self.without_rule,
+            self.dataset,
+            self.indices,
+            batch,
+            functions,
         )
         return CurvatureCheckpoint(directory, identity, *_rank_and_world(), seconds)
 

@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from ..curvature.discovery import evaluating
 from ..curvature.objective import Forward
+from ..dataset import random_numbers_kept
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..probes import Divergences, Probes, digest_of
@@ -27,7 +28,7 @@ from ..probes.probes import Collator
 from .adapters import plain_name
 from .budget import MOST, Budget
 from .config import PenaltySettings
-from .processes import random_numbers_kept, reshard, whole
+from .processes import reshard, whole
 from .resuming import ConsolidationState
 from .steps import numbered
 

@@ -1,13 +1,9 @@
-"""Work shared among processes: who multiplies what, how the parts come together, equal draws."""
+"""Work shared among processes: who multiplies what, and how the parts come together."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -18,7 +14,6 @@ __all__ = [
     "assign",
     "can_share",
     "problem_of_sharding",
-    "random_numbers_kept",
     "reshard",
     "shard_like",
     "undo_evaluation",
@@ -104,18 +99,3 @@ def problem_of_sharding(accelerator: Accelerator) -> str | None:
     if plugin is not None and getattr(plugin, "fsdp_version", 2) == 1:
         return "FSDP1 flattens the parameters; use fsdp_version=2"
     return None
-
-
-@contextmanager
-def random_numbers_kept(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every process, and go on afterwards as if none were drawn."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):  # collators work on the CPU
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 
+from ..dataset import fingerprint
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..probes import Probes
 from .budget import Budget
 from .config import ConsolidationConfig
-from .processes import random_numbers_kept
 
 __all__ = ["PLAIN", "ConsolidationState", "identity_of", "order_of", "refuse_other"]
 
@@ -27,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 _OF_ORDER = ("data", "seed", "sampling")
 """What says which examples come next; of data without a length it is not known."""
-_MOST_READ = 32
-"""Examples of a data set that are looked at."""
 
 
 class ConsolidationState(TrainerCallback, ExportableState):
@@ -136,35 +131,11 @@ def order_of(trainer: Trainer) -> dict[str, Any]:
     seed = args.seed if args.data_seed is None else args.data_seed
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {
-        "data": _fingerprint(data, seed),
+        "data": fingerprint(data, seed),
         "seed": [args.seed, seed],
         "sampling": str(args.train_sampling_strategy),
         "step_size": size,
     }
-
-
-def _fingerprint(data: Any, seed: int) -> str | None:
-    if not isinstance(data, Sized) or not hasattr(data, "__getitem__") or isinstance(data, Mapping):
-        return None
-    count = len(data)
-    size = min(count, _MOST_READ)
-    with random_numbers_kept(seed):
-        rows = [_digest(data[index * count // size]) for index in range(size)]
-        is_fixed = size == 0 or _digest(data[0]) == rows[0]
-    return hashlib.sha256(json.dumps([count, rows if is_fixed else []]).encode()).hexdigest()
-
-
-def _digest(example: Any) -> str:
-    text = json.dumps(example, default=_words, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _words(value: Any) -> Any:
-    if isinstance(value, Tensor):  # numpy has no bfloat16
-        value = (value.double() if value.is_floating_point() else value).numpy(force=True)
-    if isinstance(value, np.ndarray | np.generic):
-        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
-    return type(value).__name__  # an image, as an object, has no words of its own
 
 
 def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:

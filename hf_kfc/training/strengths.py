@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ..dataset import random_numbers_kept
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
-from .processes import random_numbers_kept
 
 __all__ = ["NewLabels", "bayesian_strength", "count_labels", "strengths_for"]
 

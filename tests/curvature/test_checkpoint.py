@@ -25,7 +25,7 @@ from hf_kfc.errors import CurvatureError, HfKfcError
 from hf_kfc.priors import ConsolidationPrior
 
 EXAMPLES = 10
-FIRST_LOOKS = 2  # discovery and identity read the same two examples
+FIRST_LOOKS = 2 + EXAMPLES + 1  # discovery reads two, identity all, and one of them again
 FORK = multiprocessing.get_context("fork")  # torch is loaded already
 
 
@@ -116,8 +116,9 @@ def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 def interrupted(folder: Path, done: int, **arguments: Any) -> None:
     """Leave in a folder what a run leaves that read so many examples."""
+    unused = EXAMPLES - arguments.get("max_curvature_examples", EXAMPLES)
     with pytest.raises(StopError):
-        run(folder, Mortal(make()[1], FIRST_LOOKS + done, interrupt), **arguments)
+        run(folder, Mortal(make()[1], FIRST_LOOKS - unused + done, interrupt), **arguments)
 
 
 # --- going on ---
@@ -270,9 +271,9 @@ def other_model() -> Any:
     return model
 
 
-def other_data() -> list[Any]:
+def other_data(place: int) -> list[Any]:
     data = make()[1]
-    data[0]["label"] = 1 - data[0]["label"]
+    data[place]["label"] = 1 - data[place]["label"]
     return data
 
 
@@ -282,10 +283,11 @@ OTHERS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "batches": (lambda: {"curvature_batch_size": 5}, "argument curvature_batch_size"),
     "fewer": (
         lambda: {"max_curvature_examples": 6},
-        "argument max_curvature_examples, choice of examples, first examples",
+        "argument max_curvature_examples, choice of examples, examples, first batch",
     ),
-    "data": (lambda: {"data": other_data()}, "first examples"),
-    "more": (lambda: {"data": choices(EXAMPLES + 1)}, "choice of examples, first examples"),
+    "data": (lambda: {"data": other_data(0)}, "examples, first batch"),
+    "a later example": (lambda: {"data": other_data(EXAMPLES - 3)}, "examples"),
+    "more": (lambda: {"data": choices(EXAMPLES + 1)}, "choice of examples, examples, first batch"),
 }
 
 
