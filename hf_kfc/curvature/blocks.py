@@ -186,11 +186,6 @@ class Curvature:
     ignored: tuple[str, ...] = ()
 
     @property
-    def anchor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of all anchors (see :attr:`Block.anchor_shapes`)."""
-        return {name: shape for b in self.blocks for name, shape in b.anchor_shapes.items()}
-
-    @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all covered parameters."""
         return {name: shape for block in self.blocks for name, shape in block.shapes.items()}

@@ -61,7 +61,8 @@ def prior(
     words = replace(blocks[0], input_examples=torch.arange(float(TOKENS)) + 8)
     blocks[0] = words if tokens is None else words.of_inputs(torch.tensor(tokens))
     curvature = Curvature(tuple(blocks), 10 + seed, ("head.weight",))
-    anchor = {n: torch.randn(s).to(dtype) for n, s in curvature.anchor_shapes.items()}
+    shapes = [item for block in curvature.blocks for item in block.anchor_shapes.items()]
+    anchor = {name: torch.randn(shape).to(dtype) for name, shape in shapes}
     provenance = Provenance(
         f"task{seed}",
         "org/model",
