@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature import Block, Layout, survey
-from ..curvature.capture import frozen
 from ..curvature.likelihood import Family, Outputs
+from ..curvature.modes import frozen
 from ..curvature.objective import Forward, PositionMask, default_forward, default_position_mask
 from ..priors import ConsolidationPrior
 from .reading import batches_of, read_layers

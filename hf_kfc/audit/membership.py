@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..curvature import Block, Layout, survey
 from ..curvature.accumulators import LayerBatch
-from ..curvature.capture import frozen
 from ..curvature.discovery import Layer
 from ..curvature.layers import StackedRule
+from ..curvature.modes import frozen
 from ..curvature.objective import (
     Forward,
     PositionMask,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..curvature import Block
-from ..curvature.capture import frozen
+from ..curvature.modes import frozen
 from ..curvature.rare_tokens import count_examples
 from ..priors import ConsolidationPrior
 from ..priors.privacy import MIN_EXAMPLES

@@ -17,12 +17,12 @@ from typing_extensions import override
 
 from ..errors import CurvatureError
 from ..precision import wide
-from .discovery import Layer, evaluating
+from .discovery import Layer
 from .frozen_linear import is_plain
 from .layers import experts
 from .positions import Positions
 
-__all__ = ["Use", "capture", "frozen", "learning", "without_cache"]
+__all__ = ["Use", "capture"]
 
 
 @dataclass
@@ -67,8 +67,8 @@ class Use:
 def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str, list[Use]]]:
     """Record every use of some layers during the forward passes inside the block.
 
-    The parameters should be :func:`frozen`: then the graph starts at the output of the first
-    recorded layer and no weight gradient is ever computed.
+    The model should be ``frozen``: then the graph starts at the output of the first recorded layer
+    and no weight gradient is ever computed.
 
     Args:
         layers: The layers to record.
@@ -151,76 +151,3 @@ class _Reads(TorchFunctionMode):
                 x = torch.cat([wide(x), args[3][..., None]], dim=-1)
             return output if record is None else record((x,), {}, output)
         return output
-
-
-@contextmanager
-def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let some parameters of a frozen model have gradients in the forward passes of the block.
-
-    Args:
-        parameters: Their ``requires_grad`` is False otherwise.
-    """
-    parameters = list(parameters)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode without trainable parameters; restore both afterwards.
-
-    What was compiled in place runs as it was written: compiled code does not call hooks. A forward
-    in which accelerate has put autocast, as Trainer does, is the model's own again. Nor does the
-    model keep a cache (:func:`without_cache`).
-    """
-    forward, original = model.forward, vars(model).get("_original_forward")
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    compiled = {m: m._compiled_call_impl for m in model.modules() if m._compiled_call_impl}
-    for module in compiled:
-        module._compiled_call_impl = None
-    if original is not None:
-        model.forward = original
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        with evaluating(model), without_cache(model):
-            yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, call in compiled.items():
-            module._compiled_call_impl = call
-        if original is not None:
-            model.forward = forward
-
-
-@contextmanager
-def without_cache(model: nn.Module) -> Iterator[None]:
-    """Let a model keep no past keys, values or states, and leave its configs as they were.
-
-    In evaluation mode most decoders fill a cache that nobody reads, and RWKV writes its states
-    where autograd still needs them. A loss may note its ``problem_type`` in the config.
-
-    Args:
-        model: It and its parts may have a config.
-    """
-    found: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    kept = [
-        (config, name, getattr(config, name))
-        for config in {id(config): config for config in found}.values()
-        for name in ("use_cache", "problem_type")
-        if hasattr(config, name)
-    ]
-    for config, name, _ in kept:
-        if name == "use_cache":
-            config.use_cache = False
-    try:
-        yield
-    finally:
-        for config, name, value in kept:
-            setattr(config, name, value)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ from ..errors import CurvatureError
 from ..precision import wide_dtype
 from .blocks import Block, Curvature, Layout, matrix_shape
 from .layers import BIAS, ExpertsRule, LayerRule, LinearRule, find_experts_rule, find_rule, rule_of
+from .modes import evaluating
 from .operators import Identity, Operator
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Layer",
     "Survey",
     "by_reason",
-    "evaluating",
     "find_layers",
     "identity_curvature",
     "refuse",
@@ -130,18 +129,6 @@ def survey(model: nn.Module, ignore: Sequence[str] = ()) -> Survey:
             layers.append(found)
             done |= {id(p) for p in found.parameters.values()}
     return Survey(layers, sorted(ignored), without_rule)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put all modules in evaluation mode, and each back in its own afterwards."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def find_layers(model: nn.Module, ignore: Sequence[str] = ()) -> tuple[list[Layer], list[str]]:

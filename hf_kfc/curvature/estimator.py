@@ -16,8 +16,8 @@ from ..errors import CurvatureError
 from .accumulators import LayerChangedError
 from .batches import Collate, refuse_other_data
 from .blocks import Curvature
-from .capture import frozen
 from .discovery import refuse, survey, unwrapped
+from .modes import frozen
 from .objective import Forward, PositionMask, default_forward, default_position_mask
 from .passes import Estimate
 from .rare_tokens import unknown_token

@@ -14,8 +14,8 @@ from typing_extensions import override
 from ..curvature_arguments import Labels
 from ..precision import wide, wide_dtype
 from .blocks import Block, Layout
-from .capture import learning
 from .likelihood import Outputs, logit_gradients
+from .modes import learning
 from .operators import Diagonal
 
 __all__ = ["PerExampleSquares"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..curvature_arguments import Labels
 from .blocks import Curvature
-from .capture import without_cache
 from .likelihood import logit_gradients
+from .modes import without_cache
 from .objective import Forward, default_forward
 
 __all__ = ["exact_block_fisher", "per_example_gradients"]

@@ -19,13 +19,14 @@ from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
 from .alone import Seen, shortest, taken_out
 from .blocks import Curvature
-from .capture import Use, capture, learning
+from .capture import Use, capture
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
 from .gradient_check import MIXED, check_gradients, mixed_layers, to_teach
 from .likelihood import Outputs, logit_gradients
+from .modes import learning
 from .objective import default_forward
 from .own_loss import refuse_other_loss
 from .positions import PositionsError

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture import learning
 from .discovery import Layer
 from .graph import nodes_under
+from .modes import learning
 
 __all__ = ["find_sides", "has_sides", "masks_by_side"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..curvature.capture import frozen
+from ..curvature.modes import frozen
 from ..curvature.objective import Forward
 from ..errors import ProbeError
 from .forward import unlabelled_forward

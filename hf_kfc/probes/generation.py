@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..curvature.capture import frozen
+from ..curvature.modes import frozen
 from ..errors import ProbeError
 from .content import Source
 

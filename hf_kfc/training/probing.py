@@ -18,7 +18,7 @@ from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
 from transformers import Trainer
 
-from ..curvature.discovery import evaluating
+from ..curvature.modes import evaluating
 from ..curvature.objective import Forward
 from ..dataset import random_numbers_kept
 from ..errors import ConsolidationError
