@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,15 @@ def _without_the_trainers(
     return f"({', '.join(['output_dir', '...', *own])})", returns
 
 
+def _with_their_help(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Explain the fields of settings by their help, where the docstring does not."""
+    if isinstance(obj, type) and is_dataclass(obj) and "Args:" not in lines:
+        helps = {own.name: own.metadata["help"] for own in fields(obj) if "help" in own.metadata}
+        lines += ["", "Args:", *(f"    {field}: {text}" for field, text in helps.items())]
+
+
 def setup(app: Sphinx) -> None:
     """Hook up what changes pages while they are read.
 
@@ -94,3 +103,4 @@ def setup(app: Sphinx) -> None:
 
     app.connect("source-read", read)
     app.connect("autodoc-process-signature", _without_the_trainers)
+    app.connect("autodoc-process-docstring", _with_their_help, priority=400)  # before napoleon
