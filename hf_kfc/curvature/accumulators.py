@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -98,6 +98,13 @@ class LayerBatch:
                 for use, gradient in zip(self.uses, self._gradients, strict=True)
             ]
         )
+
+    def reached(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield of each use with a gradient which positions count, and which it reaches [N, R]."""
+        for use, gradient in zip(self.uses, self._gradients, strict=True):
+            if gradient is not None:
+                rows = self.layer.rule.outputs(use.module, gradient, self.examples)
+                yield valid_positions(self.layer, use), rows.flatten(2).any(2)
 
     def of(self, kind: type[nn.Module], layer: Layer | None = None) -> LayerBatch:
         """Return the uses by one kind of module alone, of a layer whose weight two kinds share.

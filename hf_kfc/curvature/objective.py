@@ -23,6 +23,7 @@ __all__ = [
     "Forward",
     "PositionMask",
     "answers",
+    "attended",
     "default_forward",
     "default_position_mask",
     "has_answers",
@@ -40,8 +41,8 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
     """Say which positions of a batch count: the attended tokens.
 
     Args:
-        batch: Tensors by name: ``attention_mask`` [N, ..., T] is used where it is; without it
-            every position counts, also those labelled −100.
+        batch: Tensors by name: ``attention_mask`` [N, ..., T] is used where it is, see
+            :func:`attended`; without it every position counts, also those labelled −100.
 
     Returns:
         Boolean tensor [N], [N, T] or [N, C, T].
@@ -50,12 +51,30 @@ def default_position_mask(batch: Mapping[str, Tensor]) -> Tensor:
         CurvatureError: No mask, and no labels to count the examples by.
     """
     if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
+        return attended(batch["attention_mask"], batch.get("input_ids"))
     labels = batch["start_positions"] if has_answers(batch) else _labels(batch)
     one_each = has_answers(batch) or labels.is_floating_point()
     return torch.ones_like(
         labels[:, 0] if one_each and labels.ndim > 1 else labels, dtype=torch.bool
     )
+
+
+def attended(mask: Tensor, ids: Tensor | None) -> Tensor:
+    """Say which tokens a mask attends to, also one of pairs of tokens or one added to scores.
+
+    Args:
+        mask: Not 0 at attended tokens, [N, ..., T]; of pairs of them, [N, T, T] or [N, H, T, T],
+            where the last are attended to; or added, 0 there and far below elsewhere.
+        ids: The tokens, [N, ..., T].
+
+    Returns:
+        Boolean tensor; in the shape of the tokens where they are given.
+    """
+    is_added = mask.is_floating_point() and not bool((mask > 0).any())
+    found = mask > -1 if is_added else mask.bool()
+    if ids is None or mask.ndim <= ids.ndim:
+        return found
+    return found.reshape(*ids.shape[:-1], -1, mask.shape[-1]).any(-2)
 
 
 def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
@@ -107,6 +126,8 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         inputs["labels"] = labels  # it always computes its loss
     output = named(_run(model, inputs, labels))
     logits = getattr(output, "logits", None)
+    if logits is not None and labels.shape == (*logits.shape[:-1], 1) != logits.shape:
+        labels = labels[..., 0]
     family = None if logits is None else _family(model, logits, labels)
     if logits is None or family is None:
         _refuse_shapes(model, None if logits is None else logits.shape, labels)

@@ -380,6 +380,25 @@ class Estimate(Reading):
                         [None if u.edge is None else next(gradients) for u in layer_batch.uses]
                     )
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
+                if number == 1:
+                    self._refuse_other_mask(batches)
+
+    def _refuse_other_mask(self, batches: Sequence[LayerBatch]) -> None:
+        """Make sure that the scores depend on positions that count, and not on the others alone."""
+        args, found = self.args, list[bool]()
+        for batch in batches:
+            name = batch.layer.name
+            if name in self.diagonal or not has_factors(batch.layer, args.curvature, args.sharing):
+                continue
+            for valid, reached in batch.reached():
+                if valid.shape == reached.shape and not bool(valid.all()) and bool(reached.any()):
+                    found.append(bool((valid & reached).any()))
+        if found and not any(found):
+            raise CurvatureError(
+                f"the scores of {type(self.model).__name__} depend on no position that counts by "
+                "its mask, but on others; attention_mask is to be 1 at tokens and 0 at padding, or "
+                "give `position_mask=` a function that says which positions count"
+            )
 
     def _refuse_changes(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .discovery import Layer
 from .graph import nodes_under
 from .modes import learning
+from .objective import attended
 
 __all__ = ["find_sides", "has_sides", "masks_by_side"]
 
@@ -35,12 +36,12 @@ def masks_by_side(batch: Mapping[str, Tensor], examples: int) -> dict[str, Tenso
         batch: Tensors by name.
         examples: In the batch.
     """
-    attended, labels = batch.get("attention_mask"), batch.get("labels")
+    mask, labels = batch.get("attention_mask"), batch.get("labels")
     device = next(value.device for value in batch.values() if isinstance(value, Tensor))
     everything = torch.ones(examples, dtype=torch.bool, device=device)
-    source = everything if attended is None else attended.bool()
+    source = everything if mask is None else attended(mask, batch.get("input_ids"))
     if (target := batch.get("decoder_attention_mask")) is not None:
-        return {ENCODER: source, DECODER: target.bool()}
+        return {ENCODER: source, DECODER: attended(target, batch.get("decoder_input_ids"))}
     if labels is not None and labels.ndim > 1 and not labels.is_floating_point():
         return {ENCODER: source, DECODER: labels != -100}
     return {ENCODER: source, DECODER: everything if "decoder_input_ids" in batch else source}

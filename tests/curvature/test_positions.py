@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_kfc.curvature import default_position_mask
 from hf_kfc.curvature.positions import Positions
 from hf_kfc.errors import CurvatureError
 
@@ -80,3 +81,31 @@ def test_other_outputs_are_left_alone() -> None:
     same_x, same_output = Positions(TOKENS[:1]).separate(*alone)
     assert same_x is alone[0]
     assert same_output is alone[1]
+
+
+PAIRS = TOKENS[:, :, None] & TOKENS[:, None]
+FORMS = {
+    "numbers": TOKENS.float(),
+    "of heads": TOKENS[:, None, None],
+    "of pairs": PAIRS.long(),
+    "of pairs of heads": PAIRS[:, None],
+    "causal": PAIRS.tril(),
+    "added": (1 - TOKENS.float()) * -1e4,
+    "added to heads": ((1 - PAIRS.float()) * torch.finfo(torch.float32).min)[:, None],
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_masks_of_other_forms_tell_the_same_tokens(name: str) -> None:
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": FORMS[name]}
+    assert torch.equal(default_position_mask(batch), TOKENS)
+
+
+def test_an_added_mask_that_masks_nothing() -> None:
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.zeros(2, 3)}
+    assert default_position_mask(batch).all()
+
+
+def test_candidates_that_are_as_many_as_tokens() -> None:
+    batch = {"input_ids": torch.ones(2, 3, 3, dtype=torch.long), "attention_mask": PAIRS}
+    assert torch.equal(default_position_mask(batch), PAIRS)

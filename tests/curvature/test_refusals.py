@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from tiny.curvatures import assert_equal_matrices, dense, oracle
 from tiny.curvatures import estimate as estimate_anything
 from tiny.data import labelled, pad
-from tiny.layers import Logits, Mlp, vectors
+from tiny.layers import CLASSES, Logits, Mlp, vectors
 from tiny.models import classifier
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -196,6 +196,24 @@ def test_mask_of_another_batch_is_refused() -> None:
             vectors(3),
             position_mask=lambda b: torch.ones(2, dtype=torch.bool),
         )
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_mask_that_tells_padding_is_refused(batch_size: int) -> None:
+    """A would be of padding, which the scores do not depend on."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.head((m.below(x).tanh() * (x != 0).any(-1, keepdim=True)).sum(1))
+
+    def is_padding(batch: Any) -> Tensor:
+        return ~batch["x"].any(-1)
+
+    model = Logits(run, below=nn.Linear(4, 4), head=nn.Linear(4, CLASSES))
+    data = [{"x": torch.randn(5, 4), "labels": torch.tensor(0)} for _ in range(4)]
+    for row in data:
+        row["x"][3:] = 0
+    with pytest.raises(CurvatureError, match="depend on no position that counts"):
+        estimate(model, data, position_mask=is_padding, curvature_batch_size=batch_size)
 
 
 def test_mask_that_fits_no_output_is_refused() -> None:

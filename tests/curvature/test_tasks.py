@@ -403,6 +403,17 @@ def test_outputs_may_be_a_dict_or_a_tuple(form: type, labels: tuple[int, ...]) -
         curvature(other)
 
 
+def test_labels_may_have_a_dimension_of_their_own() -> None:
+    """As of examples whose label is a list of one; a head of transformers takes them in a row."""
+    model = Scores(3, lambda z, y: F.cross_entropy(z, y.view(-1)))
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(label)} for label in (2, 0, 1)]
+    listed = [{**row, "labels": row["labels"][None]} for row in rows]
+    found, plain = (
+        estimate_curvature(model, data, torch.utils.data.default_collate) for data in (listed, rows)
+    )
+    assert_equal_matrices(dense(found), dense(plain))
+
+
 class TwoHeads(nn.Module):
     """Learns by two losses, returns the scores of one, and does not run without labels."""
 
