@@ -146,5 +146,6 @@ class CurvatureArguments:
         if not is_whole(self.curvature_seed) or not 0 <= self.curvature_seed < 2**63:
             raise CurvatureError(f"curvature_seed is {self.curvature_seed}; give one below 2**63")
         ignore: Any = self.ignore
-        if isinstance(ignore, str) or not isinstance(ignore, Sequence):
+        is_list = isinstance(ignore, Sequence) and not isinstance(ignore, str)
+        if not is_list or not all(isinstance(pattern, str) for pattern in ignore):
             raise CurvatureError(f"ignore is {ignore!r}; give a list of patterns")

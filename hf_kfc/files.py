@@ -12,6 +12,7 @@ from glob import escape
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
 
 from .errors import HfKfcError
 
@@ -19,6 +20,7 @@ if sys.platform != "win32":  # where a killed process's folders stay
     import fcntl
 
 __all__ = [
+    "path_of",
     "read_bounded",
     "refuse_blocked",
     "refuse_foreign",
@@ -29,6 +31,21 @@ __all__ = [
 
 _SCRATCH = "hf_kfc-"
 _NOT_HELD_YET = 60.0  # seconds
+
+
+def path_of(given: Any, kind: type[HfKfcError] = HfKfcError) -> Path:
+    """Return a path that somebody gave.
+
+    Args:
+        given: A string or a path.
+        kind: Class of the error.
+
+    Raises:
+        HfKfcError: It is something else, as a number.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise kind(f"{given!r:.80} is no folder; give the name of one")
+    return Path(given)
 
 
 def refuse_blocked(directory: Path) -> None:
@@ -42,7 +59,12 @@ def refuse_blocked(directory: Path) -> None:
     Raises:
         HfKfcError: It, or a folder that it is to lie in, is a file, or takes no folder.
     """
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    try:
+        directory.resolve()
+        found = (path for path in (directory, *directory.absolute().parents) if path.exists())
+        existing = next(found)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
+        raise HfKfcError(f"{directory} cannot be made ({error}); choose another folder") from error
     if not existing.is_dir():
         raise HfKfcError(f"{existing} is not a folder; choose another folder than {directory}")
     try:

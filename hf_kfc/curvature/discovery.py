@@ -247,6 +247,8 @@ def identity_curvature(model: nn.Module, ignore: Sequence[str] = ()) -> Curvatur
 
 def _ignored(model: nn.Module, ignore: Sequence[str], names: dict[int, str]) -> set[str]:
     """Find what the patterns match; of the others none may be complex."""
+    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise CurvatureError(f"ignore is {ignore!r:.200}; give a list of patterns")
     ignored = set[str]()
     for pattern in ignore:
         matched = {name for name in names.values() if fnmatchcase(name, pattern)}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
+from ..files import path_of
 from .accumulators import LayerChangedError
 from .batches import Collate, refuse_other_data
 from .blocks import Curvature
@@ -103,6 +104,10 @@ def estimate_curvature(
         torch.Size([5, 5])
     """
     args = args or CurvatureArguments()
+    for name, function in (("forward", forward), ("position_mask", position_mask)):
+        if not callable(function):
+            raise CurvatureError(f"{name} is a {type(function).__name__}; give a function")
+    folder = None if checkpoint_dir is None else path_of(checkpoint_dir)
     model = unwrapped(model)
     refuse_other_data(dataset)
     found = survey(model, args.ignore)
@@ -127,7 +132,6 @@ def estimate_curvature(
         indices,
         dict(found.without_rule),
     )
-    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     autocast = torch.autocast(run.device.type, enabled=False)
     keeps_all = torch.autograd.graph.disable_saved_tensors_hooks("torch.utils.checkpoint is on")
     with torch.inference_mode(False), autocast, keeps_all, frozen(model):

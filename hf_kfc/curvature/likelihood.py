@@ -137,7 +137,7 @@ def _of_classes(
     if kind is Labels.EXACT:
         yield from _exact(probabilities, outputs.decided)
         return
-    labels = outputs.labels.clamp(min=0)
+    labels = outputs.labels.clamp(min=0).long()
     if kind is Labels.SAMPLED:
         labels = _sample(probabilities, keys, seed)
     target = torch.zeros_like(probabilities).scatter_(-1, labels[..., None], 1.0)

@@ -267,7 +267,13 @@ def _labels(batch: Mapping[str, Tensor]) -> Tensor:
             "them, or, where the loss compares the examples of a batch with each other, give "
             "`forward=` a function that scores each example by itself"
         )
-    return batch["labels"]
+    labels: Any = batch["labels"]
+    if not isinstance(labels, Tensor) or not labels.ndim:
+        raise CurvatureError(
+            "labels of a batch are no tensor with a row for each example, but "
+            f"{labels!r:.80}; let the collator make one"
+        )
+    return labels
 
 
 def _probe_labels(model: nn.Module, labels: Tensor) -> Tensor | None:

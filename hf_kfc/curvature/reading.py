@@ -71,6 +71,11 @@ class Reading:
         linear = FrozenLinear(half=products is Products.BFLOAT16, left=read)
         with self._errors_told(batch), nullcontext() if products is Products.FULL else linear:
             outputs = self.forward(self.model, batch)
+        if not isinstance(outputs, Outputs):
+            raise CurvatureError(
+                f"`forward=` returned a {type(outputs).__name__}; let it return Outputs(logits, "
+                "labels), of hf_kfc.curvature"
+            )
         if not all_finite(outputs.logits.detach()):
             raise CurvatureError(
                 f"{type(self.model).__name__} gave logits that are NaN or infinite; the model has "
@@ -97,7 +102,15 @@ class Reading:
     def _positions(self, batch: Mapping[str, Tensor], examples: int) -> Positions:
         if self.has_sides:
             return Positions.given(masks_by_side(batch, examples), self.sides)
-        positions = Positions.given(self.position_mask(batch), {})
+        found: Any = self.position_mask(batch)
+        masks = dict(found) if isinstance(found, Mapping) else {"": found}
+        if not masks or not all(isinstance(m, Tensor) and m.ndim for m in masks.values()):
+            raise CurvatureError(
+                f"`position_mask=` returned {found!r:.80}; let it return a tensor that is True "
+                "where a position counts, or such tensors by names of modules"
+            )
+        masks = {name: mask.bool() for name, mask in masks.items()}
+        positions = Positions.given(masks.get("", masks), {})
         for mask in positions.by_module.values() or [positions.mask]:
             if len(mask) != examples:
                 raise CurvatureError(

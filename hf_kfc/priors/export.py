@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..curvature import Block
 from ..errors import PriorError
-from ..files import refuse_blocked, replace_file
+from ..files import path_of, refuse_blocked, replace_file
 from ..precision import wide
 from .base import BasePrior
 
@@ -58,7 +58,7 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
             prior.task,
             left[0],
         )
-    path = Path(path)
+    path = path_of(path)
     refuse_blocked(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as partial:

@@ -107,7 +107,13 @@ def _text(config: Mapping[str, Any], directory: Path) -> str:
 
 def refuse_other_files(directory: Path) -> None:
     """Make sure that a prior may be written to a folder: absent, empty or an older prior."""
-    if foreign := _foreign(directory):
+    try:
+        foreign = _foreign(directory)
+    except OSError as error:  # as a name that is too long
+        raise PriorError(
+            f"{directory} is no folder ({error.strerror}); choose another one"
+        ) from error
+    if foreign:
         raise PriorError(f"{directory} {foreign}, which saving would delete; choose another folder")
     refuse_blocked(directory)
 

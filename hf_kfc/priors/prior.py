@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -185,8 +185,8 @@ class ConsolidationPrior(BasePrior):
             >>> old = ConsolidationPrior.merge([tier1, tier2], rank=1)  # doctest: +SKIP
             >>> trainer = ConsolidationTrainer(model, args, priors=[old], ...)  # doctest: +SKIP
         """
-        given: Any = priors
-        all_given = [given] if isinstance(given, BasePrior) else list(given or ())
+        given: Any = () if priors is None else priors
+        all_given = list(given) if isinstance(given, Iterable) else [given]
         return cls(*merged_parts(all_given, rank, weights, damping))
 
     def compress(self, *, rank: int | None = None, dtype: torch.dtype | None = None) -> Self:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from os import PathLike
 from pathlib import Path
 
 from ..errors import HubError, PriorError
+from ..files import path_of
 from ..hub import Snapshot, Source
 from .base import BasePrior, PriorT
 from .card import prior_card
@@ -52,13 +52,15 @@ def save_pretrained(
             anchor.
         HubError: That model cannot be read.
     """
-    directory = _path(directory)
+    directory = path_of(directory, PriorError)
     config, tensors = to_content(prior.anchor, prior.curvature, prior.provenance, prior.probes)
     config["fingerprint"] = fingerprint_of(config, tensors)
     if anchor is not None:
         model = Snapshot(Source.parse(anchor), token)
         config["anchor"] = refer_to_model(model, prior.curvature, tensors)
         tensors = {name: t for name, t in tensors.items() if not name.startswith(ANCHOR)}
+    if not isinstance(card, str | None):
+        raise PriorError(f"card is a {type(card).__name__}; give its text, or None for our own")
     card = prior_card(prior, directory.name, base_model=anchor) if card is None else card
     write_prior_files(directory, config, tensors, max_shard_size, card)
 
@@ -91,12 +93,6 @@ def load(
     return prior
 
 
-def _path(given: str | Path) -> Path:
-    if not isinstance(given, str | PathLike):
-        raise PriorError(f"{given!r:.80} is no folder; give the name of one")
-    return Path(given)
-
-
 def _find(
     name_or_path: str | Path,
     revision: str | None,
@@ -104,7 +100,8 @@ def _find(
     cache_dir: str | Path | None,
 ) -> Path | Snapshot:
     """Find out whether a prior is a folder or a repository, and which commit of it."""
-    _path(name_or_path)
+    path_of(name_or_path, PriorError)
+    cache_dir = None if cache_dir is None else path_of(cache_dir, PriorError)
     match = None if isinstance(name_or_path, Path) else _REPOSITORY.fullmatch(name_or_path)
     if match is None or Path(name_or_path).exists():
         if revision is not None:

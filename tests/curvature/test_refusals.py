@@ -14,6 +14,7 @@ from tiny.layers import CLASSES, Logits, Mlp, vectors
 from tiny.models import classifier
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import default_collate
 
 from hf_kfc.curvature import (
     Curvature,
@@ -22,12 +23,16 @@ from hf_kfc.curvature import (
     estimate_curvature,
     identity_curvature,
 )
-from hf_kfc.errors import CurvatureError
+from hf_kfc.errors import CurvatureError, HfKfcError
 
 
 def estimate(model: nn.Module, data: Any, *rest: Any, **arguments: Any) -> Curvature:
     """Estimate, and refuse what no rule covers."""
     return estimate_anything(model, data, *rest, **{"fallback": "refuse"} | arguments)
+
+
+def classifier_of_vectors() -> nn.Module:
+    return Logits(lambda m, x: m.head(x), head=nn.Linear(4, CLASSES))
 
 
 def test_unused_layer_is_refused() -> None:
@@ -187,6 +192,48 @@ def test_a_part_that_is_compiled_on_its_own_is_refused() -> None:
     model.net = torch.compile(model.net, backend="eager")
     with pytest.raises(CurvatureError, match=r"'net' is wrapped by torch\.compile"):
         estimate(model, vectors(2))
+
+
+NO_FUNCTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "forward": ({"forward": 3}, "forward is a int; give a function"),
+    "mask": ({"position_mask": 3}, "position_mask is a int; give a function"),
+    "logits": ({"forward": lambda m, b: m(b["x"]).logits}, "returned a Tensor; let it return Outp"),
+    "pair": ({"forward": lambda m, b: (m(b["x"]).logits, b["labels"])}, "returned a tuple; let it"),
+    "no mask": ({"position_mask": lambda _: None}, "returned None; let it return a tensor"),
+    "no masks": ({"position_mask": lambda _: {}}, "returned {}; let it return a tensor"),
+    "a number": ({"position_mask": lambda _: torch.tensor(1)}, "let it return a tensor that is T"),
+    "checkpoint": ({"checkpoint_dir": 3}, "3 is no folder"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FUNCTIONS)
+def test_functions_that_are_none_or_return_something_else(name: str) -> None:
+    arguments, said = NO_FUNCTIONS[name]
+    with pytest.raises(HfKfcError, match=said):
+        estimate_curvature(classifier_of_vectors(), vectors(3), default_collate, **arguments)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], torch.tensor(1)])
+def test_labels_without_rows_are_refused(labels: Any) -> None:
+    def collate(rows: list[Any]) -> dict[str, Any]:
+        return default_collate(rows) | {"labels": labels}
+
+    with pytest.raises(CurvatureError, match="are no tensor with a row for each example"):
+        estimate_curvature(classifier_of_vectors(), vectors(3), collate)
+
+
+def test_masks_and_labels_of_other_dtypes() -> None:
+    def collate(rows: list[Any]) -> dict[str, Any]:
+        batch = default_collate(rows)
+        return batch | {"labels": batch["labels"].byte()}
+
+    def mask(batch: Any) -> Tensor:
+        return torch.ones(len(batch["x"]))
+
+    model, data = classifier_of_vectors(), vectors(3)
+    found = estimate_curvature(model, data, collate, position_mask=mask)
+    plain = estimate_curvature(model, data, default_collate)
+    assert_equal_matrices(dense(found), dense(plain))
 
 
 def test_mask_of_another_batch_is_refused() -> None:

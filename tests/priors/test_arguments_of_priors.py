@@ -11,6 +11,7 @@ import torch
 from tiny.models import RANKERS
 from tiny.priors import make_prior
 
+from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.curvature.batches import Collate
 from hf_kfc.errors import CurvatureError, HfKfcError, PriorError
 from hf_kfc.priors import ConsolidationPrior
@@ -40,6 +41,10 @@ def prior() -> ConsolidationPrior:
         (lambda p: ConsolidationPrior.from_pretrained("a\0b"), "is not readable .*null byte"),
         (lambda p: p.push_to_hub("org/name", tag=3, min_examples=0), "3 cannot be a tag"),
         (lambda p: p.with_probes("texts"), "a str is no Probes"),
+        (lambda p: ConsolidationPrior.merge(3), "a int cannot be merged; give priors"),
+        (lambda p: ConsolidationPrior.from_pretrained("org/name", cache_dir=3), "3 is no folder"),
+        (lambda p: p.save_pretrained("a", card=3), "card is a int; give its text"),
+        (lambda p: p.save_pretrained("x" * 300), "is no folder .*name too long"),
         (lambda p: without_rare_inputs(p, None), "min_examples None is no whole number"),
     ],
 )
@@ -70,6 +75,19 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> No
         make_prior(model).save_pretrained(tmp_path / "prior", max_shard_size="big")
     with pytest.raises(HfKfcError, match="is a folder; give the name of a file"):
         make_prior(model, "kronecker").export_covariances(tmp_path)
+    with pytest.raises(HfKfcError, match="3 is no folder"):
+        make_prior(model, "kronecker").export_covariances(3)  # type: ignore[arg-type]
+    for call in (
+        lambda: ConsolidationPrior.l2(model, task="old", ignore="head"),
+        lambda: ConsolidationPrior.l2(model, task="old", ignore=[None]),
+        lambda: CurvatureArguments(ignore=[3]),
+    ):
+        with pytest.raises(CurvatureError, match=r"ignore is .*; give a list of patterns"):
+            call()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(HfKfcError, match=r"loop cannot be made .*; choose another folder"):
+        make_prior(model).save_pretrained(tmp_path / "loop")
+    (tmp_path / "loop").unlink()
     assert not list(tmp_path.iterdir())
 
 
