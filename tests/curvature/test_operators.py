@@ -308,20 +308,20 @@ WRONG: dict[str, tuple[Callable[[], Operator], str]] = {
         "U_G is not orthonormal",
     ),
     "sum_A_shape": (
-        lambda: KroneckerSum(torch.rand(2, 3), stack(lambda: psd(3))),
-        r"A has shape \[2, 3\], expected \[terms, 4, 4\] or \[terms, 4\]",
+        lambda: KroneckerSum(torch.rand(3, 3), stack(lambda: psd(3))),
+        r"A has shape \[3\], expected \[4\] in term 0",
     ),
     "sum_without_terms": (
         lambda: KroneckerSum(torch.rand(0, 4), stack(lambda: psd(3))),
-        r"A has shape \[0, 4\], expected \[terms",
+        r"A, G have no common number of terms \(A \[0, 4\]",
     ),
     "sum_of_unlike_terms": (
         lambda: KroneckerSum(torch.rand(2, 4), stack(lambda: psd(3))),
-        r"G has shape \[3, 3, 3\], expected 2 terms as A has",
+        r"no common number of terms \(A \[2, 4\], G \[3, 3, 3\]\)",
     ),
     "sum_scalar": (
         lambda: KroneckerSum(torch.ones(()), stack(lambda: psd(3))),
-        r"A has shape \[\], expected \[terms",
+        r"A, G have no common number of terms \(A \[\]",
     ),
     "sum_negative": (
         lambda: KroneckerSum(-torch.rand(1, 4), psd(3)[None]),
@@ -356,7 +356,7 @@ WRONG: dict[str, tuple[Callable[[], Operator], str]] = {
         lambda: LowRankKroneckerSum(
             torch.randn(2, 4, 1), torch.rand(2, 4), torch.randn(2, 3, 1), torch.rand(3, 3)
         ),
-        r"A_U, A_d, G_U and G_d have no common number of terms \(A_U \[2, 4, 1\]",
+        r"A_U, A_d, G_U, G_d have no common number of terms \(A_U \[2, 4, 1\]",
     ),
     "low_rank_sum_negative": (
         lambda: LowRankKroneckerSum(

@@ -104,12 +104,12 @@ def test_merging_is_part_by_part() -> None:
 @pytest.mark.parametrize(
     ("A", "G", "message"),
     [
-        ((3, 1, 4, 4), (2, 1, 2, 2), "have no common number of parts that 6 rows"),
-        ((4, 1, 4, 4), (4, 1, 2, 2), "have no common number of parts that 6 rows"),
+        ((3, 1, 4, 4), (2, 1, 2, 2), "A, G have no common number of parts"),
+        ((4, 1, 4, 4), (4, 1, 2, 2), "have 4 parts, into which 6 rows do not fall"),
         ((0, 1, 4, 4), (0, 1, 2, 2), "have no common number of parts"),
         ((), (), "have no common number of parts"),
-        ((3, 1, 4, 4), (3, 1, 3, 3), "G has shape .* of part 0"),
-        ((3, 0, 4, 4), (3, 0, 2, 2), "A has shape .* of part 0"),
+        ((3, 1, 4, 4), (3, 1, 3, 3), "G has shape .* in term 0 in part 0"),
+        ((3, 0, 4, 4), (3, 0, 2, 2), "A, G have no common number of terms .* in part 0"),
     ],
 )
 def test_wrong_shapes_are_told(A: tuple[int, ...], G: tuple[int, ...], message: str) -> None:
@@ -121,7 +121,7 @@ def test_wrong_shapes_are_told(A: tuple[int, ...], G: tuple[int, ...], message: 
 def test_an_indefinite_part_is_told() -> None:
     wrong = stack()
     wrong.G[1] = -wrong.G[1]
-    assert wrong.problems((Q, P)) == ["G is indefinite in term 0 of part 1"]
+    assert wrong.problems((Q, P)) == ["G is indefinite in term 0 in part 1"]
 
 
 class Grouped(nn.Module):

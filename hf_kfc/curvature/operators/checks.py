@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...precision import wide
 
-__all__ = ["bad_factor", "negative", "not_orthonormal", "wrong_shape"]
+__all__ = ["bad_factor", "bad_part", "negative", "not_orthonormal", "wrong_shape"]
 
 # A factor estimated in float32 has eigenvalues down to about -1e-7 of its trace by rounding alone.
 _INDEFINITE = 1e-6
@@ -72,3 +74,23 @@ def not_orthonormal(name: str, basis: Tensor, size: int) -> list[str]:
     identity = torch.eye(size, dtype=basis.dtype, device=basis.device)
     error = float((basis.T @ basis - identity).abs().max())
     return [f"{name} is not orthonormal (error {error:.3g})"] if error > _SKEWED else []
+
+
+def bad_part(
+    state: Mapping[str, Tensor], part: Callable[..., Any], shape: tuple[int, int], what: str
+) -> list[str]:
+    """Say what is wrong with operators that are stacked, of the first in which anything is.
+
+    Args:
+        state: Their tensors, stacked in the first dimension.
+        part: The kind of each.
+        shape: (q, p) of each.
+        what: What they are called.
+    """
+    if len(counts := {len(t) if t.ndim else 0 for t in state.values()}) > 1 or 0 in counts:
+        found = ", ".join(f"{name} {list(t.shape)}" for name, t in state.items())
+        return [f"{', '.join(state)} have no common number of {what}s ({found})"]
+    for number, tensors in enumerate(zip(*state.values(), strict=True)):
+        if wrong := part(*tensors).problems(shape):
+            return [f"{phrase} in {what} {number}" for phrase in wrong]
+    return []

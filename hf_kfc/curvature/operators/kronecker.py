@@ -13,7 +13,7 @@ from typing_extensions import override
 from ...errors import CurvatureError
 from ...precision import wide
 from .base import KroneckerTerm, Operator, StoredFactor
-from .checks import bad_factor
+from .checks import bad_factor, bad_part
 from .factors import damped_factor, trace
 from .solving import conjugate_gradients, whitened, whitener
 
@@ -183,17 +183,7 @@ class KroneckerSum(Factors, Products):
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         """Say what is wrong; every factor must be positive semi-definite by itself."""
-        q, p = shape
-        if wrong := _bad_stack("A", self.A, p) + _bad_stack("G", self.G, q):
-            return wrong
-        if len(self.A) != len(self.G):
-            return [f"G has shape {list(self.G.shape)}, expected {len(self.A)} terms as A has"]
-        return [
-            f"{phrase} in term {number}"
-            for name, stack, size in (("A", self.A, p), ("G", self.G, q))
-            for number, factor in enumerate(stack)
-            for phrase in bad_factor(name, factor, size)
-        ]
+        return bad_part(self.state(), Kronecker, shape, "term")
 
 
 def refuse_unlike(name: str, factors: Sequence[Tensor]) -> None:
@@ -203,11 +193,3 @@ def refuse_unlike(name: str, factors: Sequence[Tensor]) -> None:
         raise CurvatureError(
             f"factors {name} of shapes {found} have no sum; merge curvatures of one layer"
         )
-
-
-def _bad_stack(name: str, stack: Tensor, size: int) -> list[str]:
-    terms, *factor = stack.shape or (0,)
-    if terms and factor in ([size], [size, size]):
-        return []
-    found = list(stack.shape)
-    return [f"{name} has shape {found}, expected [terms, {size}, {size}] or [terms, {size}]"]

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ...errors import CurvatureError
 from ...precision import wide
 from .base import Operator, StoredFactor
-from .checks import negative, wrong_shape
+from .checks import bad_part, negative, wrong_shape
 from .kronecker import Kronecker, Products
 
 __all__ = ["LowRankFactors", "LowRankKronecker", "LowRankKroneckerSum", "dense_factor"]
@@ -165,15 +165,7 @@ class LowRankKroneckerSum(_LowRankProducts):
 
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
-        stacks = {len(t) if t.ndim else 0 for t in self.state().values()}
-        if len(stacks) > 1 or stacks == {0}:
-            found = ", ".join(f"{name} {list(t.shape)}" for name, t in self.state().items())
-            return [f"A_U, A_d, G_U and G_d have no common number of terms ({found})"]
-        return [
-            f"{phrase} in term {number}"
-            for number, term in enumerate(self.terms)
-            for phrase in term.problems(shape)
-        ]
+        return bad_part(self.state(), LowRankKronecker, shape, "term")
 
 
 def dense_factor(U: Tensor, d: Tensor) -> Tensor:

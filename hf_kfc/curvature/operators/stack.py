@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from .base import Eigenbasis, Operator
+from .checks import bad_part
 from .kronecker import Factors, KroneckerSum, Products
 from .low_rank import LowRankFactors, LowRankKroneckerSum
 
@@ -98,16 +99,11 @@ class Stack(Operator):
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         """Say what is wrong, of the first part in which anything is."""
-        state, (q, p) = self.state(), shape
-        counts = {len(tensor) if tensor.ndim else 0 for tensor in state.values()}
-        if len(counts) > 1 or 0 in counts or q % (n := max(counts)):
-            found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in state.items())
-            names = " and ".join(state)
-            return [f"{names} have no common number of parts that {q} rows fall into ({found})"]
-        for number, part in enumerate(self.parts):
-            if wrong := part.problems((q // n, p)):
-                return [f"{phrase} of part {number}" for phrase in wrong]
-        return []
+        (first, *_), (q, p) = self.state().values(), shape
+        n = len(first) if first.ndim else 0
+        if n and q % n:
+            return [f"{', '.join(self.state())} have {n} parts, into which {q} rows do not fall"]
+        return bad_part(self.state(), self.part, (q // max(n, 1), p), "part")
 
     @override
     def _solved(self, b: Tensor) -> tuple[Tensor, int]:
