@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from math import isclose
@@ -212,7 +211,7 @@ def _train(
         remove_unused_columns=False,
     )
     trainer = ConsolidationTrainer(
-        copy.deepcopy(model), args, priors=[prior], train_dataset=examples, data_collator=collate
+        model, args, priors=[prior], train_dataset=examples, data_collator=collate
     )
     trainer.train()
     logged = [entry["penalty"] for entry in trainer.state.log_history if "penalty" in entry]
