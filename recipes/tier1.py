@@ -3,7 +3,7 @@
     accelerate launch recipes/tier1.py
     accelerate launch recipes/tier1.py --dataset prepared/mine --output_dir runs/mine
     accelerate launch recipes/tier1.py --dataset org/ranking --dataset_config psytar \\
-        --model google-bert/bert-base-uncased --learning_rate 5e-5 --push_to_hub org/psytar
+        --model google-bert/bert-base-uncased --push_to_hub org/psytar
 
 A data set is a folder that recipes/prepare.py made of your corpus, a data set on the Hub, or the
 name of a built-in task with --data_dir; with none, made-up mentions are learnt. The output folder
@@ -62,6 +62,7 @@ def main() -> None:
     args, data, learning, curvature, probing, push = parser.parse()
     refuse_foreign(Path(args.output_dir), "prior/config.json")  # only an older result is replaced
     push.check()
+    learning.settle(args.model)
     state = PartialState(cpu=learning.use_cpu)
     groups = {"tier": args, "data": data, "learning": learning, "curvature": curvature}
     groups |= {"probes": probing}

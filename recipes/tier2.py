@@ -93,6 +93,7 @@ def main() -> None:
         raise HfKfcError("several --strengths are of several --priors; give one")
     elif not old.old_datasets:
         old = ranking.OldDataArguments([str(DATA / "articles")])
+    learning.settle(args.model)
     groups = {"tier": args, "data": data, "old": old, "learning": learning}
     groups |= {"penalty": penalty, "curvature": curvature, "probes": probing}
     settings = {name: asdict(group) for name, group in groups.items()}

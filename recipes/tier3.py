@@ -65,6 +65,7 @@ def main() -> None:
     state = PartialState(cpu=learning.use_cpu)
     # At which commits they are now, the same in all processes.
     args.model, args.priors = ranking.find_sources(args.model, args.priors)
+    learning.settle(args.model)
     groups = {"tier": args, "data": data, "old": old, "learning": learning}
     groups |= {"penalty": penalty, "curvature": curvature, "probes": probing}
     settings = {name: asdict(group) for name, group in groups.items()}

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pubtator_text import block
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from hf_kfc.curvature.discovery import Survey
 from hf_kfc.ranking import train_tokenizer
+from hf_kfc.ranking.tasks import prepare_task
 from laboratory import DataArguments, LearningArguments, RankerArguments
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -138,12 +140,36 @@ def test_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(kept["rare tokens unseen"] - kept["rare rows dropped"]) <= 1  # the unknown one
 
 
-def test_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def save_encoder(folder: Path) -> None:
     tokenizer = train_tokenizer(["fever of the patient"])
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
     config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=3, **sizes)
     for saved in (tokenizer, BertModel(config)):
-        saved.save_pretrained(tmp_path / "encoder")
+        saved.save_pretrained(folder)
+
+
+def test_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "encoder")
+    limits = {"train": 32, "validation": 8, "test": 8}
+    ontology = prepare_task("articles", data_dir=tmp_path, max_examples=limits).ontology
+    texts = [block(c.id, c.name, "No more.", (c.name, c.id)) for c in ontology.take(range(8))]
+    (tmp_path / "marked.txt").write_text("".join(texts), encoding="utf-8")
+    changes: dict[str, Any] = {"TASK": "articles", "LIMITS": limits, "HERE": tmp_path, "BATCH": 2}
+    changes |= {"KNOWN": "marked.txt", "TEST": "marked.txt", "CALIBRATED_ON": 6, "MEASURED_ON": 7}
+    benchmark = load("linking/bfloat16.py", monkeypatch, **changes)
+    words = ["--data_dir", str(tmp_path), "--minilm", str(tmp_path / "encoder")]
+    monkeypatch.setattr(sys, "argv", ["bfloat16.py", *words])
+    benchmark.main()
+    made = json.loads((tmp_path / "bfloat16.json").read_text())
+    for name in ("ranker alone", "calibrated"):
+        own = made[name]
+        assert (own["mentions"], own["with a candidate"]) == (7, 7)
+        assert own["probability moved, most"] < 0.1  # rounding, and no more
+    assert made["calibrated"]["float32"] != made["ranker alone"]["float32"]
+
+
+def test_dropout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "encoder")
     monkeypatch.syspath_prepend(str(BENCHMARKS / "linking"))
     runs = ((1e-2, 0.9, 1), (1e-2, 0.0, 1), (1e-2, 0.0, 2))
     limits = {"train": 176, "validation": 16, "test": 1}

@@ -36,8 +36,11 @@ from hf_kfc.ranking.linker import calibration_error, with_answers
 from hf_kfc.ranking.tasks import prepare_task
 
 HERE = Path(__file__).parent
+TASK = "bc5cdr"
+KNOWN, TEST = "bc5cdr/dev_corpus.pubtator.txt.gz", "bc5cdr/test_corpus.pubtator.txt.gz"
 LAYERS, MAX_LENGTH, LEARNT_CANDIDATES, BATCH, LEARNING_RATE = 3, 40, 5, 16, 4e-4
-EXAMPLES, CALIBRATED_ON, MEASURED_ON = 1_600, 300, 600  # mentions
+LIMITS = {"train": 1_600, "validation": 200, "test": 200}
+CALIBRATED_ON, MEASURED_ON = 300, 600  # mentions
 
 
 def trained(
@@ -79,9 +82,8 @@ def losses_of(trainer: RankingTrainer) -> list[float]:
 
 def train(data: Path, minilm: str, cache: str) -> tuple[EntityLinker, list[float]]:
     """Learn to rank: the linker, and the first and the last loss."""
-    limits = {"train": EXAMPLES, "validation": 200, "test": 200}
     builder = prepare_task(
-        "bc5cdr", data_dir=data, num_candidates=LEARNT_CANDIDATES, max_examples=limits
+        TASK, data_dir=data, num_candidates=LEARNT_CANDIDATES, max_examples=LIMITS
     )
     model, tokenizer = load_pretrained(minilm, num_layers=LAYERS)
     losses = losses_of(trained(model, tokenizer, builder.as_dataset(), cache))
@@ -140,11 +142,8 @@ def main() -> None:
     datasets.disable_progress_bars()
     draw = random.Random(0)
     known, test = (
-        draw.sample(list(with_answers(read_pubtator(args.data_dir / "bc5cdr" / name))), size)
-        for name, size in (
-            ("dev_corpus.pubtator.txt.gz", CALIBRATED_ON),
-            ("test_corpus.pubtator.txt.gz", MEASURED_ON),
-        )
+        draw.sample(list(with_answers(read_pubtator(args.data_dir / name))), size)
+        for name, size in ((KNOWN, CALIBRATED_ON), (TEST, MEASURED_ON))
     )
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
@@ -152,7 +151,7 @@ def main() -> None:
         results: dict[str, Any] = {
             "command": "python benchmarks/linking/bfloat16.py --data_dir data --minilm MODEL",
             "layers": LAYERS,
-            "examples": EXAMPLES,
+            "examples": LIMITS["train"],
             "candidates learnt": LEARNT_CANDIDATES,
             "candidates linked": linker.settings.num_candidates,
             "learning rate": LEARNING_RATE,

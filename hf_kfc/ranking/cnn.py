@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -41,6 +43,23 @@ class CnnConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     dropout: float | int = 0.1
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
+
+
+class ReadTexts(NamedTuple):
+    """What a convolution has of texts that are half of a pair, whatever the other half is.
+
+    Args:
+        pooled: The highest of the features that see nothing of the other half [texts, width].
+        seam: What the text adds to those that see both [texts, 2 · (kernel size // 2), width];
+            -inf where the pair has no position.
+    """
+
+    pooled: Tensor
+    seam: Tensor
+
+    def of(self, texts: Tensor) -> ReadTexts:
+        """What it has of some of them, by their numbers."""
+        return ReadTexts(self.pooled[texts], self.seam[texts])
 
 
 class CnnForMultipleChoice(PreTrainedModel):  # type: ignore[no-untyped-call]
@@ -124,6 +143,59 @@ class CnnForMultipleChoice(PreTrainedModel):  # type: ignore[no-untyped-call]
         logits = self.classifier(self.dropout(hidden)).view(input_ids.shape[:2])
         loss = None if labels is None else ranking_loss(logits, labels)
         return MultipleChoiceModelOutput(loss=loss, logits=logits)
+
+    def reads_halves(self) -> bool:
+        """Whether :meth:`read` and :meth:`join` do what calling the model does.
+
+        They do not where somebody has put something else in the place of a part, or watches.
+        """
+        plain = type(self) is CnnForMultipleChoice and type(self.convolution) is nn.Conv1d
+        hooked = any(own._forward_hooks or own._forward_pre_hooks for own in self.modules())
+        return plain and not hooked
+
+    def read(self, input_ids: Tensor, lengths: Tensor, *, is_first: bool) -> ReadTexts:
+        """Read halves of pairs, each once for all pairs that it is in.
+
+        Args:
+            input_ids: Token ids ``[texts, positions]``, padded on the right.
+            lengths: How many of them are tokens ``[texts]``.
+            is_first: Whether they are the first halves.
+        """
+        half, device = self.config.kernel_size // 2, input_ids.device
+        ends = lengths[:, None]
+        attended = torch.arange(input_ids.shape[1], device=device) < ends
+        embedded = self.embeddings(input_ids)
+        embedded = (embedded * attended[..., None].to(embedded.dtype)).transpose(1, 2)
+        # Position p of the text is column p + half: half a kernel reaches past either end.
+        sums = nn.functional.conv1d(embedded, self.convolution.weight, padding=2 * half)
+        columns = torch.arange(sums.shape[2], device=device)
+        seam = torch.arange(2 * half, device=device).expand(len(input_ids), -1)
+        if is_first:
+            seam = seam + ends
+            own, outside = (columns >= half) & (columns < ends), seam < half
+        else:
+            own, outside = (columns >= 2 * half) & (columns < ends + half), seam >= ends + half
+        shares = sums.transpose(1, 2).gather(1, seam[..., None].expand(-1, -1, sums.shape[1]))
+        shares = shares.masked_fill(outside[..., None], -torch.inf)
+        highest = sums.masked_fill(~own[:, None], -torch.inf).amax(-1)
+        return ReadTexts(torch.relu(highest + self.convolution.bias), shares)  # type: ignore[operator]
+
+    def join(self, first: ReadTexts, second: ReadTexts) -> Tensor:
+        """Score pairs whose halves are read.
+
+        Args:
+            first: The first half of each pair.
+            second: The second half of each pair.
+
+        Returns:
+            The scores ``[pairs]`` that :meth:`forward` gives, but for rounding.
+        """
+        pooled = torch.maximum(first.pooled, second.pooled)
+        for one, other in zip(first.seam.unbind(1), second.seam.unbind(1), strict=True):
+            pooled = torch.maximum(pooled, one + other + self.convolution.bias)  # type: ignore[operator]
+        hidden = torch.relu(self.dense(pooled))
+        logits: Tensor = self.classifier(self.dropout(hidden)).squeeze(-1)
+        return logits
 
 
 AutoConfig.register(CnnConfig.model_type, CnnConfig, exist_ok=True)

@@ -30,11 +30,15 @@ _MINUS_ONE = re.compile(r"[-\u2010-\u2015\u2212]1")
 _NIL = frozenset(
     [
         *("", "cuiless", "conceptless", "nocode", "nocui", "noid", "noconcept", "nomatch"),
-        *("notfound", "nil", "none", "null", "na", "nan", "unknown", "unmapped"),
+        *("notfound", "nil", "none", "null", "na", "nan", "unknown", "unmapped", "notmapped"),
     ]
 )
+_NUMBERED_NIL = re.compile(r"NIL[0-9]+", re.I)  # as TAC's tasks write it
 _PREFIX = re.compile(
-    r"(?:(?:MESH|MSH|O?MIM|UMLS|CUI|UMLS_CUI|ICD[-_ ]?10(?:[-_ ]?(?:CM|PCS))?)\s*:\s*)+(?=.)", re.I
+    r"(?:(?:MESH|MSH|O?MIM|UMLS|CUI|UMLS_CUI|ICD[-_ ]?10(?:[-_ ]?(?:CM|PCS))?"
+    r"|SNOMED(?:[-_ ]?CT)?(?:_US)?|SCT(?:ID)?|MEDDRA|MDR)\s*:\s*"
+    r"|https?://(?:purl\.obolibrary\.org/obo|id\.nlm\.nih\.gov/mesh|snomed\.info/id)/)+(?=.)",
+    re.I,
 )
 _CODE = re.compile(r"[A-Z][0-9][0-9A-Z]+", re.I)  # of MeSH, UMLS, ICD-10 without its dot
 _DOTTED = re.compile(r"[A-Z][0-9][0-9A-Z]\.[0-9A-Z]{0,4}", re.I)
@@ -52,16 +56,19 @@ def is_nil(id_: str) -> bool:
         [True, True, True, False, False]
     """
     id_ = _PREFIX.sub("", f"{_plain(id_)} ").strip()
-    return bool(_MINUS_ONE.fullmatch(id_)) or re.sub(r"[\W_]", "", id_).lower() in _NIL
+    if _MINUS_ONE.fullmatch(id_) or _NUMBERED_NIL.fullmatch(id_):
+        return True
+    return re.sub(r"[\W_]", "", id_).lower() in _NIL
 
 
 def canonical_id(id_: str) -> str:
     """Spell an identifier in the one way by which identifiers are compared.
 
     White space, characters that nobody sees and the prefix of a vocabulary (``MESH:``, ``OMIM:``,
-    ``UMLS:``, ``ICD10CM:``) are left out, and so is the dot of a code of ICD-10. The letters of
-    codes like MeSH's, UMLS's and ICD-10's, and the prefixes of ontologies (``hp_0001250``), are
-    made capitals. Any other identifier is left as it is.
+    ``UMLS:``, ``ICD10CM:``, ``SNOMEDCT:``, ``MEDDRA:``, an address of OBO's) are left out, and so
+    is the dot of a code of ICD-10. The letters of codes like MeSH's, UMLS's and ICD-10's, and the
+    prefixes of ontologies (``hp_0001250``), are made capitals. Any other identifier is left as it
+    is.
 
     Args:
         id_: As a corpus or an ontology writes it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -12,9 +13,15 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from ..errors import ConsolidationError
+from ..commands.loading import load_config, loading
+from ..errors import ConsolidationError, HfKfcError
+from .cnn import CnnConfig
 
 __all__ = ["LearningArguments", "ScriptParser", "check_processes"]
+
+logger = logging.getLogger(__name__)
+
+_CNN_RATE, _ENCODER_RATE = 3e-3, 5e-5
 
 
 @dataclass
@@ -23,14 +30,20 @@ class LearningArguments:
 
     Example:
         >>> learning = LearningArguments(num_train_epochs=3)
+        >>> learning.settle(None)  # for a new CNN
         >>> arguments = TrainingArguments("runs/tier1", **asdict(learning))  # doctest: +SKIP
     """
 
     num_train_epochs: float = field(
         default=5.0, metadata={"help": "Passes over the training examples."}
     )
-    learning_rate: float = field(
-        default=3e-3, metadata={"help": "Peak learning rate of AdamW, decaying linearly to 0."}
+    learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of AdamW, decaying linearly to 0 (default: "
+            f"{_CNN_RATE} of a CNN, {_ENCODER_RATE} of a pretrained encoder, which a CNN's would "
+            "destroy)."
+        },
     )
     per_device_train_batch_size: int = field(
         default=32, metadata={"help": "Training examples of a process in one pass."}
@@ -52,10 +65,28 @@ class LearningArguments:
     def __post_init__(self) -> None:
         for own in fields(self)[:-3]:
             value = getattr(self, own.name)
-            if not 0 < value < math.inf:
+            if value is not None and not 0 < value < math.inf:
                 raise ConsolidationError(f"{own.name} is {value}; give a positive number")
         if not 0 <= self.seed < 2**32:
             raise ConsolidationError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
+
+    def settle(self, model: str | None) -> None:
+        """Choose the learning rate that suits a ranker, unless one is given.
+
+        Args:
+            model: Folder or repository of the ranker or encoder to begin from; None: a new CNN.
+
+        Raises:
+            HfKfcError: The model has no configuration, or it is out of reach.
+        """
+        if self.learning_rate is None:
+            kind = CnnConfig.model_type
+            if model is not None:
+                where = "the folder of a model, or the name of a Hub repository"
+                with loading(f"model '{model}'", where, HfKfcError):
+                    kind = load_config(model).model_type
+            self.learning_rate = _CNN_RATE if kind == CnnConfig.model_type else _ENCODER_RATE
+            logger.info("learning_rate is %s, as suits %s", self.learning_rate, model or "a CNN")
 
 
 class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

@@ -170,3 +170,35 @@ def test_it_learns_which_names_are_gold(model, batch):
         model.train()(**batch, labels=labels).loss.backward()
         optimizer.step()
     assert torch.equal(model.eval()(**batch).logits.argmax(-1), labels)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+def test_halves_that_are_read_once_score_as_pairs(kernel_size):
+    """Also where a half is shorter than the kernel reaches, and where every feature is negative."""
+    torch.manual_seed(0)
+    model = cnn(**CONFIG, kernel_size=kernel_size).eval()
+    model.convolution.bias.data.normal_()
+    sizes = [1, 2, 3, 4, 9]
+    heads, tails = (torch.randint(1, 50, (len(sizes), 9)) for _ in range(2))
+    lengths = torch.tensor(sizes)
+    first = model.read(heads, lengths, is_first=True)
+    second = model.read(tails, lengths, is_first=False)
+    for i, head in enumerate(sizes):
+        for j, tail in enumerate(sizes):
+            pair = torch.cat([heads[i, :head], tails[j, :tail]])
+            expected = model(pair[None, None]).logits[0]
+            scores = model.join(first.of(torch.tensor([i])), second.of(torch.tensor([j])))
+            torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_who_watches_or_changes_a_part_gets_whole_pairs(model):
+    class Other(CnnForMultipleChoice):
+        pass
+
+    assert model.reads_halves()
+    assert not Other(CnnConfig(**CONFIG)).reads_halves()
+    hook = model.dense.register_forward_hook(lambda *_: None)
+    assert not model.reads_halves()
+    hook.remove()
+    torch.nn.utils.parametrizations.weight_norm(model.convolution)
+    assert not model.reads_halves()

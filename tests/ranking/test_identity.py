@@ -57,12 +57,12 @@ def quiet():
     datasets.disable_progress_bars()
 
 
-@pytest.mark.parametrize("id_", NIL)
+@pytest.mark.parametrize("id_", [*NIL, "NIL0042", "not mapped", "SNOMEDCT:NIL"])
 def test_every_mark_for_no_concept_is_one(id_):
     assert is_nil(id_)
 
 
-@pytest.mark.parametrize("id_", ["1", "-2", "C0027497", "NILE", "HP:1", "0", "10001"])
+@pytest.mark.parametrize("id_", ["1", "-2", "C0027497", "NILE", "NIL1A", "HP:1", "0", "10001"])
 def test_identifiers_are_no_such_marks(id_):
     assert not is_nil(id_)
 
@@ -76,6 +76,12 @@ def test_identifiers_are_no_such_marks(id_):
         ("MESH:D003924", "D003924"),
         ("mesh:D003924", "D003924"),
         ("OMIM:208900", "208900"),
+        ("SNOMEDCT_US:22253000", "22253000"),
+        ("SCTID: 22253000", "22253000"),
+        ("MedDRA:10013649", "10013649"),
+        ("http://purl.obolibrary.org/obo/HP_0001250", "HP:0001250"),
+        ("http://id.nlm.nih.gov/mesh/D003924", "D003924"),
+        ("http://example.org/D003924", "http://example.org/D003924"),
         ("UMLS:C0000001", "C0000001"),
         (" D1 ", "D1"),
         ("HP:0009882", "HP:0009882"),

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 
 import pytest
-from transformers import TrainingArguments
+from transformers import BertConfig, TrainingArguments
 
-from hf_kfc.errors import ConsolidationError
-from hf_kfc.ranking import LearningArguments, ScriptParser, check_processes, scripts
+from hf_kfc.errors import ConsolidationError, HfKfcError
+from hf_kfc.ranking import CnnConfig, LearningArguments, ScriptParser, check_processes, scripts
 
 
 @dataclass
@@ -51,6 +51,33 @@ def test_learning_arguments_are_fields_of_training_arguments(tmp_path):
     learning = LearningArguments(num_train_epochs=2, gradient_accumulation_steps=4, use_cpu=True)
     arguments = TrainingArguments(str(tmp_path), **asdict(learning))
     assert (arguments.num_train_epochs, arguments.gradient_accumulation_steps) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "rate"),
+    [
+        (None, None, 3e-3),
+        (CnnConfig(vocab_size=9, hidden_size=4), None, 3e-3),
+        (BertConfig(vocab_size=9, hidden_size=4), None, 5e-5),
+        (BertConfig(vocab_size=9, hidden_size=4), 0.01, 0.01),
+    ],
+)
+def test_the_learning_rate_suits_the_kind_of_ranker_and_is_told(
+    tmp_path, caplog, config, given, rate
+):
+    """At a CNN's rate a pretrained encoder loses what it has learnt."""
+    if config is not None:
+        config.save_pretrained(tmp_path)
+    learning = LearningArguments(learning_rate=given)
+    with caplog.at_level("INFO", "hf_kfc"):
+        learning.settle(config and str(tmp_path))
+    assert learning.learning_rate == rate
+    assert (f"learning_rate is {rate}" in caplog.text) == (given is None)
+
+
+def test_a_model_that_is_nowhere_is_told(tmp_path):
+    with pytest.raises(HfKfcError, match=r"model '.*nothing' "):
+        LearningArguments().settle(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])

@@ -224,6 +224,8 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
         self.files = {key: sorted(paths) for key, paths in downloaded.items()}
         splits = {split: SplitCounts() for split in SPLITS}
         mentions = {split: self._read(split, counts) for split, counts in splits.items()}
+        for split, counts in splits.items():
+            self._require(split, mentions[split], counts)  # before what is made of them fails
         splits_by_document({split: [m.document for _, m in own] for split, own in mentions.items()})
         warn_of_repeats(self.dataset_name, mentions)
         problems = Problems(self.config.on_error)
@@ -256,12 +258,17 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
 
-    def _ontology(self, lenders: Iterable[Mention], problems: Problems) -> tuple[int, Ontology]:
+    def _ontology(self, lenders: Sequence[Mention], problems: Problems) -> tuple[int, Ontology]:
         """Make the ontology; also give how many of its concepts not only mentions name."""
         strict = self.config.on_unknown_concept == "raise"
         own = _held(self._concepts(problems))
         if names := self._names(problems):
             own = _held(widened(own, names))
+        if own is None and not lenders:
+            raise DataError(
+                f"{self.dataset_name}: no concept has a name; give an ontology, or let mentions "
+                "name concepts (names_from)"
+            )
         known = own is not None and strict
         if own is not None:
             warn_of_strangers(self.dataset_name, own, {mention.concept for mention in lenders})
@@ -338,9 +345,12 @@ class CandidateRankingBuilder(datasets.GeneratorBasedBuilder):  # type: ignore[m
                 counts.named,
                 counts.linked,
             )
+        self._require(split, usable, counts)
+        return usable
+
+    def _require(self, split: str, usable: Sequence[Any], counts: SplitCounts) -> None:
         if not usable:
             raise DataError(f"{self.dataset_name}/{split}: no usable mention ({counts}); add some")
-        return usable
 
     def _draw(self, split: str, mentions: list[_Usable], counts: SplitCounts) -> list[_Usable]:
         limit = (self.config.max_examples or {}).get(split, len(mentions))

@@ -25,13 +25,13 @@ def read_json_notes(
     """Read notes from JSON lines, one a line.
 
     A note is ``{"id": ..., "text": ..., "spans": [{"start": ..., "end": ..., "code": ...}]}``; a
-    span may also have its ``"text"``, which is then checked, and a ``null`` for its code. It may
-    be in ``"pieces"``, ``[[start, end], ...]``, and have a list of codes, one or a list of each of
-    ``"type"``, ``"name"`` and ``"note"``, a ``"key"`` and, from a linker, a ``"probability"`` and
-    ``"candidates"``, ``[{"id": ..., "name": ..., "probability": ...}]``. A note that is a part of a
-    document says of which, ``"document"``. A line may also be a single mention in the text around
-    it, ``{"doc": ..., "left": ..., "mention": ..., "right": ..., "cui": ...}``: a part of its
-    document, with the number of the line in its id.
+    span may call its code ``"concept"``, have its ``"text"``, which is then checked, and a ``null``
+    for its code. It may be in ``"pieces"``, ``[[start, end], ...]``, and have a list of codes, one
+    or a list of each of ``"type"``, ``"name"`` and ``"note"``, a ``"key"`` and, from a linker, a
+    ``"probability"`` and ``"candidates"``, ``[{"id": ..., "name": ..., "probability": ...}]``. A
+    note that is a part of a document says of which, ``"document"``. A line may also be a single
+    mention in the text around it, ``{"doc": ..., "left": ..., "mention": ..., "right": ..., "cui":
+    ...}``: a part of its document, with the number of the line in its id.
 
     Args:
         paths: The files, gzipped or not.
@@ -197,7 +197,8 @@ def _note_of_mention(where: str, line: dict[str, Any]) -> dict[str, Any]:
 def _json_span(where: str, span: Any, text: str, problems: Problems, coded: bool) -> Span | None:
     fields = span if isinstance(span, dict) else {}
     pieces = fields.get("pieces", [[fields.get("start"), fields.get("end")]])
-    codes = _strings(fields.get("code", 0 if coded else None))  # 0: no code is not a null code
+    missing = 0 if coded else None  # 0: no code is not a null code
+    codes = _strings(fields.get("code", fields.get("concept", missing)))
     types, names, notes = (_strings(fields.get(key)) for key in ("type", "name", "note"))
     written, key, probability = (fields.get(key) for key in ("text", "key", "probability"))
     candidates = _candidates(fields.get("candidates", []))

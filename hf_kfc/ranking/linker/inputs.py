@@ -25,7 +25,8 @@ def as_document(source: Any, mentions: Iterable[Any] | None = None) -> Document:
             ``"id"``; or a document of spaCy, whose ``ents`` are its mentions.
         mentions: Where the text has mentions: ``(start, end)`` each, or ``{"start": ..., "end":
             ...}``, which may also have ``"text"``, which is then checked, ``"code"`` or
-            ``"concept"``, the right answer; or ``{"pieces": [(start, end), ...]}``.
+            ``"concept"``, the right answer or a list of several; or ``{"pieces":
+            [(start, end), ...]}``.
 
     Raises:
         DataError: It is none of these, or a mention is not in the text.
@@ -52,6 +53,10 @@ def as_document(source: Any, mentions: Iterable[Any] | None = None) -> Document:
             f"{type(source).__name__} cannot be linked; give a text with mentions, a note "
             "{'text': ..., 'spans': [...]}, or a document"
         )
+    try:
+        document.text.encode()
+    except UnicodeError as error:
+        raise DataError(f"{document.id}: its text is no Unicode ({error}); correct it") from None
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise DataError(f"{document.id}: its mentions are {given!r:.80}; give a list of spans")
     spans = [_span(document, number, span) for number, span in enumerate(given)]
@@ -85,7 +90,11 @@ def _span(document: Document, number: int, given: Any) -> Span:
             ) from None
         written, words = fields.get("text"), ""
         code = fields.get("code", fields.get("concept"))
-        concepts = () if code is None else (str(code),)
+        concepts = (
+            ()
+            if code is None
+            else tuple(map(str, code if isinstance(code, list | tuple) else [code]))
+        )
     found = span_text(document.text, pieces, where, Problems(), written)
     words = words or found or ""
     if not words.strip():

@@ -7,12 +7,14 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..cnn import CnnForMultipleChoice, ReadTexts
 from ..collator import CandidateCollator
-from ..encoding import CandidateEncoder, Tail
+from ..encoding import CandidateEncoder, EncodedParts, Tail
 from ..loss import masked_logits
 from ..schema import Mention
 from .calibration import Floats
@@ -52,7 +54,7 @@ class Ranker:
         max_length: int,
         max_name_length: int,
     ) -> None:
-        self._model = model
+        self._model: Any = model
         width = getattr(model.config, "hidden_size", _BATCH_WIDTH)
         self.batch_size = min(max(1, _BATCH_WIDTH // width), 64)
         self._encoder = CandidateEncoder.of(tokenizer, max_length, max_name_length)
@@ -78,7 +80,11 @@ class Ranker:
             The scores [candidates] of each mention.
         """
         found: list[Floats] = []
-        whole = getattr(self._model, "takes_candidate_mask", False)
+        score = self._of_pairs
+        if getattr(self._model, "takes_candidate_mask", False):
+            score = self._of_lists
+        elif isinstance(self._model, CnnForMultipleChoice) and self._model.reads_halves():
+            score = self._of_halves
         for start in range(0, len(mentions), _ENCODED):
             part = slice(start, start + _ENCODED)
             batch = {
@@ -89,24 +95,67 @@ class Ranker:
                 "candidate_names": names[part],
                 "label": [0] * len(mentions[part]),  # nobody knows it
             }
-            found += (self._of_lists if whole else self._of_pairs)(batch, batch_size, done)
+            found += score(batch, batch_size, done)
         return found
+
+    def _encoded(
+        self, batch: dict[str, Any]
+    ) -> tuple[list[EncodedParts], dict[str, int], npt.NDArray[np.int64]]:
+        """Encode a batch; number its distinct names, and say which the candidates have."""
+        if len(self._names) > _KEPT_NAMES:
+            self._names.clear()
+        parts = list(self._encoder.parts(batch, self._names))
+        names = list(chain.from_iterable(batch["candidate_names"]))
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
+        return parts, numbers, np.fromiter(map(numbers.__getitem__, names), np.int64)
+
+    @torch.inference_mode()
+    def _of_halves(
+        self, batch: dict[str, Any], batch_size: int, done: Callable[[int], Any]
+    ) -> Iterable[Floats]:
+        parts, numbers, tails = self._encoded(batch)
+        counts = np.array([len(own.tails) for own in parts])
+        size = batch_size * max(counts)
+        heads = self._read([own.head for own in parts], size, is_first=True)
+        names = self._read([self._names[name].tokens for name in numbers], size, is_first=False)
+        ends = np.cumsum(counts)
+        for start in range(0, len(parts), batch_size):
+            chosen = np.arange(start, min(start + batch_size, len(parts)))
+            first = torch.from_numpy(np.repeat(chosen, counts[chosen]))
+            second = torch.from_numpy(tails[ends[start] - counts[start] : ends[chosen[-1]]])
+            scores: Floats = (
+                self._model.join(heads.of(first), names.of(second)).double().cpu().numpy()
+            )
+            yield from np.split(scores, np.cumsum(counts[chosen])[:-1])
+            done(len(chosen))
+
+    def _read(self, texts: Sequence[list[int]], size: int, *, is_first: bool) -> ReadTexts:
+        """Read halves of pairs, in batches of like lengths."""
+        lengths = np.fromiter(map(len, texts), np.int64)
+        order = np.argsort(lengths, kind="stable")
+        found = []
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            attended = np.arange(lengths[chosen].max()) < lengths[chosen][:, None]
+            padded = np.zeros(attended.shape, np.int64)
+            tokens = chain.from_iterable(texts[i] for i in chosen.tolist())
+            padded[attended] = np.fromiter(tokens, np.int64)
+            ids, ends = map(torch.from_numpy, (padded, lengths[chosen]))
+            device = self._model.device
+            found.append(self._model.read(ids.to(device), ends.to(device), is_first=is_first))
+        back = torch.from_numpy(np.argsort(order))
+        return ReadTexts(*map(torch.cat, zip(*found, strict=True))).of(back)
 
     def _of_pairs(
         self, batch: dict[str, Any], batch_size: int, done: Callable[[int], Any]
     ) -> Iterable[Floats]:
-        if len(self._names) > _KEPT_NAMES:
-            self._names.clear()
-        parts = list(self._encoder.parts(batch, self._names))
+        parts, numbers, tails = self._encoded(batch)
         counts = [len(own.tails) for own in parts]
-        names = batch["candidate_names"]
-        numbers = {name: n for n, name in enumerate(dict.fromkeys(chain.from_iterable(names)))}
         # Every head and every distinct tail once; pairs say where theirs begin, and how long.
         texts = [*(self._names[name].tokens for name in numbers), *(own.head for own in parts)]
         tokens = np.fromiter(chain.from_iterable(texts), np.int64)
         sizes = np.fromiter(map(len, texts), np.int64)
         starts = np.cumsum(sizes) - sizes
-        tails = np.fromiter(map(numbers.__getitem__, chain.from_iterable(names)), np.int64)
         heads = np.repeat(np.arange(len(numbers), len(texts)), counts)
         head_sizes, head_starts = sizes[heads], starts[heads]
         tail_starts = starts[tails] - head_sizes  # where it would begin without a head before it

@@ -206,12 +206,12 @@ class SparseRetriever(ABC):
             For each query its hits, the best first.
 
         Raises:
-            DataError: ``k`` is not positive, or the queries are one text.
+            DataError: ``k`` is not positive, the queries are one text, or one of them is none.
         """
         refuse_text("queries", queries)
         if k < 1:
             raise DataError(f"k is {k}; ask for at least 1 concept")
-        texts = [self.normalised(query) for query in queries]
+        texts = [self.normalised(_text(query)) for query in queries]
         distinct = list(dict.fromkeys(texts))
         counts = self._counter.transform(distinct)
         # Made at each call, so that threads may share the retriever; memory that is not touched
@@ -292,6 +292,16 @@ class SparseRetriever(ABC):
             raise DataError(f"{state}: not a saved index ({error}); remove the folder") from error
         self._folder = state
         self._counter = self._vectorizer(vocabulary)
+
+
+def _text(query: Any) -> str:
+    """Refuse what is no text, or half a character, of which no tokenizer makes anything either."""
+    try:
+        query.encode()
+    except (AttributeError, UnicodeError):
+        raise DataError(f"query {query!r:.80} is no text; leave it out or correct it") from None
+    found: str = query
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -151,6 +151,28 @@ def test_malformed_lines_raise_or_are_counted(corpus, line, reason, message):
     assert sum(counts.kept for counts in builder.counts.splits.values()) == 80
 
 
+def test_where_no_label_is_a_code_that_is_said_and_not_what_comes_of_it(corpus, tmp_path):
+    """The folder of spans in the place of the one of codes: no concept has a name then."""
+    corpus()
+    for path in (tmp_path / "sct").iterdir():
+        path.write_text("T1\tADR 0 3\tDay\n")
+    files = {"text": tmp_path / "text", "annotations": tmp_path / "sct"}
+    builder = Cadec(data_files=files, cache_dir=str(tmp_path / "cache"), on_error="count")
+    with pytest.raises(DataError, match=r"cadec/train: no usable mention .*label is no code: \d"):
+        builder.download_and_prepare()
+
+
+def test_codes_that_nothing_names_are_told(corpus, tmp_path):
+    """Labels of MedDRA have no names."""
+    corpus()
+    for path in (tmp_path / "sct").iterdir():
+        path.write_text("T1\t10013649 0 3\tDay\n")
+    files = {"text": tmp_path / "text", "annotations": tmp_path / "sct"}
+    builder = Cadec(data_files=files, cache_dir=str(tmp_path / "cache"), names_from=[])
+    with pytest.raises(DataError, match="cadec: no concept has a name; give an ontology"):
+        builder.download_and_prepare()
+
+
 def test_posts_without_annotations_or_in_another_encoding(corpus, tmp_path):
     corpus()
     (tmp_path / "text" / "DRUG.3.txt").write_bytes(b"caf\xe9")

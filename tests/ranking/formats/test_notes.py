@@ -79,6 +79,14 @@ def test_malformed_json_notes(tmp_path, line, reason, message):
     assert [note.id for note in found] == ["n0", "n9"]
 
 
+def test_a_code_may_be_called_concept_as_for_a_linker(tmp_path):
+    span = {"start": 0, "end": 4}
+    spans = [span | {"concept": "C1"}, span | {"concept": ["C1", "C2"]}, span | {"concept": None}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "a", "text": "gout", "spans": spans}))
+    (note,) = read_json_notes([tmp_path / "a.jsonl"])
+    assert [own.concepts for own in note.spans] == [("C1",), ("C1", "C2"), ()]
+
+
 def test_a_line_may_be_one_mention(tmp_path):
     lines = [
         {"doc": "7", "left": "She has", "mention": "gout", "right": ", again", "cui": "C1"},

@@ -24,7 +24,7 @@ from hf_kfc.ranking import (
 from hf_kfc.ranking.corpora.clinical_notes import ClinicalNotes
 from hf_kfc.ranking.encoding import CandidateEncoder
 from hf_kfc.ranking.formats.documents import Document, Span
-from hf_kfc.ranking.linker import LinkerSettings
+from hf_kfc.ranking.linker import LinkerSettings, as_document, with_answers
 from hf_kfc.ranking.ontologies import Ontology, write_concepts
 from hf_kfc.ranking.retrieval import RETRIEVERS
 from hf_kfc.ranking.schema import Concept, Mention
@@ -213,6 +213,21 @@ def test_pairs_of_like_length_go_together_and_nothing_is_padded_that_need_not(li
     assert all(after >= before for before, after in zip(longest, shortest[1:], strict=False))
 
 
+def test_a_convolution_reads_each_text_and_each_name_once(linker, model, monkeypatch):
+    """And says of their pairs what it says of whole ones."""
+    notes = [note(f"{part} pain", "ear wound", part) for part in ("knee", "hip", "eye", "knee")]
+    notes.append({"text": "ear pain", "spans": [{"start": 0, "end": 8}]})
+    with fed_to(model) as batches:
+        expected = linker(notes)
+    read, plain = [], model.read
+    monkeypatch.setattr(
+        model, "read", lambda ids, ends, **which: read.append(len(ids)) or plain(ids, ends, **which)
+    )
+    assert_same(linker(notes, batch_size=2), expected)
+    names = {name for own in linker.ontology for name in own.names[:1]}
+    assert batches and sum(read) <= 9 + len(names) < 9 * 6
+
+
 def test_a_ranker_that_compares_candidates_gets_them_together(linker, model):
     """As its own attribute says: pairs alone would tell it something else."""
 
@@ -249,7 +264,7 @@ def test_names_are_read_once(linker, monkeypatch):
 def test_garbage_is_collected_again_afterwards(linker, monkeypatch):
     mention = Mention("d", "hip wound", "The doctor found", "in March", "")
     during = []
-    linker.model.register_forward_pre_hook(lambda *_: during.append(gc.isenabled()))
+    hook = linker.model.register_forward_pre_hook(lambda *_: during.append(gc.isenabled()))
     for call in (
         lambda: linker(note("knee pain", "ear wound")),
         lambda: linker.link_mentions([mention]),
@@ -258,6 +273,7 @@ def test_garbage_is_collected_again_afterwards(linker, monkeypatch):
         with suppress(DataError):
             call()
         assert gc.isenabled()
+    hook.remove()
     assert set(during) == {False}
     monkeypatch.setattr(linker, "_ranker", SimpleNamespace(batch_size=8))
     with pytest.raises(TypeError):
@@ -268,6 +284,13 @@ def test_garbage_is_collected_again_afterwards(linker, monkeypatch):
 def test_what_chance_put_among_the_candidates_is_not_offered(linker):
     (found,) = linker("Something gruesome", [(0, 9)])
     assert found.concept is None and found.candidates == () and found.probability == 0.0
+
+
+def test_several_answers_are_several_concepts():
+    mentions = [{"start": 0, "end": 4, key: ["C1", "C2"]} for key in ("code", "concept")]
+    read = as_document("gout", mentions)
+    assert [span.concepts for span in read.spans] == [("C1", "C2")] * 2
+    assert list(with_answers([read])) == []
 
 
 def test_below_the_threshold_there_is_no_concept(linker):
@@ -300,6 +323,7 @@ def test_below_the_threshold_there_is_no_concept(linker):
         ({"id": "a"}, None, "note 'a' has no text"),
         ({"text": "a"}, None, "text: its mentions are None"),
         (3, [], "int cannot be linked"),
+        ("half \ud83d", [(0, 4)], "text: its text is no Unicode ("),
     ],
 )
 def test_wrong_input_is_one_sentence(linker, inputs, mentions, message):

@@ -110,6 +110,14 @@ def test_a_description_of_something_else_is_a_data_error(content, tmp_path):
         Bm25Retriever.load(folder)
 
 
+@both
+@pytest.mark.parametrize("query", [None, 3, ["knee"], b"knee", "half \ud83d"])
+def test_a_query_that_is_no_text_is_refused(name, query):
+    retriever = RETRIEVERS[name](named(*NAMES))
+    with pytest.raises(DataError, match=r"query .* is no text; leave it out or correct it"):
+        retriever.search(["knee", query], 1)
+
+
 def test_an_index_of_another_retriever_or_version_is_refused(tmp_path):
     get_retriever("bm25", named(*NAMES), tmp_path)
     folder = only_folder(tmp_path)
