@@ -179,9 +179,13 @@ def test_a_factor_is_looked_at_once_however_often_it_is_named(
         return look(self, shape)
 
     monkeypatch.setattr(Kronecker, "problems", counted)
-    forge(tmp_path, many)
-    assert "two blocks have the name" in refusal(tmp_path)
-    assert 0 < len(seen) < 15
+    plain, repeated = forge(tmp_path / "plain"), forge(tmp_path / "repeated", many)
+    seen.clear()
+    ConsolidationPrior.from_pretrained(plain)
+    once = len(seen)
+    seen.clear()
+    assert "two blocks have the name" in refusal(repeated)
+    assert len(seen) == once > 0
 
 
 @pytest.mark.parametrize(
