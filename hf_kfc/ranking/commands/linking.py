@@ -15,7 +15,7 @@ from ..candidates import span_mention
 from ..concepts import surface_forms
 from ..corpora.consistency import is_half_a_word, warn_of_halves
 from ..formats.documents import Document, Span
-from ..formats.files import check_place, read_documents, write_documents
+from ..formats.files import check_place, read_documents, refuse_inputs, write_documents
 from ..linker import EntityLinker, LinkedMention, with_answers
 
 __all__ = ["link", "linked_documents", "load_linker"]
@@ -35,6 +35,9 @@ def link(options: argparse.Namespace) -> Report:
             output's format cannot hold something; nothing is written then.
     """
     documents = read_documents(options.notes, options.format)
+    # Not the notes: they may be linked in place.
+    inputs = (options.ontology, *options.names_from, *options.development)
+    refuse_inputs(options.output, inputs)
     check_place(options.output, options.output_format)
     linker = load_linker(options.model, options)
     counts: Counter[str] = Counter()

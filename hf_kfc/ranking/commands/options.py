@@ -71,8 +71,12 @@ def regressions(parser: ArgumentParser) -> None:
     OLD and NEW are linkers, rankers with --ontology, or files that link wrote. By type and by
     concept, the flips in their context, and McNemar's exact test of how uneven they are.
     """
-    parser.add_argument("old", metavar="OLD", help="The linker before, or what it wrote.")
-    parser.add_argument("new", metavar="NEW", help="The linker after, or what it wrote.")
+    parser.add_argument(
+        "old", metavar="OLD", type=_said, help="The linker before, or what it wrote."
+    )
+    parser.add_argument(
+        "new", metavar="NEW", type=_said, help="The linker after, or what it wrote."
+    )
     parser.add_argument("gold", metavar="GOLD", type=_there, help="The right answers.")
     _linker(parser)
     _measured(parser)
@@ -129,7 +133,7 @@ def _linker(parser: ArgumentParser) -> None:
 def _measured(parser: ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", type=_writable, help="A page to write.")
     parser.add_argument("--resamples", type=_positive, default=1000, help="Of the bootstrap.")
-    parser.add_argument("--seed", type=int, default=0, help="Of its random numbers.")
+    parser.add_argument("--seed", type=_seed, default=0, help="Of its random numbers.")
 
 
 def _format(parser: ArgumentParser, what: str) -> None:
@@ -142,6 +146,13 @@ def _there(name: str) -> Path:
     return Path(name)
 
 
+def _said(name: str) -> str:
+    """A linker may be a repository's name; what is called like a file is one."""
+    if Path(name).suffix in (".gz", ".json", ".jsonl", ".pubtator", ".txt"):
+        _there(name)
+    return name
+
+
 def _writable(name: str) -> Path:
     folder = next(path for path in Path(name).absolute().parents if path.exists())
     if not folder.is_dir():
@@ -152,4 +163,10 @@ def _writable(name: str) -> Path:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...commands.report import Report
 from ...errors import DataError
 from ...files import refuse_blocked, replace_file
 from ..formats.documents import Document
-from ..formats.files import read_documents
+from ..formats.files import read_documents, refuse_inputs
 from ..ontologies import Ontology, read_ontology
 from ..scoring import (
     Regressions,
@@ -33,7 +34,8 @@ def score(options: argparse.Namespace) -> Report:
     Raises:
         HfKfcError: A file is missing or malformed, or they do not belong together.
     """
-    _check_page(options.html)
+    inputs = (options.predictions, options.gold, options.ontology, *options.train)
+    _check_page(options.html, inputs)
     ontology = _ontology(options)
     answers = answers_of_documents(
         read_documents(options.predictions, options.format),
@@ -58,7 +60,7 @@ def regressions(options: argparse.Namespace) -> Report:
     Raises:
         HfKfcError: A file or a linker is missing or malformed, or they do not belong together.
     """
-    _check_page(options.html)
+    _check_page(options.html, (options.old, options.new, options.gold, options.ontology))
     gold = list(read_documents(options.gold, options.format))
     ontology = _ontology(options)
     old, new = (
@@ -85,13 +87,14 @@ def _ontology(options: argparse.Namespace) -> Ontology | None:
     return Ontology(read_ontology([options.ontology], form))
 
 
-def _check_page(path: Path | None) -> None:
+def _check_page(path: Path | None, inputs: Iterable[str | Path | None]) -> None:
     """Make sure that a page can be written, before the work that it tells of."""
     if path is None:
         return
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the name of a file")
     refuse_blocked(path.parent)
+    refuse_inputs(path, inputs)
 
 
 def _told(found: Scores | Regressions, options: argparse.Namespace, title: str) -> Report:

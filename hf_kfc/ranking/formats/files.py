@@ -15,7 +15,14 @@ from .documents import Document, cannot_write
 from .notes import json_note, read_json_notes
 from .pubtator import pubtator_text, read_pubtator
 
-__all__ = ["FORMATS", "check_place", "format_of", "read_documents", "write_documents"]
+__all__ = [
+    "FORMATS",
+    "check_place",
+    "format_of",
+    "read_documents",
+    "refuse_inputs",
+    "write_documents",
+]
 
 FORMATS = ("jsonl", "pubtator", "brat")
 """JSON lines, a note each; PubTator; a folder of brat's ``.txt`` and ``.ann`` files."""
@@ -72,6 +79,21 @@ def read_documents(
     if form == "jsonl":
         return read_json_notes([path], problems, coded=False)
     return read_pubtator(path, problems)
+
+
+def refuse_inputs(output: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to write over what is read, perhaps the only right answers that there are.
+
+    Args:
+        output: Where to write.
+        inputs: What is read, if it is a file or a folder.
+
+    Raises:
+        DataError: They are one.
+    """
+    for path in inputs:
+        if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
+            raise DataError(f"{output} is read too, and would be lost; write to another file")
 
 
 def check_place(path: Path, form: str | None = None) -> str:

@@ -175,3 +175,15 @@ def test_places_that_cannot_be_written_are_told_before_a_model_is_loaded(output,
     result = run("link", place.gold, "--model", "nowhere", "--output", output)
     assert (result.status, result.out) == (1, "")
     assert said in result.err.splitlines()[-1]
+
+
+def test_right_answers_are_not_written_over(run, place):
+    before = place.gold.read_bytes()
+    link = ("link", place.gold, "--model", "nowhere", "--output", place.gold, "--development")
+    score = ("score", place.gold, place.gold, "--html", place.gold)
+    regressions = ("regressions", place.gold, place.gold, place.gold, "--html", place.gold)
+    for words in ((*link, place.gold), score, regressions):
+        result = run(*words)
+        assert (result.status, result.out) == (1, "")
+        assert "is read too, and would be lost; write to another file" in result.err
+    assert place.gold.read_bytes() == before

@@ -22,7 +22,9 @@ WRONG = [
     ("link", __file__, "--model", "m", "--output", "o.jsonl", "--ontology", "nowhere.tsv"),
     ("score", __file__),
     ("score", __file__, __file__, "--nosuch"),
+    ("score", __file__, __file__, "--seed", "-1"),
     ("regressions", "old", "new", "nowhere.jsonl"),
+    ("regressions", "nowhere.jsonl", "new", __file__),
 ]
 
 
