@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -118,7 +119,7 @@ class ConsolidationMixin(_Base):
         self._penalty: ConsolidationPenalty | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_steps = 0
-        self._settings = self.consolidation
+        self._settings = self._given = self.consolidation
         self._buffers: BufferWatch | None = None
         self._probing: Probing | None = None
         self._refuse_unsupported()
@@ -141,7 +142,7 @@ class ConsolidationMixin(_Base):
     @property
     def strengths(self) -> list[float]:
         """λ of each prior by the present settings; by default the Bayesian ones."""
-        given = self.consolidation.strengths
+        given = replace(self.consolidation).strengths  # a change is looked at too
         if given is not None:
             return strengths_for(given, self.priors)
         return [bayesian_strength(prior, self._new_labels()) for prior in self.priors]
@@ -214,6 +215,7 @@ class ConsolidationMixin(_Base):
             logs |= parts | {"task_loss": logs["loss"] - sum(parts.values())}
             logs |= {f"penalty_{task}": v for task, v in zip(names, means, strict=True)}
             self._penalty_sum, self._penalty_steps = None, 0
+            self._tell_what_goes_wrong(means)
         super().log(logs, start_time)
 
     def plot_forgetting(self, path: str | Path) -> None:
@@ -226,6 +228,21 @@ class ConsolidationMixin(_Base):
             ConsolidationError: Nothing was measured, or matplotlib is not installed.
         """
         draw_forgetting(self.state.log_history, path, self._settings.forgetting_budget)
+
+    def _tell_what_goes_wrong(self, means: Sequence[float]) -> None:
+        """Say what a log of numbers does not: a penalty without bounds, settings without effect."""
+        if not all(map(math.isfinite, means)):
+            logger.warning(
+                "The penalty is %s, and a training learns nothing by it; take lower strengths or a "
+                "lower learning rate.",
+                means,
+            )
+        if self.consolidation != self._given:
+            logger.warning(
+                "Settings of the consolidation that change while a model is trained "
+                "count from the next training on."
+            )
+            self._given = replace(self.consolidation)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Take what a search suggests for the settings too, where they stand beside the args."""
@@ -240,7 +257,8 @@ class ConsolidationMixin(_Base):
 
     def _begin(self) -> None:
         """Read the settings: a search has changed them, a retry begins with another batch size."""
-        self._settings = replace(self.consolidation, strengths=self.strengths)
+        self._given = replace(self.consolidation)
+        self._settings = replace(self._given, strengths=self.strengths)
         self._check_priors()
         self._penalty = None  # wrapping may give the model new parameters
         self._penalty_sum, self._penalty_steps, self._completes = None, 0, False
@@ -331,7 +349,7 @@ class ConsolidationMixin(_Base):
 
     def _check_priors(self) -> None:
         """Make sure that priors and settings fit the model and each other."""
-        config, model = self.consolidation, self._plain_model()
+        config, model = replace(self.consolidation), self._plain_model()
         if config.strengths is not None:
             strengths_for(config.strengths, self.priors)
         elif self.train_dataset is not None:  # said now; labels are counted when asked for

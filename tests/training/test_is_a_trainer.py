@@ -390,6 +390,38 @@ def test_strengths_and_damping_of_now(tmp_path: Path) -> None:
         change_in_training(trainer, damping=-1)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_number_set_later_is_a_strength(beside: bool, tmp_path: Path) -> None:
+    trainer = consolidating(tmp_path, beside, strengths=[1.0], damping=0.0)
+    settings: Any = trainer.consolidation if beside else trainer.args
+    settings.strengths = 3.0
+    trainer.train()
+    assert trainer.strengths == [3.0]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_change_while_training_is_told(
+    beside: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = consolidating(tmp_path, beside, strengths=[1.0])
+    trainer.train()
+    assert not caplog.text
+
+    class Changes(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            settings: Any = trainer.consolidation if beside else trainer.args
+            settings.strengths = [5.0]
+
+    trainer.add_callback(Changes())
+    trainer.train()
+    assert caplog.text.count("count from the next training on") == 1
+
+
+def test_a_penalty_without_bounds_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    consolidating(tmp_path, strengths=[1e300]).train()
+    assert "The penalty is [inf]" in caplog.text
+
+
 @pytest.mark.parametrize("first", [None, 2.0, [2.0]])
 @pytest.mark.parametrize("searched", [0.5, [0.5]])
 @pytest.mark.parametrize("beside", [False, True])
