@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import datasets
 
+from ..errors import DataError
 from .problems import refuse_text
 
 __all__ = ["FEATURES", "Concept", "Mention"]
@@ -43,6 +44,9 @@ class Concept:
         synonyms: Other names; retrieval searches them, a ranker is not shown them.
         types: Semantic types, for example ``("Disease or Syndrome",)``.
         alternatives: Other identifiers that lead to it, retired ones too.
+
+    Raises:
+        DataError: Identifier or name is no text, or a text stands for a list.
     """
 
     id: str
@@ -52,6 +56,8 @@ class Concept:
     alternatives: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.id, str) and isinstance(self.name, str)):
+            raise DataError(f"concept {self.id!r} is called {self.name!r}; give two strings")
         for what in ("synonyms", "types", "alternatives"):
             refuse_text(f"{what} of concept {self.id!r}", getattr(self, what))
 

@@ -39,6 +39,12 @@ def test_concept_from_names_of_any_names(names):
     assert concept_from_names("C1", concept.names) == concept
 
 
+@pytest.mark.parametrize(("id_", "name"), [(1, "fever"), ("C1", None), (None, "fever")])
+def test_an_identifier_or_a_name_that_is_no_text_is_refused(id_, name):
+    with pytest.raises(DataError, match=r"concept .* is called .*; give two strings"):
+        Concept(id_, name)
+
+
 def test_surface_forms_go_by_frequency_then_by_first_appearance():
     mentions = [
         mention("flu", "C2"),
