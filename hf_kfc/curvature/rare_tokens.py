@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..curvature_arguments import CurvatureArguments
 from ..errors import CurvatureError
 from .layers import tokens_of_examples
+from .objective import attended
 
 __all__ = ["RareTokens", "count_examples", "labels_are_tokens", "unknown_token"]
 
@@ -156,9 +157,10 @@ def _examples_of(batch: Mapping[str, Any], examples: int, are_labels: bool) -> T
     read: list[tuple[Tensor, Tensor]] = []
     for name, ids in _ids(batch):
         mask = batch.get(name.replace("input_ids", "attention_mask"))
-        if not isinstance(mask, Tensor) or mask.shape != ids.shape:
-            mask = torch.ones_like(ids)
-        read.append((ids, mask > 0))
+        seen = attended(mask, ids) if isinstance(mask, Tensor) else None
+        if seen is None or seen.shape != ids.shape:
+            seen = torch.ones_like(ids, dtype=torch.bool)
+        read.append((ids, seen))
     if not read:
         raise CurvatureError(
             "min_token_examples needs batches with input_ids, and the collator's have only "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..curvature import Family, Outputs
-from ..curvature.objective import named
+from ..curvature.objective import attended, named
 from ..errors import ProbeError
 
 __all__ = ["right_padded", "unlabelled_forward"]
@@ -38,7 +38,7 @@ def unlabelled_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs
     logits = getattr(output, "logits", None)
     ends = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
     if all(isinstance(scores, Tensor) for scores in ends):
-        logits = _answers(ends, batch.get("attention_mask"))  # type: ignore[arg-type]
+        logits = _answers(ends, _attended(batch, ""))  # type: ignore[arg-type]
         return Outputs(logits, torch.zeros_like(logits[..., 0], dtype=torch.long))
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
         shape = list(logits.shape) if isinstance(logits, Tensor) else None
@@ -50,10 +50,9 @@ def unlabelled_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs
     if family is not Family.CATEGORICAL:
         return Outputs(logits, torch.zeros_like(logits), family)
     labels = torch.zeros_like(logits[..., 0], dtype=torch.long)
-    names = ("decoder_attention_mask",) if "decoder_input_ids" in batch else ("attention_mask",)
-    for mask in (batch.get(name) for name in names):
-        if mask is not None and mask.shape == labels.shape:
-            labels = labels.masked_fill(mask == 0, -100)
+    mask = _attended(batch, "decoder_" if "decoder_input_ids" in batch else "")
+    if mask is not None and mask.shape == labels.shape:
+        labels = labels.masked_fill(~mask, -100)
     return Outputs(logits, labels)
 
 
@@ -64,9 +63,12 @@ def right_padded(batch: dict[str, Any]) -> dict[str, Any]:
         batch: Tensors by name; with an ``attention_mask`` [N, T], all of its shape are moved.
     """
     mask = batch.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or not bool((mask[:, 0] == 0).any()):
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
         return batch
-    start = (mask != 0).int().argmax(1, keepdim=True)
+    seen = attended(mask, None)
+    if bool(seen[:, 0].all()):
+        return batch
+    start = seen.int().argmax(1, keepdim=True)
     length = mask.shape[1]
     order = (torch.arange(length, device=mask.device) + start) % length
     return {
@@ -77,11 +79,16 @@ def right_padded(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _attended(batch: Mapping[str, Tensor], prefix: str) -> Tensor | None:
+    mask = batch.get(f"{prefix}attention_mask")
+    return None if mask is None else attended(mask, batch.get(f"{prefix}input_ids"))
+
+
 def _answers(ends: list[Tensor], mask: Tensor | None) -> Tensor:
     logits = torch.stack(ends, dim=1)  # [N, 2, T]
     if mask is None or mask.shape != ends[0].shape:
         return logits
-    return logits.masked_fill(mask[:, None] == 0, torch.finfo(logits.dtype).min)
+    return logits.masked_fill(~mask[:, None], torch.finfo(logits.dtype).min)
 
 
 def _family(config: Any, logits: Tensor) -> Family:

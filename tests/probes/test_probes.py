@@ -130,6 +130,30 @@ def test_padding_on_either_side_and_more_of_it_changes_nothing(name):
         torch.testing.assert_close(left.loss(model, everything(left), collate).each, expected)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda seen: seen.float(),
+        lambda seen: (1 - seen.float()) * -1e4,
+        lambda seen: seen[:, None, None],
+        lambda seen: seen[:, :, None] & seen[:, None],
+    ],
+    ids=["numbers", "added", "of heads", "of pairs"],
+)
+def test_a_mask_of_any_form_tells_the_same_decisions(form):
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 4)
+
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(logits=self.embedding(input_ids))
+
+    seen = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]]).bool()
+    batch = {"input_ids": torch.ones(3, 4, dtype=torch.long), "attention_mask": form(seen)}
+    assert torch.equal(unlabelled_forward(Tagger(), batch).decided, seen)
+
+
 def test_divergences_are_those_worked_out_by_hand(case):
     model, rows, collate, options = case
     model = model.double().eval()
