@@ -20,7 +20,7 @@ from .discovery import Layer
 from .likelihood import Outputs
 from .positions import PositionsError
 
-__all__ = ["Seen", "shortest", "taken_out"]
+__all__ = ["Seen", "padded", "taken_out"]
 
 _SHARE, _HALF_SHARE = 1e-3, 0.1  # of the largest value: more than rounding
 
@@ -74,8 +74,8 @@ def _chosen(rows: Tensor, which: Tensor) -> Tensor:
     return rows if which.ndim and bool(which.all()) else rows[which]
 
 
-def shortest(singles: Sequence[Mapping[str, Any]]) -> int:
-    """Find the example that a batch pads most: the last of those with the smallest tensors.
+def padded(singles: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Find the examples that a batch pads, those that it pads most first.
 
     Args:
         singles: What the collator makes of each alone.
@@ -84,7 +84,7 @@ def shortest(singles: Sequence[Mapping[str, Any]]) -> int:
         sum(value.numel() for value in single.values() if isinstance(value, Tensor))
         for single in singles
     ]
-    return min(range(len(sizes)), key=lambda place: (sizes[place], -place))
+    return sorted((n for n, size in enumerate(sizes) if size < max(sizes)), key=sizes.__getitem__)
 
 
 def taken_out(

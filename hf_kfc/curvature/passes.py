@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..curvature_arguments import Labels
 from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
-from .alone import Seen, shortest, taken_out
+from .alone import Seen, padded, taken_out
 from .blocks import Curvature
 from .capture import Use, capture
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
@@ -210,11 +210,11 @@ class Estimate(Reading):
         rows: Sequence[Any],
         layers: Sequence[Layer],
         also: Collection[int] = (),
+        most: int = 1,
     ) -> None:
-        """Make sure that the example with most padding is the same in its batch as alone.
+        """Make sure that the last example, and one with most padding, are in a batch as alone.
 
-        If none has any it is the last one, and what a batch does to one example for its padding it
-        does most to this one.
+        What a batch does to one example for its padding it does most to this one.
 
         Args:
             batch: As it was read.
@@ -222,6 +222,7 @@ class Estimate(Reading):
             rows: Its examples.
             layers: Whose outputs are compared too.
             also: Places of others that are to be the same.
+            most: How many with padding are to be.
 
         Raises:
             LayerChangedError: They are not.
@@ -229,7 +230,7 @@ class Estimate(Reading):
         """
         with torch.random.fork_rng(devices=[]):  # a collator's draws are as without this check
             singles = [self._single(row) for row in rows]
-        for place in sorted({shortest(singles), *also}):
+        for place in sorted({len(rows) - 1, *padded(singles)[:most], *also}):
             if (alone := taken_out(batch, place, singles[place])) is None:
                 continue
             with torch.no_grad(), capture(layers, self._positions(alone, 1)) as uses:
@@ -351,9 +352,9 @@ class Estimate(Reading):
             outputs = self._forward(batch)
         uses = self._at_work(every)
         if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
-            # Eight of the first: a choice of a few largest may fall otherwise for some of them.
-            also = {n * (examples - 1) // 7 for n in range(8)} if number == 1 else {examples - 1}
-            self._refuse_company(batch, Seen(every, outputs), rows, layers, also)
+            # A choice of a few largest may fall otherwise for some that have padding.
+            also, most = ([0], 8) if number == 1 else ([], 1)
+            self._refuse_company(batch, Seen(every, outputs), rows, layers, also, most)
         self._refuse_changes(layers, uses, outputs, examples, to_teach(number, examples))
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
         edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
