@@ -46,7 +46,7 @@ class BufferWatch:
                 ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
             )
         kept = model.state_dict().keys()  # others, as tables of positions, are computed anew
-        self._before: dict[str, Tensor] | None = {
+        self._before = {
             name: buffer.detach().clone()
             for name, buffer in model.named_buffers()
             if name in kept and buffer.is_floating_point() and plain_name(name) not in free
@@ -58,10 +58,9 @@ class BufferWatch:
             module.eval()
 
     def check(self, model: nn.Module) -> None:
-        """Look once, after the first forward passes, and refuse other buffers that have moved."""
-        before, self._before = self._before, None
+        """Refuse other buffers that have moved since the training began."""
         now = dict(model.named_buffers())
-        moved = [n for n, b in (before or {}).items() if not torch.equal(b.to(now[n]), now[n])]
+        moved = [n for n, b in self._before.items() if not torch.equal(b.to(now[n]), now[n])]
         if moved:
             raise ConsolidationError(
                 f"{len(moved)} buffers of {type(model).__name__} move in training ({moved[0]}, "

@@ -12,23 +12,23 @@ __all__ = ["ConsolidationSteps", "numbered"]
 
 
 class ConsolidationSteps(TrainerCallback):
-    """Tells a trainer when a training begins, ends, and has done its first and every step."""
+    """Tells a trainer when a training begins, ends, and does a step."""
 
     def __init__(self, trainer: Any) -> None:  # a ConsolidationMixin, which imports this file
         self._trainer = trainer
-        self._has_looked = False
+        self._count = 0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin, also an attempt with another batch size, and measure."""
-        self._has_looked = False
+        self._count = 0
         self._trainer._begin()
         self._trainer._measure(True)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Look at the first step."""
-        if not self._has_looked:
-            self._trainer._look_at_first_step()
-            self._has_looked = True
+        """Look at steps 1, 2, 4, 8 and so on."""
+        self._count += 1
+        if self._count.bit_count() == 1:
+            self._trainer._look_at_step()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Measure."""

@@ -281,7 +281,7 @@ class ConsolidationMixin(_Base):
         if self._probing is not None:
             self._probing.log_if_due(at_an_end=at_an_end)
 
-    def _look_at_first_step(self) -> None:
+    def _look_at_step(self) -> None:
         """Refuse a training that goes past the penalty, or moves what no penalty holds."""
         if not self._holds:
             return

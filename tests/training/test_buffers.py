@@ -20,8 +20,9 @@ from hf_kfc.training import ConsolidationConfig, ConsolidationTrainer
 class Counting(nn.Module):
     """It remembers the mean of what it has seen, as a codebook does."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         super().__init__()
+        self.first = first
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("table", torch.zeros(4), persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -30,7 +31,8 @@ class Counting(nn.Module):
         if self.training:
             self.table.copy_(x.detach().mean(0))
             self.steps.add_(1)
-            self.mean.copy_(0.9 * self.mean + 0.1 * x.detach().mean(0))
+            if self.steps >= self.first:
+                self.mean.copy_(0.9 * self.mean + 0.1 * x.detach().mean(0))
         return x
 
 
@@ -72,6 +74,7 @@ def trained(
         ConsolidationConfig(strengths=[1.0], ignore=ignore),
         more={"data_collator": torch.utils.data.default_collate},
         learning_rate=0.0,
+        num_train_epochs=4,
         per_device_train_batch_size=4,
     )
 
@@ -107,9 +110,10 @@ def test_without_priors_they_move(tmp_path: Path) -> None:
     assert trainer.model.body[1].running_mean.norm() > 1
 
 
-def test_other_buffers_that_move_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [1, 3])
+def test_other_buffers_that_move_are_refused(first: int, tmp_path: Path) -> None:
     """Tables that are computed anew and counts are none."""
     with pytest.raises(ConsolidationError, match=r"1 buffers .*\(body\.1\.mean.*`ignore`"):
-        trained(Counting(), tmp_path)
+        trained(Counting(first), tmp_path)
     trainer = trained(Counting(), tmp_path, ["*.mean"])
     assert trainer.model.body[1].mean.norm() > 0
