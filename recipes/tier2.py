@@ -1,9 +1,8 @@
 """Tier 2: learn a new task without forgetting the old one.
 
 With no argument, tier 1 is done on the spot on made-up mentions; then the new task is learnt with
-no method, with a penalty (EWC, KFC), with probes and with both, side by side. Nothing is searched
-for: λ is the Bayesian value, the probes' weight 1 and their temperature 2, unless --strengths,
---probe_weight and so on say otherwise, or --forgetting_budget has both set while training:
+no method, a penalty (EWC, KFC), probes, and both, side by side. Nothing is searched for: λ is the
+Bayesian value, the probes' weight 1, their temperature 2; --forgetting_budget sets them instead:
 
     accelerate launch recipes/tier2.py
 
