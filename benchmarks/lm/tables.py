@@ -92,11 +92,16 @@ class Row:
 
     @property
     def time(self) -> float | None:
-        """CPU seconds of a step over plain fine-tuning's; None of what is not trained."""
-        name = "cpu_seconds_per_step"
-        if not all(run.get("training") and none.get("training") for run, none, _ in self.runs):
-            return None
-        return fmean(run["training"][name] / none["training"][name] for run, none, _ in self.runs)
+        """CPU seconds of a step over plain fine-tuning's, of the seeds that have them; else None.
+
+        What is not trained has none, nor has what ran on another processor than plain fine-tuning.
+        """
+        times = [
+            [own.get("training", {}).get("cpu_seconds_per_step") for own in (run, none)]
+            for run, none, _ in self.runs
+        ]
+        ratios = [own / plain for own, plain in times if own and plain]
+        return fmean(ratios) if ratios else None
 
     def cells(self) -> dict[str, str]:
         """Return the cells of the table."""
