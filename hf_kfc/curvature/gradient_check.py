@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import CurvatureError
 from .accumulators import LayerBatch, squared_gradients
 from .capture import Use
 from .discovery import Layer
 from .operators import Identity
 
-__all__ = ["MIXED", "check_gradients", "mixed_layers", "to_teach"]
+__all__ = ["MIXED", "check_gradients", "mixed_layers", "refuse_other_mask", "to_teach"]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -102,6 +103,30 @@ def to_teach(number: int, examples: int) -> Tensor | None:
         return None
     places, digit = torch.arange(examples), time % (examples - 1).bit_length()
     return (places ^ (places >> digit if digit else 0)) & 1 == 1
+
+
+def refuse_other_mask(model: nn.Module, batches: Sequence[LayerBatch]) -> None:
+    """Make sure that the scores depend on positions that count, and not on the others alone.
+
+    Args:
+        model: It is named.
+        batches: Of a first batch with its gradients, the layers whose factors need positions.
+
+    Raises:
+        CurvatureError: They do not: a mask tells padding.
+    """
+    found = [
+        bool((valid & reached).any())
+        for batch in batches
+        for valid, reached in batch.reached()
+        if valid.shape == reached.shape and not bool(valid.all()) and bool(reached.any())
+    ]
+    if found and not any(found):
+        raise CurvatureError(
+            f"the scores of {type(model).__name__} depend on no position that counts by its mask, "
+            "but on others; attention_mask is to be 1 at tokens and 0 at padding, or give "
+            "`position_mask=` a function that says which positions count"
+        )
 
 
 def _gradients(

@@ -24,7 +24,13 @@ from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
 from .fallback import PerExampleSquares
-from .gradient_check import MIXED, check_gradients, mixed_layers, to_teach
+from .gradient_check import (
+    MIXED,
+    check_gradients,
+    mixed_layers,
+    refuse_other_mask,
+    to_teach,
+)
 from .likelihood import Outputs, logit_gradients
 from .modes import learning
 from .objective import default_forward
@@ -382,24 +388,11 @@ class Estimate(Reading):
                     )
                     accumulators[layer_batch.layer.name].add_gradients(layer_batch)
                 if number == 1:
-                    self._refuse_other_mask(batches)
+                    refuse_other_mask(self.model, list(filter(self._has_factors, batches)))
 
-    def _refuse_other_mask(self, batches: Sequence[LayerBatch]) -> None:
-        """Make sure that the scores depend on positions that count, and not on the others alone."""
-        args, found = self.args, list[bool]()
-        for batch in batches:
-            name = batch.layer.name
-            if name in self.diagonal or not has_factors(batch.layer, args.curvature, args.sharing):
-                continue
-            for valid, reached in batch.reached():
-                if valid.shape == reached.shape and not bool(valid.all()) and bool(reached.any()):
-                    found.append(bool((valid & reached).any()))
-        if found and not any(found):
-            raise CurvatureError(
-                f"the scores of {type(self.model).__name__} depend on no position that counts by "
-                "its mask, but on others; attention_mask is to be 1 at tokens and 0 at padding, or "
-                "give `position_mask=` a function that says which positions count"
-            )
+    def _has_factors(self, batch: LayerBatch) -> bool:
+        args, layer = self.args, batch.layer
+        return layer.name not in self.diagonal and has_factors(layer, args.curvature, args.sharing)
 
     def _refuse_changes(
         self,

@@ -237,12 +237,12 @@ class ConsolidationMixin(_Base):
                 "lower learning rate.",
                 means,
             )
-        if self.consolidation != self._given:
+        if (now := replace(self.consolidation)) != self._given:  # in the form that it is read in
             logger.warning(
                 "Settings of the consolidation that change while a model is trained "
                 "count from the next training on."
             )
-            self._given = replace(self.consolidation)
+            self._given = now
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Take what a search suggests for the settings too, where they stand beside the args."""

@@ -391,12 +391,15 @@ def test_strengths_and_damping_of_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_number_set_later_is_a_strength(beside: bool, tmp_path: Path) -> None:
+def test_a_number_set_later_is_a_strength(
+    beside: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     trainer = consolidating(tmp_path, beside, strengths=[1.0], damping=0.0)
     settings: Any = trainer.consolidation if beside else trainer.args
     settings.strengths = 3.0
     trainer.train()
     assert trainer.strengths == [3.0]
+    assert not caplog.text  # it has not changed while training
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -90,11 +90,8 @@ def _span(document: Document, number: int, given: Any) -> Span:
             ) from None
         written, words = fields.get("text"), ""
         code = fields.get("code", fields.get("concept"))
-        concepts = (
-            ()
-            if code is None
-            else tuple(map(str, code if isinstance(code, list | tuple) else [code]))
-        )
+        several = isinstance(code, list | tuple)
+        concepts = () if code is None else tuple(map(str, code if several else [code]))
     found = span_text(document.text, pieces, where, Problems(), written)
     words = words or found or ""
     if not words.strip():
