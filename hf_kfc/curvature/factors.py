@@ -127,7 +127,7 @@ class Factors(Accumulator):
 
     @override
     def operator(self, num_examples: int) -> Kronecker:
-        return Kronecker(*self.factors(num_examples))
+        return Kronecker.of_sums(*self.factors(num_examples))
 
 
 class TiedFactors(Accumulator):

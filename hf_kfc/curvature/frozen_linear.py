@@ -56,41 +56,34 @@ class FrozenLinear(TorchFunctionMode):
         if not kwargs and func is functional.linear and len(args) in (2, 3):
             x, weight, bias = args if len(args) == 3 else (*args, None)
             if _applies(x, weight, bias) and id(weight) not in self._left:
-                return _linear(x, weight, bias, self._half)
+                return _Linear.apply(x, weight, bias, self._half)  # type: ignore[no-untyped-call]
         if not kwargs and func is torch.addmm and len(args) == 3:
             bias, x, weight = args
             if bias.ndim == 1 and _applies(x, weight, bias):
-                return _linear(x, weight.T, bias, self._half)
+                return _Linear.apply(x, weight.T, bias, self._half)  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, half: bool) -> Tensor:
-    """Multiply rows; what a custom function returns is no view then, so a model may write to it."""
-    flat = x.reshape(-1, x.shape[-1])
-    rows: Tensor = _Linear.apply(flat, weight, bias, half)  # type: ignore[no-untyped-call]
-    return rows.reshape(*x.shape[:-1], rows.shape[-1])
-
-
 class _Linear(torch.autograd.Function):
-    """Of rows [m, p]."""
+    """Of rows [..., p]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, half: bool) -> Tensor:
         ctx.dtype = torch.bfloat16 if half and _is_feed_forward(weight) else x.dtype
         ctx.save_for_backward(weight)
-        bias = None if bias is None else bias.to(ctx.dtype)
-        return functional.linear(x.to(ctx.dtype), weight.to(ctx.dtype), bias).to(x.dtype)
+        # With its bias it would be a view, to which no model may write.
+        rows = functional.linear(x.to(ctx.dtype), weight.to(ctx.dtype)).to(x.dtype)
+        return rows if bias is None else rows.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        rows, used = nonzero_rows(gradient)
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        rows, used = nonzero_rows(flat)
         product = (rows.to(ctx.dtype) @ weight.to(ctx.dtype)).to(gradient.dtype)
         if used is not None:
-            product = product.new_zeros(len(gradient), product.shape[-1]).index_copy_(
-                0, used, product
-            )
-        return product, None, None, None
+            product = product.new_zeros(len(flat), product.shape[-1]).index_copy_(0, used, product)
+        return product.reshape(*gradient.shape[:-1], product.shape[-1]), None, None, None
 
 
 def _is_feed_forward(weight: Tensor) -> bool:

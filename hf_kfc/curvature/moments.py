@@ -13,9 +13,9 @@ from ..curvature_arguments import Products
 
 __all__ = ["add_second_moment", "mirrored", "nearest_definite", "nonzero_rows", "whole"]
 
-_BLOCK = 96
-"""Columns below which halving a product further costs more than it saves."""
-_ALIGNED = 16
+_STRIPS, _NARROWEST, _ALIGNED = 6, 64, 32
+"""Into how many strips of rows a product is cut, and the fewest rows of one: more of them save
+little of what is below the diagonal and are slower each."""
 _MOST_USED = 0.75  # of rows
 
 
@@ -30,9 +30,14 @@ def add_second_moment(total: Tensor, rows: Tensor, products: Products) -> None:
         products: In which precision, and whether in full.
     """
     n = rows.shape[1]
-    block = n if products is Products.FULL else _BLOCK
+    width = n if products is Products.FULL else _width(n)
     rows = rows.to(torch.bfloat16 if products is Products.BFLOAT16 else total.dtype)
-    _add_upper(total[:n, :n], rows, block)
+    for start in range(0, n, width):
+        _add_product(
+            total[start : min(start + width, n), start:n],
+            rows[:, start : start + width],
+            rows[:, start:],
+        )
     if len(total) > n:
         total[:n, n] += rows.sum(0, dtype=total.dtype)
         total[n, n] += len(rows)
@@ -40,7 +45,13 @@ def add_second_moment(total: Tensor, rows: Tensor, products: Products) -> None:
 
 def mirrored(total: Tensor) -> Tensor:
     """Return the whole symmetric matrix [n, n] of a total that was filled above its diagonal."""
-    return total.triu() + total.triu(1).T
+    matrix, width = total.clone(), _width(len(total))
+    for start in range(0, len(matrix), width):  # a whole transpose is read out of order
+        stop = start + width
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.triu() + block.triu(1).T)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+    return matrix
 
 
 def whole(total: Tensor, products: Products) -> Tensor:
@@ -88,16 +99,9 @@ def nonzero_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return rows.index_select(0, used), used
 
 
-def _add_upper(total: Tensor, rows: Tensor, block: int) -> None:
-    n = rows.shape[1]
-    if n <= block:
-        _add_product(total, rows, rows)
-        return
-    half = -(-n // (2 * _ALIGNED)) * _ALIGNED
-    left, right = rows[:, :half], rows[:, half:]
-    _add_upper(total[:half, :half], left, block)
-    _add_product(total[:half, half:], left, right)
-    _add_upper(total[half:, half:], right, block)
+def _width(n: int) -> int:
+    """Rows of a strip."""
+    return max(-(-n // (_STRIPS * _ALIGNED)) * _ALIGNED, _NARROWEST)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -24,6 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from hf_kfc.curvature import Curvature, CurvatureArguments
 from hf_kfc.curvature.frozen_linear import FrozenLinear
 from hf_kfc.curvature.moments import nearest_definite
+from hf_kfc.curvature.operators import Kronecker
+from hf_kfc.curvature_arguments import Products
 from hf_kfc.priors import ConsolidationPrior
 
 
@@ -203,6 +205,16 @@ def test_a_prior_of_bfloat16_products_is_usable(width: int) -> None:
             factor = block.operator.state()[name].double()
             if factor.ndim == 2:
                 assert torch.linalg.eigvalsh(factor)[0] >= 0
+
+
+@pytest.mark.parametrize("products", Products)
+def test_what_was_summed_needs_no_second_look(products: Products) -> None:
+    torch.set_default_dtype(torch.float32)
+    curvature = estimate(_wide_bert(), choices(24), pad_choices(), products=products.value)
+    found = [b for b in curvature.blocks if isinstance(b.operator, Kronecker)]
+    assert found
+    for block in found:
+        assert Kronecker(block.operator.A, block.operator.G).problems(block.shape) == []
 
 
 def test_the_nearest_definite_matrix() -> None:

@@ -1,4 +1,4 @@
-"""Second moments by halves, over the rows that matter, against the plain product."""
+"""Second moments by strips, over the rows that matter, against the plain product."""
 
 import pytest
 import torch

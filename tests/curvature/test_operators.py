@@ -396,6 +396,17 @@ def test_real_float32_estimates_are_accepted(kind: str) -> None:
         assert torch.linalg.matrix_rank(state["G"]) < len(state["G"])
 
 
+def test_sums_of_squares_are_looked_at_again_once_they_were_written_to() -> None:
+    summed = Kronecker.of_sums(psd(4), psd(3))
+    assert summed.problems((3, 4)) == []
+    assert summed.problems((3, 5)) == ["A has shape [4, 4], expected [5, 5]"]
+    summed.G.neg_()
+    assert summed.problems((3, 4)) == ["G is indefinite"]
+    other = Kronecker.of_sums(psd(4), psd(3))
+    other.A = -other.A
+    assert other.problems((3, 4)) == ["A is indefinite"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_factors_are_checked_too(dtype: torch.dtype) -> None:
     assert Kronecker(torch.eye(4), torch.eye(3)).to(dtype=dtype).problems((3, 4)) == []
