@@ -140,8 +140,9 @@ def _of_classes(
     labels = outputs.labels.clamp(min=0).long()
     if kind is Labels.SAMPLED:
         labels = _sample(probabilities, keys, seed)
-    target = torch.zeros_like(probabilities).scatter_(-1, labels[..., None], 1.0)
-    yield (probabilities - target) * outputs.decided[..., None]
+    one = probabilities.new_ones(()).expand(*labels.shape, 1)
+    # In place: of a large vocabulary every copy costs as much as a layer.
+    yield probabilities.scatter_add_(-1, labels[..., None], -one).mul_(outputs.decided[..., None])
 
 
 def _of_numbers(
