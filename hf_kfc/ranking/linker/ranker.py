@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -10,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    BertForMultipleChoice,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaForMultipleChoice,
+    XLMRobertaForMultipleChoice,
+)
 
 from ..cnn import CnnForMultipleChoice, ReadTexts
 from ..collator import CandidateCollator
@@ -25,6 +32,7 @@ _ENCODED = 2_048  # mentions that are encoded, and ordered by length, together
 _KEPT_NAMES = 500_000
 _BATCH_WIDTH = 4_096  # mentions times width that are quickest on processors
 _INPUTS = ("input_ids", "token_type_ids")
+_BY_FIRST_TOKEN = (BertForMultipleChoice, RobertaForMultipleChoice, XLMRobertaForMultipleChoice)
 
 
 class Ranker:
@@ -95,7 +103,8 @@ class Ranker:
                 "candidate_names": names[part],
                 "label": [0] * len(mentions[part]),  # nobody knows it
             }
-            found += score(batch, batch_size, done)
+            with _no_more_than_first_token(self._model):
+                found += score(batch, batch_size, done)
         return found
 
     def _encoded(
@@ -211,3 +220,24 @@ class Ranker:
             logits = masked_logits(logits, batch["candidate_mask"])
         found: Floats = logits.double().cpu().numpy()
         return found
+
+
+@contextmanager
+def _no_more_than_first_token(model: PreTrainedModel) -> Iterator[None]:
+    """Let the last layer of a model that decides by its first token work out no other token.
+
+    That token attends to all of them, so that attention stays whole: what is saved are the products
+    behind it, nine twelfths of the layer.
+    """
+    if type(model) not in _BY_FIRST_TOKEN or model.config.chunk_size_feed_forward:
+        yield
+        return
+    encoder: Any = model.base_model.encoder
+    behind_attention = encoder.layer[-1].attention.output
+    handle = behind_attention.register_forward_pre_hook(
+        lambda _, states: tuple(x[:, :1] for x in states)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()

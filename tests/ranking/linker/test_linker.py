@@ -12,6 +12,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    AutoModelForMultipleChoice,
+    BertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 from hf_kfc.errors import DataError, HfKfcError
 from hf_kfc.ranking import (
@@ -226,6 +232,28 @@ def test_a_convolution_reads_each_text_and_each_name_once(linker, model, monkeyp
     assert_same(linker(notes, batch_size=2), expected)
     names = {name for own in linker.ontology for name in own.names[:1]}
     assert batches and sum(read) <= 9 + len(names) < 9 * 6
+
+
+@pytest.mark.parametrize("kind", [BertConfig, RobertaConfig, XLMRobertaConfig])
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_the_last_layer_works_out_the_token_that_decides_and_no_other(
+    tokenizer, ontology, tmp_path, monkeypatch, kind, chunk
+):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    config = kind(
+        vocab_size=len(tokenizer), num_hidden_layers=2, chunk_size_feed_forward=chunk, **sizes
+    )
+    bert, lengths = AutoModelForMultipleChoice.from_config(config).eval(), set()
+    bert.base_model.encoder.layer[-1].register_forward_hook(
+        lambda _, __, states: lengths.add(states.shape[1])
+    )
+    linker = EntityLinker(bert, tokenizer, ontology, num_candidates=6, cache_dir=tmp_path)
+    found = linker([note("knee pain", "ear wound")])
+    assert (lengths == {1}) != bool(chunk)  # what comes in chunks needs a whole number of them
+    lengths.clear()
+    monkeypatch.setattr("hf_kfc.ranking.linker.ranker._BY_FIRST_TOKEN", ())
+    assert_same(linker([note("knee pain", "ear wound")]), found)
+    assert min(lengths) > 1
 
 
 def test_a_ranker_that_compares_candidates_gets_them_together(linker, model):
