@@ -7,6 +7,9 @@ import pytest
 from hub_server import HubServer
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # which has a core for itself, as have its processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine is no fault. New examples are looked for where somebody is there to read them: in
 # CI every run has the same ones.
 settings.register_profile("here", deadline=None)
