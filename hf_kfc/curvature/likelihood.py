@@ -140,9 +140,10 @@ def _of_classes(
     labels = outputs.labels.clamp(min=0).long()
     if kind is Labels.SAMPLED:
         labels = _sample(probabilities, keys, seed)
-    one = probabilities.new_ones(()).expand(*labels.shape, 1)
+    index = labels[..., None]
     # In place: of a large vocabulary every copy costs as much as a layer.
-    yield probabilities.scatter_add_(-1, labels[..., None], -one).mul_(outputs.decided[..., None])
+    probabilities.scatter_(-1, index, probabilities.gather(-1, index) - 1)
+    yield probabilities.mul_(outputs.decided[..., None])
 
 
 def _of_numbers(

@@ -149,7 +149,8 @@ class Kronecker(Factors, Products):
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
         q, p = shape
-        if self._summed == self._versions() and (self.G.shape[0], self.A.shape[0]) == shape:
+        is_summed = self._summed is not None and self._summed == self._versions()
+        if is_summed and (self.G.shape[0], self.A.shape[0]) == shape:
             return []
         return bad_factor("A", self.A, p) + bad_factor("G", self.G, q)
 
