@@ -46,16 +46,8 @@ napoleon_numpy_docstring = False
 # Napoleon takes what a property's first sentence has before a colon for its type.
 GoogleDocstring._parse_attribute_docstring = GoogleDocstring._consume_to_end
 
-_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
-
-
-def _ends_a_picture(text: str) -> bool:
-    """Say if the bracket that closes at the end of a text is that of a picture, as in ``![a]``."""
-    depth, at = 0, len(text)
-    while at and (depth or at == len(text)):
-        at -= 1
-        depth += {"]": 1, "[": -1}.get(text[at], 0)
-    return text[:at].endswith("!")
+_PICTURE = r"!\[[^]]*\]\([^)]*\)"  # which may itself be what a link is on
+_LINK = re.compile(_PICTURE + r"|\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def _link_to_the_repository(page: Path, text: str) -> str:
@@ -69,9 +61,11 @@ def _link_to_the_repository(page: Path, text: str) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
+        if match[1] is None:  # a picture
+            return match[0]
         target = (page.parent / match[1]).resolve()
         is_page = target.suffix in {".md", ".html"} and target.is_relative_to(ROOT / "docs")
-        if is_page or not target.is_relative_to(ROOT) or _ends_a_picture(text[: match.start() + 1]):
+        if is_page or not target.is_relative_to(ROOT):
             return match[0]
         kind = "tree" if target.is_dir() else "blob"
         where = target.relative_to(ROOT).as_posix()

@@ -150,8 +150,7 @@ class CnnForMultipleChoice(PreTrainedModel):  # type: ignore[no-untyped-call]
         They do not where somebody has put something else in the place of a part, or watches.
         """
         plain = type(self) is CnnForMultipleChoice and type(self.convolution) is nn.Conv1d
-        hooked = any(own._forward_hooks or own._forward_pre_hooks for own in self.modules())
-        return plain and not hooked
+        return plain and not is_watched(self)
 
     def read(self, input_ids: Tensor, lengths: Tensor, *, is_first: bool) -> ReadTexts:
         """Read halves of pairs, each once for all pairs that it is in.
@@ -200,3 +199,8 @@ class CnnForMultipleChoice(PreTrainedModel):  # type: ignore[no-untyped-call]
 
 AutoConfig.register(CnnConfig.model_type, CnnConfig, exist_ok=True)
 AutoModelForMultipleChoice.register(CnnConfig, CnnForMultipleChoice, exist_ok=True)
+
+
+def is_watched(model: nn.Module) -> bool:
+    """Say if somebody has hooks on a model's modules, who is to see all that they do."""
+    return any(own._forward_hooks or own._forward_pre_hooks for own in model.modules())

@@ -405,6 +405,8 @@ def test_sums_of_squares_are_looked_at_again_once_they_were_written_to() -> None
     other = Kronecker.of_sums(psd(4), psd(3))
     other.A = -other.A
     assert other.problems((3, 4)) == ["A is indefinite"]
+    believed = Kronecker.of_sums(psd(4), -psd(3))  # or nothing would be saved
+    assert believed.problems((3, 4)) == []
     with torch.inference_mode():  # whose tensors count no writes
         assert Kronecker(psd(4), psd(3)).problems((3, 4)) == []
 

@@ -120,21 +120,26 @@ class Kronecker(Factors, Products):
 
     kind = "kronecker"
     leading = 0
-    _summed: tuple[int, ...] | None = None
+    _summed: Sequence[tuple[Tensor, int]] = ()
 
     @classmethod
     def of_sums(cls, A: Tensor, G: Tensor) -> Self:
         """Make one of second moments, which are positive semi-definite but for rounding.
 
-        While nothing writes to them that is not computed again: in layers a thousand wide it costs
-        as much as summing them over some texts.
+        :meth:`problems` believes that while nothing writes to them: of wide layers it takes long.
         """
         product = cls(A, G)
-        product._summed = product._versions()
+        product._summed = [(factor, factor._version) for factor in (A, G)]
         return product
 
-    def _versions(self) -> tuple[int, ...]:
-        return (id(self.A), self.A._version, id(self.G), self.G._version)
+    def _is_summed(self, shape: tuple[int, int]) -> bool:
+        q, p = shape
+        return bool(self._summed) and all(
+            own is factor and own._version == version and set(own.shape) == {size}
+            for own, (factor, version), size in zip(
+                (self.A, self.G), self._summed, (p, q), strict=True
+            )
+        )
 
     @override
     def kronecker_terms(self) -> Sequence[Kronecker]:
@@ -148,10 +153,9 @@ class Kronecker(Factors, Products):
 
     @override
     def problems(self, shape: tuple[int, int]) -> list[str]:
-        q, p = shape
-        is_summed = self._summed is not None and self._summed == self._versions()
-        if is_summed and (self.G.shape[0], self.A.shape[0]) == shape:
+        if self._is_summed(shape):
             return []
+        q, p = shape
         return bad_factor("A", self.A, p) + bad_factor("G", self.G, q)
 
 

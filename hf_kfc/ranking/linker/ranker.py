@@ -19,7 +19,7 @@ from transformers import (
     XLMRobertaForMultipleChoice,
 )
 
-from ..cnn import CnnForMultipleChoice, ReadTexts
+from ..cnn import CnnForMultipleChoice, ReadTexts, is_watched
 from ..collator import CandidateCollator
 from ..encoding import CandidateEncoder, EncodedParts, Tail
 from ..loss import masked_logits
@@ -227,9 +227,10 @@ def _no_more_than_first_token(model: PreTrainedModel) -> Iterator[None]:
     """Let the last layer of a model that decides by its first token work out no other token.
 
     That token attends to all of them, so that attention stays whole: what is saved are the products
-    behind it, nine twelfths of the layer.
+    behind it, nine twelfths of the layer. Chunks need a whole number of them, and hooks all tokens.
     """
-    if type(model) not in _BY_FIRST_TOKEN or model.config.chunk_size_feed_forward:
+    by_first = type(model) in _BY_FIRST_TOKEN and not model.config.chunk_size_feed_forward
+    if not by_first or is_watched(model):
         yield
         return
     encoder: Any = model.base_model.encoder
