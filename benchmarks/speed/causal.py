@@ -181,6 +181,7 @@ def main() -> None:
     model = model_of(arguments.model, arguments.tiny).to(arguments.device)
     texts = texts_of(model, arguments.texts, arguments.tokens)
     plain(model, texts[:BATCH])
+    estimated(model, texts[:BATCH])  # memory that is touched for the first time takes seconds
     sizes = {
         "model": arguments.model,
         "model (MiB)": round(parameter_bytes(model) / MIB, 1),

@@ -129,10 +129,9 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
     if not bool(torch.minimum(found.min(), expected.min()) > least):
         offered = torch.maximum(found, expected) > least
         found, expected = found[offered], expected[offered]
-    distance, size = _largest(found - expected), _largest(expected)
-    return bool(distance > share * size)
+    return found.numel() > 0 and bool(_largest(found - expected) > share * _largest(expected))
 
 
 def _largest(numbers: Tensor) -> Tensor:
-    """Return the largest absolute value; 0 of none."""
-    return numbers.abs().max() if numbers.numel() else torch.zeros(())
+    """Return the largest absolute value, without a tensor of all; NaN if any is."""
+    return torch.stack(numbers.aminmax()).abs().max()

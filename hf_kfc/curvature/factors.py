@@ -29,6 +29,8 @@ from .stacked import StackFactors
 
 __all__ = ["has_factors", "make_accumulators", "rotate_accumulators"]
 
+_IN_CACHE = 16  # rows of a large vocabulary's scores
+
 
 class InputMoment:
     """A of one layer, or of several that read the same inputs (query, key and value)."""
@@ -65,11 +67,11 @@ class InputMoment:
         return max(float(self.positions), 1.0)
 
     def factor(self, num_examples: int) -> Tensor:
-        """Return A; the same tensor for every layer that shares it."""
+        """Turn the sums into A, once for every layer that shares it."""
         if self._factor is None:
             diagonal = self.leader.rule.diagonal_inputs
             total = self.total if diagonal else whole(self.total, self.products)
-            self._factor = total / (num_examples if self.per_example else self.count)
+            self._factor = total.div_(num_examples if self.per_example else self.count)
         return self._factor
 
 
@@ -91,6 +93,7 @@ class Factors(Accumulator):
         self.sharing = sharing
         q, _ = layer.shape
         self.total = layer.zeros(q) if scores_tokens else layer.zeros(q, q)
+        self._factor: Tensor | None = None
 
     @override
     def add_inputs(self, batch: LayerBatch) -> None:
@@ -105,7 +108,8 @@ class Factors(Accumulator):
             g = g.masked_fill(fixed[..., None], 0)
         g = wide(g).sum(1) if self.sharing is Sharing.REDUCE else g.flatten(0, 1)
         if self.total.ndim == 1:
-            self.total += wide(g).square().sum(0)
+            for rows in g.split(_IN_CACHE):  # squares of all at once would be written to memory
+                self.total += wide(rows).square().sum(0)
             return
         products = self.moment.products
         rows = g if products is Products.FULL else nonzero_rows(g)[0]
@@ -120,10 +124,11 @@ class Factors(Accumulator):
 
     @override
     def factors(self, num_examples: int) -> tuple[Tensor, Tensor]:
-        average = self.sharing is Sharing.AVERAGE
-        G = self.total if self.total.ndim == 1 else whole(self.total, self.moment.products)
-        G = G / (self.moment.count if average else num_examples)
-        return self.moment.factor(num_examples), G
+        if self._factor is None:  # in place of the sums: all together are as large as the model
+            G = self.total if self.total.ndim == 1 else whole(self.total, self.moment.products)
+            average = self.sharing is Sharing.AVERAGE
+            self._factor = G.div_(self.moment.count if average else num_examples)
+        return self.moment.factor(num_examples), self._factor
 
     @override
     def operator(self, num_examples: int) -> Kronecker:

@@ -14,7 +14,14 @@ from .capture import Use
 from .discovery import Layer
 from .operators import Identity
 
-__all__ = ["MIXED", "check_gradients", "mixed_layers", "refuse_other_mask", "to_teach"]
+__all__ = [
+    "MIXED",
+    "check_gradients",
+    "is_looked_at",
+    "mixed_layers",
+    "refuse_other_mask",
+    "to_teach",
+]
 
 _ROUNDING = 1e-6  # relative to the norms of what is summed
 _TOLERANCE, _HALF_TOLERANCE = 0.01, 0.1  # relative to a gradient's largest entry
@@ -83,25 +90,32 @@ def mixed_layers(
     ]
 
 
-def to_teach(number: int, examples: int) -> Tensor | None:
-    """Choose examples of a pass's n-th batch whose gradients tell if a layer mixes examples.
-
-    They are to reach no row of the others. In the first batch it is every other one, in batches 4,
-    16, 64 and so on one of each pair too, the other one where the pair's place has the next binary
-    digit 1: pairs are parted in each of these batches, and any other two examples in one of as many
-    as their places have digits. A look costs a third of a batch's plain forward and backward pass.
+def is_looked_at(number: int) -> bool:
+    """Say if examples of a pass's n-th batch are made sure to be separate: 1, 4, 16, 64 and so on.
 
     Args:
         number: n, from 1 on.
-        examples: In the batch.
+    """
+    return number.bit_count() == 1 and number.bit_length() % 2 == 1
+
+
+def to_teach(number: int, examples: int) -> Tensor:
+    """Choose examples of such a batch whose gradients tell if a layer mixes examples.
+
+    They are to reach no row of the others. In the first batch it is every other one, later
+    one of each pair too, the other one where the pair's place has the next binary digit 1: pairs
+    are parted in each of these batches, and any other two examples in one of as many as their
+    places have digits. A look costs a third of a batch's plain forward and backward pass.
+
+    Args:
+        number: n.
+        examples: In the batch, at least two.
 
     Returns:
-        A mask of the examples, shape [N]; None in all other batches.
+        A mask of the examples, shape [N].
     """
-    time, is_checked = divmod(number.bit_length(), 2)
-    if examples == 1 or number.bit_count() > 1 or not is_checked:
-        return None
-    places, digit = torch.arange(examples), time % (examples - 1).bit_length()
+    places = torch.arange(examples)
+    digit = number.bit_length() // 2 % (examples - 1).bit_length()
     return (places ^ (places >> digit if digit else 0)) & 1 == 1
 
 
@@ -137,8 +151,9 @@ def _gradients(
     parameters: Sequence[Tensor],
 ) -> tuple[dict[str, list[Tensor | None]], dict[int, Tensor | None]]:
     """Differentiate some function of some examples' logits by all outputs and parameters."""
-    weights = torch.zeros_like(logits)
-    weights[chosen] = (torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]).to(logits)
+    slope = (torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]).to(logits)
+    rows = chosen.to(logits).reshape(-1, *[1] * (logits.ndim - 1))
+    weights = (rows * slope).expand_as(logits)
     edges = [use.edge for layer in layers for use in uses[layer.name] if use.edge]
     sources: list[Any] = [*edges, *parameters]
     if not sources or not logits.requires_grad:
@@ -168,9 +183,8 @@ def _mixes(
         rows = torch.Size(layer.rule.leading(use.module, use.output)).numel()
         if rows % examples or not rows:
             return True
-        own = layer.rule.outputs(use.module, gradient, examples).flatten(1)
-        largest = own.abs().amax(1)  # NaN if any is
-        if bool(largest[~chosen.to(own.device)].any()):
+        others = layer.rule.outputs(use.module, gradient, examples)[~chosen.to(gradient.device)]
+        if others.numel() and bool(torch.stack(others.aminmax()).any()):  # NaN if any is
             return True
     return False
 
@@ -185,16 +199,17 @@ def _makes_up(
     with torch.no_grad():
         expected = layer.block(Identity()).join(own).to(layer.zeros().dtype).abs()
         # Squares of gradients below 1e-19 would be 0 in float32.
-        scale = float(expected.max()) or 1.0
+        largest = float(expected.max())
+        scale = largest or 1.0
         batch = LayerBatch(layer, uses, 1)
         batch.set_gradients([None if g is None else g / scale for g in gradients])
         squares = squared_gradients(layer)
         squares.add_gradients(batch)
         half = any(torch.finfo(use.output.dtype).eps > 1e-4 for use in uses)
-        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * float(expected.max()) / scale
+        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * largest / scale
         for use, gradient in zip(uses, gradients, strict=True):
             if gradient is not None:
                 reach = float(use.x.norm()) if use.x.is_floating_point() else 1.0
                 allowed += _ROUNDING * float((gradient / scale).norm()) * reach
         error = squares.total.sqrt_().sub_(expected.div_(scale))
-        return bool(error.abs_().max() <= allowed)
+        return bool(torch.stack(error.aminmax()).abs().max() <= allowed)

@@ -27,11 +27,12 @@ from .fallback import PerExampleSquares
 from .gradient_check import (
     MIXED,
     check_gradients,
+    is_looked_at,
     mixed_layers,
     refuse_other_mask,
     to_teach,
 )
-from .likelihood import Outputs, logit_gradients
+from .likelihood import logit_gradients
 from .modes import learning
 from .objective import default_forward
 from .own_loss import refuse_other_loss
@@ -357,11 +358,15 @@ class Estimate(Reading):
         with torch.enable_grad(), capture(layers, positions) as every:
             outputs = self._forward(batch)
         uses = self._at_work(every)
-        if number & (number - 1) == 0:  # batches 1, 2, 4, 8 and so on
+        if is_looked_at(number):
             # A choice of a few largest may fall otherwise for some that have padding.
             also, most = ([0], 8) if number == 1 else ([], 1)
             self._refuse_company(batch, Seen(every, outputs), rows, layers, also, most)
-        self._refuse_changes(layers, uses, outputs, examples, to_teach(number, examples))
+        self._refuse_changes(layers, uses, examples)
+        if is_looked_at(number) and examples > 1:
+            taught = to_teach(number, examples)
+            for layer in mixed_layers(layers, outputs.logits, uses, taught):
+                raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
         batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
         edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
         with torch.no_grad():
@@ -395,21 +400,14 @@ class Estimate(Reading):
         return layer.name not in self.diagonal and has_factors(layer, args.curvature, args.sharing)
 
     def _refuse_changes(
-        self,
-        layers: Sequence[Layer],
-        uses: Mapping[str, Sequence[Use]],
-        outputs: Outputs,
-        examples: int,
-        taught: Tensor | None,
+        self, layers: Sequence[Layer], uses: Mapping[str, Sequence[Use]], examples: int
     ) -> None:
         """Make sure that a later batch is used as the first examples were.
 
         Args:
             layers: The layers.
             uses: Of this batch.
-            outputs: Of this batch.
             examples: In this batch.
-            taught: Examples whose gradient is to be zero at the others, shape [N]; None: no look.
         """
         for layer in layers:
             rows = [
@@ -421,9 +419,6 @@ class Estimate(Reading):
                 raise LayerChangedError(layer.name, f"{reason}: {DEPENDS}")
             if any(not number or number % examples for number in rows):
                 raise LayerChangedError(layer.name, MIXED)
-        if taught is not None:
-            for layer in mixed_layers(layers, outputs.logits, uses, taught):
-                raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
 
     def _accumulate_rest(
         self, rest: PerExampleSquares, keys: Sequence[int], rows: Sequence[Any]
