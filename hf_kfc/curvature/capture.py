@@ -22,7 +22,7 @@ from .frozen_linear import is_plain
 from .layers import experts
 from .positions import Positions
 
-__all__ = ["Use", "capture"]
+__all__ = ["Use", "capture", "differentiate"]
 
 
 @dataclass
@@ -119,6 +119,52 @@ def capture(layers: Sequence[Layer], positions: Positions) -> Iterator[dict[str,
     finally:
         for handle in handles:
             handle.remove()
+
+
+def differentiate(
+    logits: Tensor,
+    weights: Tensor,
+    uses: Mapping[str, Sequence[Use]],
+    take: Callable[[str, list[Tensor | None]], None],
+    retain_graph: bool = False,
+) -> None:
+    """Differentiate scores by what some layers put out, one layer's gradients after the other.
+
+    They are handed over as they arrive: of all layers together they are as large as what the
+    model remembers of the batch, and are read in vain from memory if they have to wait.
+
+    Args:
+        logits: Scores whose graph has the uses in it.
+        weights: Of the scores, in their shape.
+        uses: By layer.
+        take: Called once with each layer's name and the gradients of its uses, None of those that
+            the scores do not depend on.
+        retain_graph: Whether the graph is differentiated again.
+    """
+    found: dict[str, list[Tensor | None]] = {name: [None] * len(own) for name, own in uses.items()}
+    missing = {name: sum(use.edge is not None for use in own) for name, own in uses.items()}
+
+    def arrive(name: str, call: int, output: int, gradients: Sequence[Tensor | None]) -> None:
+        found[name][call] = gradients[output]
+        missing[name] -= 1
+        if not missing[name]:
+            take(name, found.pop(name))
+
+    handles = [
+        use.edge.node.register_prehook(partial(arrive, name, call, use.edge.output_nr))
+        for name, own in uses.items()
+        for call, use in enumerate(own)
+        if use.edge is not None
+    ]
+    try:
+        if logits.requires_grad:
+            weights = weights.to(logits.dtype)
+            torch.autograd.backward(logits, weights, retain_graph=retain_graph)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in list(found):
+        take(name, found.pop(name))
 
 
 _READING = (functional.linear, functional.embedding, experts.linear)

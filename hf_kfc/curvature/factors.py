@@ -108,7 +108,7 @@ class Factors(Accumulator):
             g = g.masked_fill(fixed[..., None], 0)
         g = wide(g).sum(1) if self.sharing is Sharing.REDUCE else g.flatten(0, 1)
         if self.total.ndim == 1:
-            for rows in g.split(_IN_CACHE):  # squares of all at once would be written to memory
+            for rows in torch.split(g, _IN_CACHE):  # squares of all would be written to memory
                 self.total += wide(rows).square().sum(0)
             return
         products = self.moment.products

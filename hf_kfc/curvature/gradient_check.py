@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import CurvatureError
 from .accumulators import LayerBatch, squared_gradients
-from .capture import Use
+from .capture import Use, differentiate
 from .discovery import Layer
 from .operators import Identity
 
@@ -19,7 +18,7 @@ __all__ = [
     "check_gradients",
     "is_looked_at",
     "mixed_layers",
-    "refuse_other_mask",
+    "reaches_what_counts",
     "to_teach",
 ]
 
@@ -51,8 +50,7 @@ def check_gradients(
         calls, by name and number, that the logits do not depend on: DoRA's of an identity.
     """
     first = torch.arange(examples) == 0
-    parameters = [p for layer in layers for p in layer.parameters.values()]
-    of_uses, of_parameters = _gradients(layers, logits, uses, first, parameters)
+    of_uses, of_parameters = _gradients(layers, logits, uses, _of_some(logits, first))
     wrong: dict[str, str] = {}
     for layer in layers:
         calls, gradients = uses[layer.name], of_uses[layer.name]
@@ -84,10 +82,15 @@ def mixed_layers(
         uses: Of that pass, by layer name.
         chosen: The examples, shape [N].
     """
-    of_uses, _ = _gradients(layers, logits, uses, chosen, [])
-    return [
-        layer for layer in layers if _mixes(layer, uses[layer.name], of_uses[layer.name], chosen)
-    ]
+    by_name, mixed = {layer.name: layer for layer in layers}, set()
+
+    def look(name: str, gradients: list[Tensor | None]) -> None:
+        if _mixes(by_name[name], uses[name], gradients, chosen):
+            mixed.add(name)
+
+    own = {name: uses[name] for name in by_name}
+    differentiate(logits, _of_some(logits, chosen), own, look, retain_graph=True)
+    return [layer for layer in layers if layer.name in mixed]
 
 
 def is_looked_at(number: int) -> bool:
@@ -119,41 +122,27 @@ def to_teach(number: int, examples: int) -> Tensor:
     return (places ^ (places >> digit if digit else 0)) & 1 == 1
 
 
-def refuse_other_mask(model: nn.Module, batches: Sequence[LayerBatch]) -> None:
-    """Make sure that the scores depend on positions that count, and not on the others alone.
+def reaches_what_counts(batch: LayerBatch) -> list[bool]:
+    """Say of each use that reads padding whether its gradient reaches a position that counts.
 
     Args:
-        model: It is named.
-        batches: Of a first batch with its gradients, the layers whose factors need positions.
-
-    Raises:
-        CurvatureError: They do not: a mask tells padding.
+        batch: With its gradients; uses without any are left out.
     """
-    found = [
+    return [
         bool((valid & reached).any())
-        for batch in batches
         for valid, reached in batch.reached()
         if valid.shape == reached.shape and not bool(valid.all()) and bool(reached.any())
     ]
-    if found and not any(found):
-        raise CurvatureError(
-            f"the scores of {type(model).__name__} depend on no position that counts by its mask, "
-            "but on others; attention_mask is to be 1 at tokens and 0 at padding, or give "
-            "`position_mask=` a function that says which positions count"
-        )
 
 
 def _gradients(
     layers: Sequence[Layer],
     logits: Tensor,
     uses: Mapping[str, Sequence[Use]],
-    chosen: Tensor,
-    parameters: Sequence[Tensor],
+    weights: Tensor,
 ) -> tuple[dict[str, list[Tensor | None]], dict[int, Tensor | None]]:
-    """Differentiate some function of some examples' logits by all outputs and parameters."""
-    slope = (torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]).to(logits)
-    rows = chosen.to(logits).reshape(-1, *[1] * (logits.ndim - 1))
-    weights = (rows * slope).expand_as(logits)
+    """Differentiate logits, weighted, by all outputs and parameters."""
+    parameters = [p for layer in layers for p in layer.parameters.values()]
     edges = [use.edge for layer in layers for use in uses[layer.name] if use.edge]
     sources: list[Any] = [*edges, *parameters]
     if not sources or not logits.requires_grad:
@@ -166,6 +155,13 @@ def _gradients(
         for layer in layers
     }
     return of_uses, dict(zip(map(id, parameters), found[len(edges) :], strict=True))
+
+
+def _of_some(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return weights of some function of some examples' logits."""
+    slope = (torch.arange(1, logits.shape[-1] + 1) / logits.shape[-1]).to(logits)
+    rows = chosen.to(logits).reshape(-1, *[1] * (logits.ndim - 1))
+    return (rows * slope).expand_as(logits)
 
 
 def _filled(gradient: Tensor | None, parameter: Tensor) -> Tensor:

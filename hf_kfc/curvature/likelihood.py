@@ -143,7 +143,8 @@ def _of_classes(
     index = labels[..., None]
     # In place: of a large vocabulary every copy costs as much as a layer.
     probabilities.scatter_(-1, index, probabilities.gather(-1, index) - 1)
-    yield probabilities.mul_(outputs.decided[..., None])
+    probabilities[~outputs.decided] = 0
+    yield probabilities
 
 
 def _of_numbers(
@@ -197,7 +198,7 @@ def _exact(probabilities: Tensor, decided: Tensor) -> Iterator[Tensor]:
         if residual.ndim == 2:
             yield residual
             continue
-        for position in range(residual.shape[1]):
+        for position in decided.any(0).nonzero()[:, 0].tolist():
             alone = torch.zeros_like(residual)
             alone[:, position] = residual[:, position]
             yield alone

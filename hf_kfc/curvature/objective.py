@@ -97,8 +97,8 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         batch: Tensors by name; ``labels`` is required, or where the answers start and end.
 
     Returns:
-        Logits and labels; of a causal language model [N, T−1, K] and [N, T−1], those of positions
-        that have a next one.
+        Logits and labels; of a causal language model the labels of next positions, -100 at the
+        last one.
 
     Raises:
         CurvatureError: No labels, no logits, or logits that are not scores of the labels.
@@ -109,7 +109,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
         >>> ids = torch.tensor([[3, 1, 4, 1, 5]])
         >>> outputs = default_forward(GPT2LMHeadModel(config), {"input_ids": ids, "labels": ids})
         >>> outputs.logits.shape, outputs.labels.tolist()
-        (torch.Size([1, 4, 20]), [[1, 4, 1, 5]])
+        (torch.Size([1, 5, 20]), [[1, 4, 1, 5, -100]])
     """
     inputs = dict(batch)
     if has_answers(batch):
@@ -134,7 +134,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     if family is not Family.CATEGORICAL:
         return Outputs(logits, labels.reshape(logits.shape), family)
     if shifts or (asked and _shifts(model, getattr(output, "loss", None))):
-        return Outputs(logits[:, :-1], labels[:, 1:])
+        return Outputs(logits, torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1))
     return Outputs(logits, labels)
 
 

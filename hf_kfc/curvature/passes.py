@@ -19,7 +19,7 @@ from ..errors import CurvatureError
 from .accumulators import Accumulator, LayerBatch, LayerChangedError, valid_positions
 from .alone import Seen, padded, taken_out
 from .blocks import Curvature
-from .capture import Use, capture
+from .capture import Use, capture, differentiate
 from .checkpoint import CurvatureCheckpoint, Sums, identity_of
 from .discovery import Layer, by_reason, refuse
 from .factors import has_factors, make_accumulators, rotate_accumulators
@@ -29,7 +29,7 @@ from .gradient_check import (
     check_gradients,
     is_looked_at,
     mixed_layers,
-    refuse_other_mask,
+    reaches_what_counts,
     to_teach,
 )
 from .likelihood import logit_gradients
@@ -50,6 +50,11 @@ MOST_SCORES = 8192
 NEVER = "never called with a tensor in the forward pass"
 TOGETHER = "what the model makes of an example depends on its padding or on the others of its batch"
 DEPENDS = "the model's computation depends on its input"
+OTHER_MASK = (
+    "the scores of {} depend on no position that counts by its mask, but on others; attention_mask "
+    "is to be 1 at tokens and 0 at padding, or give `position_mask=` a function that says which "
+    "positions count"
+)
 
 
 @dataclass
@@ -345,6 +350,7 @@ class Estimate(Reading):
         for name, reason, diagonal in filter(None, told):
             raise LayerChangedError(name or "", reason, diagonal=diagonal) from failure
 
+    @torch.no_grad()
     def _accumulate_batch(
         self,
         accumulators: Mapping[str, Accumulator],
@@ -367,36 +373,30 @@ class Estimate(Reading):
             taught = to_teach(number, examples)
             for layer in mixed_layers(layers, outputs.logits, uses, taught):
                 raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
-        batches = [LayerBatch(layer, uses[layer.name], examples) for layer in layers]
-        edges = [u.edge for layer_batch in batches for u in layer_batch.uses if u.edge is not None]
-        with torch.no_grad():
-            for layer_batch in batches:
-                try:
-                    accumulators[layer_batch.layer.name].add_inputs(layer_batch)
-                except PositionsError as error:
-                    name = layer_batch.layer.name
-                    raise LayerChangedError(name, str(error), diagonal=True) from error
-            kind = Labels(self.args.labels)
-            for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
-                gradients = iter(
-                    torch.autograd.grad(
-                        outputs.logits,
-                        edges,
-                        v.to(outputs.logits.dtype),
-                        retain_graph=kind is Labels.EXACT,
-                        allow_unused=True,
-                    )
-                )
-                for layer_batch in batches:
-                    layer_batch.set_gradients(
-                        [None if u.edge is None else next(gradients) for u in layer_batch.uses]
-                    )
-                    accumulators[layer_batch.layer.name].add_gradients(layer_batch)
-                if number == 1:
-                    refuse_other_mask(self.model, list(filter(self._has_factors, batches)))
+        batches = {layer.name: LayerBatch(layer, uses[layer.name], examples) for layer in layers}
+        for name, own in batches.items():
+            try:
+                accumulators[name].add_inputs(own)
+            except PositionsError as error:
+                raise LayerChangedError(name, str(error), diagonal=True) from error
+        counting: list[bool] = []
 
-    def _has_factors(self, batch: LayerBatch) -> bool:
-        args, layer = self.args, batch.layer
+        def add(name: str, gradients: list[Tensor | None]) -> None:
+            own = batches[name]
+            own.set_gradients(gradients)
+            accumulators[name].add_gradients(own)
+            if number == 1 and self._has_factors(own.layer):
+                counting.extend(reaches_what_counts(own))
+            own.set_gradients([None] * len(gradients))
+
+        kind = Labels(self.args.labels)
+        for v in logit_gradients(outputs, kind, keys, self.args.curvature_seed):
+            differentiate(outputs.logits, v, uses, add, retain_graph=kind is Labels.EXACT)
+        if counting and not any(counting):
+            raise CurvatureError(OTHER_MASK.format(type(self.model).__name__))
+
+    def _has_factors(self, layer: Layer) -> bool:
+        args = self.args
         return layer.name not in self.diagonal and has_factors(layer, args.curvature, args.sharing)
 
     def _refuse_changes(

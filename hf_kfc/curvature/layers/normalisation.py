@@ -35,7 +35,10 @@ class GainRule(LayerRule):
         else:
             zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
             ones = zeros | {"weight": torch.ones_like(_weight(module))}
-            normalised = functional_call(module, ones, (x,)) - functional_call(module, zeros, (x,))
+            normalised = functional_call(module, ones, (x,))
+            example = torch.linspace(1, 2, x[:1].numel()).reshape(x[:1].shape).to(x)
+            if bool(functional_call(module, zeros, (example,)).any()):  # of most c(x) is 0
+                normalised = normalised - functional_call(module, zeros, (x,))
         return self.outputs(module, normalised, examples)[..., None]
 
     @override
