@@ -179,11 +179,14 @@ def _drawn(draw: Callable[[Random], float], keys: Sequence[int], seed: int, like
 
 
 def _sample(probabilities: Tensor, keys: Sequence[int], seed: int) -> Tensor:
-    """Invert the cumulative distribution at uniforms."""
-    cumulative = probabilities.cumsum(-1)
-    threshold = _drawn(Random.random, keys, seed, cumulative[..., -1]) * cumulative[..., -1]
-    drawn = torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]
-    return drawn.clamp(max=probabilities.shape[-1] - 1)
+    """Invert the cumulative distribution at uniforms, one example after the other: it is large."""
+    uniforms = _drawn(Random.random, keys, seed, probabilities[..., 0])
+    drawn = []
+    for own, uniform in zip(probabilities, uniforms, strict=True):
+        cumulative = own.cumsum(-1)
+        threshold = (uniform * cumulative[..., -1])[..., None]
+        drawn.append(torch.searchsorted(cumulative, threshold, right=True)[..., 0])
+    return torch.stack(drawn).clamp(max=probabilities.shape[-1] - 1)
 
 
 def _exact(probabilities: Tensor, decided: Tensor) -> Iterator[Tensor]:

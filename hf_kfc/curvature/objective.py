@@ -8,14 +8,18 @@ one, is asked whether that is right.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from ..errors import CurvatureError
+from .frozen_linear import is_plain
 from .likelihood import Family, Outputs
 
 __all__ = [
@@ -186,10 +190,32 @@ def _family(model: nn.Module, logits: Tensor, labels: Tensor) -> Family | None:
     return Family.CATEGORICAL if of_classes and labels.shape == logits.shape[:-1] else None
 
 
+class _LabelledRows(TorchFunctionMode):
+    """Leaves rows without a label out of a loss: the softmax over a vocabulary takes long."""
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.cross_entropy and len(args) == 2 and all(map(is_plain, args)):
+            scores, labels = args
+            ignored = kwargs.get("ignore_index", -100)
+            summed = kwargs.get("reduction", "mean") != "none"
+            if summed and scores.ndim == 2 and labels.shape == scores.shape[:1]:
+                args = scores[labels != ignored], labels[labels != ignored]
+        return func(*args, **kwargs)
+
+
 def _run(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Any:
     """Run a model; of labels that its loss cannot read, say what they should be."""
     try:
-        return model(**inputs)
+        with _LabelledRows():
+            return model(**inputs)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if "labels" not in inputs:
             raise
