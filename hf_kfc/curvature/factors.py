@@ -29,7 +29,7 @@ from .stacked import StackFactors
 
 __all__ = ["has_factors", "make_accumulators", "rotate_accumulators"]
 
-_IN_CACHE = 16  # rows of a large vocabulary's scores
+_IN_CACHE = 16  # rows of a large vocabulary's scores, squared at once
 
 
 class InputMoment:

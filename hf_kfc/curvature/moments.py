@@ -92,7 +92,7 @@ def nonzero_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     Returns:
         The other rows, and their indices; all and None where fewer than a quarter are zero.
     """
-    if int(rows[:, 0].count_nonzero()) > _MOST_USED * len(rows):  # one column tells it, mostly
+    if int(rows[:, :1].count_nonzero()) > _MOST_USED * len(rows):  # one column tells it, mostly
         return rows, None
     # The 2-norm is much faster than a comparison; it is 0 only where products underflow too.
     used = torch.linalg.vector_norm(rows, dim=-1).nonzero()[:, 0]

@@ -204,10 +204,10 @@ class _LabelledRows(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.cross_entropy and len(args) == 2 and all(map(is_plain, args)):
             scores, labels = args
-            ignored = kwargs.get("ignore_index", -100)
-            summed = kwargs.get("reduction", "mean") != "none"
-            if summed and scores.ndim == 2 and labels.shape == scores.shape[:1]:
-                args = scores[labels != ignored], labels[labels != ignored]
+            is_summed = kwargs.get("reduction", "mean") != "none"
+            if is_summed and scores.ndim == 2 and labels.shape == scores.shape[:1]:
+                kept = labels != kwargs.get("ignore_index", -100)
+                args = scores[kept], labels[kept]
         return func(*args, **kwargs)
 
 

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_kfc.curvature import Labels, Outputs, default_forward, default_position_mask
 from hf_kfc.curvature.likelihood import logit_gradients
+from hf_kfc.curvature.objective import _LabelledRows
 from hf_kfc.errors import CurvatureError
 
 MASKED = torch.finfo(torch.float64).min
@@ -154,3 +157,37 @@ def test_position_mask() -> None:
     tokens = torch.tensor([[[1, 1], [1, 0]], [[1, 0], [1, 0]]])
     assert default_position_mask({"labels": labels}).tolist() == [True, True]
     assert default_position_mask({"attention_mask": tokens}).tolist() == tokens.bool().tolist()
+
+
+class RowsOfLosses(TorchFunctionMode):
+    """Records of how many rows cross entropies are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.cross_entropy:
+            self.rows.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_model_that_is_asked_whether_it_shifts_makes_no_softmax_of_all_positions() -> None:
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    ids = torch.randint(20, (3, 5))
+    with RowsOfLosses() as losses:
+        outputs = default_forward(GPT2LMHeadModel(config), {"input_ids": ids, "labels": ids})
+    assert losses.rows == [0]
+    assert outputs.labels[:, :-1].equal(ids[:, 1:])
+    assert outputs.labels[:, -1].eq(-100).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_without_the_rows_that_have_no_label_is_the_same(reduction: str) -> None:
+    scores, labels = torch.randn(6, 5), torch.tensor([-100, 2, -100, -100, 4, -100])
+    expected = functional.cross_entropy(scores, labels, reduction=reduction)
+    with _LabelledRows():
+        found = functional.cross_entropy(scores, labels, reduction=reduction)
+        none = functional.cross_entropy(scores, torch.full((6,), -100))
+    torch.testing.assert_close(found, expected)
+    assert none.isnan()
