@@ -16,7 +16,6 @@ from .operators import Identity
 __all__ = [
     "MIXED",
     "check_gradients",
-    "is_looked_at",
     "mixed_layers",
     "reaches_what_counts",
     "to_teach",
@@ -93,32 +92,25 @@ def mixed_layers(
     return [layer for layer in layers if layer.name in mixed]
 
 
-def is_looked_at(number: int) -> bool:
-    """Say if examples of a pass's n-th batch are made sure to be separate: 1, 4, 16, 64 and so on.
+def to_teach(number: int, examples: int) -> Tensor | None:
+    """Choose examples of a pass's n-th batch whose gradients tell if a layer mixes examples.
+
+    They are to reach no row of the others. In the first batch it is every other one, in batches 4,
+    16, 64 and so on one of each pair too, the other one where the pair's place has the next binary
+    digit 1: pairs are parted in each of these batches, and any other two examples in one of as many
+    as their places have digits. A look costs a third of a batch's plain forward and backward pass.
 
     Args:
         number: n, from 1 on.
-    """
-    return number.bit_count() == 1 and number.bit_length() % 2 == 1
-
-
-def to_teach(number: int, examples: int) -> Tensor:
-    """Choose examples of such a batch whose gradients tell if a layer mixes examples.
-
-    They are to reach no row of the others. In the first batch it is every other one, later
-    one of each pair too, the other one where the pair's place has the next binary digit 1: pairs
-    are parted in each of these batches, and any other two examples in one of as many as their
-    places have digits. A look costs a third of a batch's plain forward and backward pass.
-
-    Args:
-        number: n.
-        examples: In the batch, at least two.
+        examples: In the batch.
 
     Returns:
-        A mask of the examples, shape [N].
+        A mask of the examples, shape [N]; None in all other batches.
     """
-    places = torch.arange(examples)
-    digit = number.bit_length() // 2 % (examples - 1).bit_length()
+    time, is_checked = divmod(number.bit_length(), 2)
+    if examples == 1 or number.bit_count() > 1 or not is_checked:
+        return None
+    places, digit = torch.arange(examples), time % (examples - 1).bit_length()
     return (places ^ (places >> digit if digit else 0)) & 1 == 1
 
 

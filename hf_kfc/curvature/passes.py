@@ -27,7 +27,6 @@ from .fallback import PerExampleSquares
 from .gradient_check import (
     MIXED,
     check_gradients,
-    is_looked_at,
     mixed_layers,
     reaches_what_counts,
     to_teach,
@@ -364,13 +363,12 @@ class Estimate(Reading):
         with torch.enable_grad(), capture(layers, positions) as every:
             outputs = self._forward(batch)
         uses = self._at_work(every)
-        if is_looked_at(number):
+        if number.bit_count() == 1:  # batches 1, 2, 4, 8 and so on
             # A choice of a few largest may fall otherwise for some that have padding.
             also, most = ([0], 8) if number == 1 else ([], 1)
             self._refuse_company(batch, Seen(every, outputs), rows, layers, also, most)
         self._refuse_changes(layers, uses, examples)
-        if is_looked_at(number) and examples > 1:
-            taught = to_teach(number, examples)
+        if (taught := to_teach(number, examples)) is not None:
             for layer in mixed_layers(layers, outputs.logits, uses, taught):
                 raise LayerChangedError(layer.name, f"{MIXED}: {DEPENDS}")
         batches = {layer.name: LayerBatch(layer, uses[layer.name], examples) for layer in layers}

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kfc.curvature import CurvatureArguments, Outputs, estimate_curvature
-from hf_kfc.curvature.gradient_check import is_looked_at, to_teach
+from hf_kfc.curvature.gradient_check import to_teach
 from hf_kfc.errors import CurvatureError
 
 
@@ -88,6 +88,14 @@ def test_each_with_padding_in_a_small_first_batch_is_held_to_itself(
         data[2],
     ]  # of it neither the first, the last nor the shortest
     estimate(model, rows, padded, position_mask=attended)
+    assert "anew with one example at a time (of Logits)" in caplog.text
+
+
+def test_padding_that_only_a_second_batch_has_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    """GLM's and Funnel's small ones of the survey do not show it in a first batch of two."""
+    model, data = make(of_mean)
+    rows = [data[0], data[3], data[1], data[2]]  # of 3, 3, 2 and 4 tokens
+    estimate(model, rows, padded, curvature_batch_size=2)
     assert "anew with one example at a time (of Logits)" in caplog.text
 
 
@@ -251,15 +259,15 @@ def test_what_goes_from_one_example_to_another_is_found_however_small(
 @pytest.mark.parametrize("examples", [2, 3, 4, 7, 8, 33])
 def test_each_two_examples_are_parted_in_one_of_a_few_batches(examples: int) -> None:
     looks = [to_teach(4**k, examples) for k in range((examples - 1).bit_length())]
-    parted = torch.stack([look[:, None] != look for look in looks])
+    parted = torch.stack([look[:, None] != look for look in looks if look is not None])
     assert bool((parted.any(0) | torch.eye(examples, dtype=torch.bool)).all())
     even = torch.arange(0, examples - 1, 2)
     assert bool(parted[:, even, even + 1].all())  # each of a pair in each
-    assert [n for n in range(1, 70) if is_looked_at(n)] == [1, 4, 16, 64]
+    assert to_teach(2, examples) is to_teach(6, examples) is to_teach(1, 1) is None
 
 
 def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None:
-    """Of 64 texts in batches of 8: two beforehand, read twice, and four alone."""
+    """Of 64 texts in batches of 8: two beforehand, read twice, and six alone."""
     model, read = llama(num_hidden_layers=1, vocab_size=40), []
     model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -268,5 +276,5 @@ def test_checks_cost_few_examples_more(caplog: pytest.LogCaptureFixture) -> None
     data = [{"input_ids": row, "labels": row} for row in ids]
     estimate_curvature(model, data, default_collate, CurvatureArguments(curvature_batch_size=8))
     assert not caplog.text
-    assert sum(read) == 64 + 2 * 2 + 4
-    assert len(read) == 8 + 2 + 4
+    assert sum(read) == 64 + 2 * 2 + 6
+    assert len(read) == 8 + 2 + 6
