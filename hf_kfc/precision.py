@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["all_finite", "wide", "wide_dtype"]
+__all__ = ["all_finite", "largest", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -16,6 +16,15 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor in float32 or its own wider dtype; the same tensor if it is so already."""
     return tensor.to(wide_dtype(tensor.dtype))
+
+
+def largest(tensor: Tensor) -> Tensor:
+    """Return the largest absolute value, without a tensor of all; NaN if any is.
+
+    Args:
+        tensor: Not empty.
+    """
+    return torch.stack(tensor.aminmax()).abs().max()
 
 
 def all_finite(tensor: Tensor) -> bool:

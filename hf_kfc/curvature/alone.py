@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..precision import largest
 from .accumulators import valid_positions
 from .capture import Use
 from .discovery import Layer
@@ -129,9 +130,4 @@ def _differ(found: Tensor, expected: Tensor) -> bool:
     if not bool(torch.minimum(found.min(), expected.min()) > least):
         offered = torch.maximum(found, expected) > least
         found, expected = found[offered], expected[offered]
-    return found.numel() > 0 and bool(_largest(found - expected) > share * _largest(expected))
-
-
-def _largest(numbers: Tensor) -> Tensor:
-    """Return the largest absolute value, without a tensor of all; NaN if any is."""
-    return torch.stack(numbers.aminmax()).abs().max()
+    return found.numel() > 0 and bool(largest(found - expected) > share * largest(expected))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..precision import largest
 from .accumulators import LayerBatch, squared_gradients
 from .capture import Use, differentiate
 from .discovery import Layer
@@ -172,7 +173,7 @@ def _mixes(
         if rows % examples or not rows:
             return True
         others = layer.rule.outputs(use.module, gradient, examples)[~chosen.to(gradient.device)]
-        if others.numel() and bool(torch.stack(others.aminmax()).any()):  # NaN if any is
+        if others.numel() and bool(largest(others)):  # NaN is not 0
             return True
     return False
 
@@ -187,17 +188,17 @@ def _makes_up(
     with torch.no_grad():
         expected = layer.block(Identity()).join(own).to(layer.zeros().dtype).abs()
         # Squares of gradients below 1e-19 would be 0 in float32.
-        largest = float(expected.max())
-        scale = largest or 1.0
+        most = float(expected.max())
+        scale = most or 1.0
         batch = LayerBatch(layer, uses, 1)
         batch.set_gradients([None if g is None else g / scale for g in gradients])
         squares = squared_gradients(layer)
         squares.add_gradients(batch)
         half = any(torch.finfo(use.output.dtype).eps > 1e-4 for use in uses)
-        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * largest / scale
+        allowed = (_HALF_TOLERANCE if half else _TOLERANCE) * most / scale
         for use, gradient in zip(uses, gradients, strict=True):
             if gradient is not None:
                 reach = float(use.x.norm()) if use.x.is_floating_point() else 1.0
                 allowed += _ROUNDING * float((gradient / scale).norm()) * reach
         error = squares.total.sqrt_().sub_(expected.div_(scale))
-        return bool(torch.stack(error.aminmax()).abs().max() <= allowed)
+        return bool(largest(error) <= allowed)
