@@ -192,7 +192,7 @@ def write(
     """
     results = {
         "benchmark": name,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join([*_allocator(), "python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(arguments),
         "sizes": dict(sizes),
@@ -213,6 +213,12 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def _allocator() -> list[str]:
+    """What the environment says of malloc: whether memory that is free is given back."""
+    names = sorted(name for name in os.environ if name.startswith("MALLOC_"))
+    return [f"{name}={os.environ[name]}" for name in names]
 
 
 def _short(value: Any) -> str:

@@ -259,10 +259,11 @@ def _refuse_shapes(model: nn.Module, shape: Sequence[int] | None, labels: Tensor
             f"{type(model).__name__} gives scores; several labels of yes or no at once must be "
             "floats, so let the collator return labels.float()"
         )
+    given = "no `logits`" if shape is None else f"logits of shape {list(shape)}"
     raise CurvatureError(
-        f"{type(model).__name__} gave logits of shape {None if shape is None else list(shape)} for "
-        f"labels of shape {list(labels.shape)}; curvature needs one score per class, or per number "
-        "where labels are numbers, so give `forward=` a function that returns them"
+        f"{type(model).__name__} gave {given} for labels of shape {list(labels.shape)}; curvature "
+        "needs one score per class, or per number where labels are numbers, so give `forward=` a "
+        "function that returns them"
     )
 
 

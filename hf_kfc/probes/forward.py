@@ -41,10 +41,12 @@ def unlabelled_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs
         logits = _answers(ends, _attended(batch, ""))  # type: ignore[arg-type]
         return Outputs(logits, torch.zeros_like(logits[..., 0], dtype=torch.long))
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
-        shape = list(logits.shape) if isinstance(logits, Tensor) else None
+        given = "no `logits`"
+        if isinstance(logits, Tensor):
+            given = f"logits of shape {list(logits.shape)}"
         raise ProbeError(
-            f"{type(model).__name__} gave logits of shape {shape}; probes need [N, K] or [N, T, K],"
-            " so give `forward=` a function that returns them"
+            f"{type(model).__name__} gave {given}; probes need [N, K] or [N, T, K], so give "
+            "`forward=` a function that returns them"
         )
     family = _family(getattr(model, "config", None), logits)
     if family is not Family.CATEGORICAL:

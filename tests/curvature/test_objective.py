@@ -138,8 +138,9 @@ def model(logits: Tensor | None) -> Any:
 def test_forward_checks_shapes(logits: tuple[int, ...] | None, labels: tuple[int, ...]) -> None:
     made = None if logits is None else torch.randn(logits)
     batch = {"labels": torch.zeros(labels, dtype=torch.long)}
-    yes_or_no = made is not None and made.shape == labels
-    message = r"return labels\.float\(\)" if yes_or_no else "gave logits of shape"
+    message = "gave no `logits`" if made is None else r"gave logits of shape \["
+    if made is not None and made.shape == labels:
+        message = r"return labels\.float\(\)"
     with pytest.raises(CurvatureError, match=message):
         default_forward(model(made), batch)
 
