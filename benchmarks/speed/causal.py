@@ -58,6 +58,10 @@ STEPS_WITH: Mapping[str, tuple[str | None, dict[str, Any]]] = {
         "published",
         {"penalty_dtype": "bfloat16", "penalty_every": 4, "probe_batch_size": 2},
     ),
+    "published, every 4th step, one probe": (
+        "published",
+        {"penalty_dtype": "bfloat16", "penalty_every": 4, "probe_batch_size": 1},
+    ),
 }
 """The folder of the prior, and fields of ConsolidationArguments; their probes are made up too."""
 REMEMBERED = ("plain", "as estimated, every 4th step", "published, every 4th step")
