@@ -56,6 +56,21 @@ def test_at_toy_sizes(script: str, words: tuple[object, ...], shown: str) -> Non
     assert {path: path.stat().st_mtime_ns for path in SPEED.rglob("*.json")} == before
 
 
+def test_a_result_says_how_the_allocator_was_set(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    words = [str(SPEED / "size.py"), "--tiny", "--output", str(results)]
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("MALLOC_")}
+    subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        env=environment | {"MALLOC_TRIM_THRESHOLD_": "1000000"},
+        timeout=300,
+        check=True,
+    )
+    command = json.loads(results.read_text())["command"]
+    assert command == " ".join(["MALLOC_TRIM_THRESHOLD_=1000000", "python", *words])
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -45,23 +45,16 @@ ESTIMATES: Mapping[str, dict[str, Any]] = {
     "Kronecker, bfloat16 products": {"products": "bfloat16"},
     "diagonal": {"curvature": "diagonal"},
 }
+IN_HALF = {"penalty_dtype": "bfloat16"}
+EVERY_4TH = IN_HALF | {"penalty_every": 4}
 STEPS_WITH: Mapping[str, tuple[str | None, dict[str, Any]]] = {
     "plain": (None, {}),
-    "as estimated": ("whole", {"penalty_dtype": "bfloat16"}),
-    "as estimated, every 4th step": ("whole", {"penalty_dtype": "bfloat16", "penalty_every": 4}),
-    "published": ("published", {"penalty_dtype": "bfloat16"}),
-    "published, every 4th step": (
-        "published",
-        {"penalty_dtype": "bfloat16", "penalty_every": 4},
-    ),
-    "published, every 4th step, probes": (
-        "published",
-        {"penalty_dtype": "bfloat16", "penalty_every": 4, "probe_batch_size": 2},
-    ),
-    "published, every 4th step, one probe": (
-        "published",
-        {"penalty_dtype": "bfloat16", "penalty_every": 4, "probe_batch_size": 1},
-    ),
+    "as estimated": ("whole", IN_HALF),
+    "as estimated, every 4th step": ("whole", EVERY_4TH),
+    "published": ("published", IN_HALF),
+    "published, every 4th step": ("published", EVERY_4TH),
+    "published, every 4th step, probes": ("published", EVERY_4TH | {"probe_batch_size": 2}),
+    "published, every 4th step, one probe": ("published", EVERY_4TH | {"probe_batch_size": 1}),
 }
 """The folder of the prior, and fields of ConsolidationArguments; their probes are made up too."""
 REMEMBERED = ("plain", "as estimated, every 4th step", "published, every 4th step")

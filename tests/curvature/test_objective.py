@@ -145,6 +145,14 @@ def test_forward_checks_shapes(logits: tuple[int, ...] | None, labels: tuple[int
         default_forward(model(made), batch)
 
 
+def test_a_bare_tensor_is_told_to_be_no_logits() -> None:
+    line = torch.nn.Linear(4, 3)
+    line.forward = lambda x: functional.linear(x, line.weight)  # type: ignore[method-assign]
+    batch = {"x": torch.ones(2, 4), "labels": torch.zeros(2, dtype=torch.long)}
+    with pytest.raises(CurvatureError, match="Linear gave no `logits` for labels of shape"):
+        default_forward(line, batch)
+
+
 @pytest.mark.parametrize(
     "check", [lambda b: default_forward(model(None), b), default_position_mask]
 )

@@ -415,6 +415,20 @@ def refused(match: str, model: nn.Module, rows: Any, collate: Any, **options: An
         Probes.from_dataset(model, rows, collate, **options)
 
 
+@pytest.mark.parametrize(
+    ("output", "given"),
+    [
+        (torch.ones(2, 3), "no `logits`"),
+        (SimpleNamespace(logits=None), "no `logits`"),
+        (SimpleNamespace(logits=torch.ones(2)), r"logits of shape \[2\]"),
+    ],
+    ids=["bare_tensor", "none", "one_number_each"],
+)
+def test_what_is_no_scores_is_told(output: Any, given: str) -> None:
+    with pytest.raises(ProbeError, match=f"gave {given}; probes need"):
+        unlabelled_forward(lambda **_: output, {"input_ids": torch.ones(2, 3)})
+
+
 def test_what_cannot_be_kept_is_refused(tmp_path):
     model = models.classifier()
     refused("empty", model, [], pad())
