@@ -116,12 +116,12 @@ class Targets(NamedTuple):
         # Not 1 − Σ q: its logarithm loses all digits where the classes kept have nearly all mass.
         assert self.rest is not None
         # dtype's minimum, not −inf, of which logsumexp has no gradient where all are so.
-        scores = scores.clamp(min=torch.finfo(scores.dtype).min)
-        whole = scores.logsumexp(-1, keepdim=True)
-        others = scores.scatter(-1, self.indices, torch.finfo(scores.dtype).min)
-        log_q = torch.cat([scores.gather(-1, self.indices), others.logsumexp(-1, keepdim=True)], -1)
+        least = torch.finfo(scores.dtype).min
+        others = scores.scatter(-1, self.indices, least).logsumexp(-1, keepdim=True)
+        kept = scores.gather(-1, self.indices).clamp(min=least)
+        log_q = torch.cat([kept, others], -1).log_softmax(-1)
         log_p = torch.cat([self.scores, self.rest[:, None]], -1)
-        return log_p, log_q - whole, scores.argmax(-1) != self.indices[:, 0]
+        return log_p, log_q, scores.argmax(-1) != self.indices[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,10 +346,9 @@ def _mean(values: Tensor, scores: Tensor) -> Tensor:
 
 def _decided(outputs: Outputs) -> Tensor:
     """Return the scores of all decisions in the order of the examples: [M, K], or [M, 1]."""
-    logits = wide(outputs.logits)
     if outputs.family is Family.CATEGORICAL:
-        return logits[outputs.decided]
-    return logits.reshape(-1, 1)
+        return wide(outputs.logits[outputs.decided])
+    return wide(outputs.logits).reshape(-1, 1)
 
 
 def _is_offered(scores: Tensor) -> Tensor:

@@ -294,6 +294,31 @@ def test_certain_outputs_have_finite_divergences_and_gradients():
         model.zero_grad()
 
 
+@pytest.mark.parametrize("offered", [3, 4])
+def test_classes_that_may_not_be_take_no_part_in_what_is_kept(offered):
+    """Three are kept and the others are one more, so that up to four are all."""
+
+    def forward(model: nn.Module, batch: dict[str, Tensor]) -> Outputs:
+        outputs = unlabelled_forward(model, batch)
+        logits = outputs.logits.masked_fill(torch.arange(20) >= offered, -torch.inf)
+        return outputs._replace(logits=logits)
+
+    model, values, gradients = models.text_llama().double(), [], []
+    made = [
+        Probes.from_dataset(model, texts(), pad(), top_k=k, forward=forward) for k in (3, None)
+    ]
+    moved(model)
+    for probes in made:
+        model.zero_grad()
+        found = probes.loss(model, everything(probes), pad(), forward=forward)
+        found.loss.backward()
+        values.append(found.each)
+        gradients.append(model.lm_head.weight.grad.clone())
+    assert float(values[0].mean()) > 0.01
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_large_vocabulary_is_cut_by_itself():
     model = models.llama(seed=0, vocab_size=1100)
     probes = Probes.from_dataset(model, texts(), pad())
