@@ -15,24 +15,33 @@ from transformers import PreTrainedTokenizerBase
 from hf_kfc.errors import DataError
 
 __all__ = [
+    "BOARD",
     "DOMAINS",
     "Domain",
     "Example",
     "Row",
+    "beginning_of",
     "public_rows",
     "read_domain",
     "read_json_lines",
 ]
+
+BOARD = "metamath"
+"""The domain that is learnt as on PEFT's board, ``method_comparison/MetaMathQA``: whole rows, with
+weight decay and a cosine schedule, to answer the questions of GSM8K."""
+
+_MOST_CHARACTERS = 1300  # of a question and its answer, on that board
 
 Row = dict[str, list[int]]
 """``input_ids``, and ``labels`` of the same length: -100 where nothing is to be learnt."""
 
 
 class Example(NamedTuple):
-    """A prompt, which is read, and the text after it, which is learnt."""
+    """A prompt, which is read, and the text after it, which is learnt; or both are learnt."""
 
     prompt: str
     text: str
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,11 +103,13 @@ def _pubmed_qa(folder: Path) -> Iterator[Example]:
 
 
 def _metamath(folder: Path) -> Iterator[Example]:
-    """MetaMathQA, read from the Hub, as PEFT's ``method_comparison`` learns it."""
+    """Sums in words and more, rewritten (MetaMathQA, MIT), read from the Hub."""
     from datasets import load_dataset  # noqa: PLC0415 - takes a second to import
 
     for line in load_dataset("meta-math/MetaMathQA", split="train"):
-        yield Example(_question(line["query"]), f" {line['response']}")
+        query, response = line["query"], line["response"]
+        if len(f"{query} {response}") <= _MOST_CHARACTERS:
+            yield Example(_question(query), response, is_whole=True)
 
 
 def _question(text: str) -> str:
@@ -109,7 +120,7 @@ DOMAINS: Mapping[str, Callable[[Path], Iterator[Example]]] = {
     "spanish": _spanish,
     "gsm8k": _gsm8k,
     "pubmed_qa": _pubmed_qa,
-    "metamath": _metamath,
+    BOARD: _metamath,
 }
 """What can be learnt, by name: each reads its examples from the data folder."""
 
@@ -142,7 +153,7 @@ def read_domain(
         test += (rows := list(_rows(example, tokenizer, length)))
         if example.prompt and rows:
             questions.append(example)
-    if name == "metamath":  # PEFT's board asks the questions of GSM8K
+    if name == BOARD:
         questions = list(_gsm8k(data_dir))
     train = [row for example in examples for row in _rows(example, tokenizer, length)]
     if not train:
@@ -178,16 +189,28 @@ def public_rows(
     return rows[:count]
 
 
+def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what a tokenizer puts before each text: the token of beginnings, or nothing.
+
+    Args:
+        tokenizer: The model's.
+    """
+    ids: list[int] = tokenizer("").input_ids
+    return ids[:1] if ids[:1] == [tokenizer.bos_token_id] else []
+
+
 def _rows(example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Row]:
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
+    prompt, text = beginning_of(tokenizer) + encode(example.prompt), encode(example.text)
     if not example.prompt:
-        ids = encode(example.text)
+        ids = prompt + text
         for start in range(0, len(ids) - length + 1, length):
             row = ids[start : start + length]
             yield {"input_ids": row, "labels": list(row)}
         return
-    prompt, text = encode(example.prompt), [*encode(example.text), tokenizer.eos_token_id]
-    if len(prompt) + len(text) <= length:
-        yield {"input_ids": prompt + text, "labels": [-100] * len(prompt) + text}
+    ids = [*prompt, *text, tokenizer.eos_token_id]
+    read = 0 if example.is_whole else len(prompt)
+    if len(ids) <= length:
+        yield {"input_ids": ids, "labels": [-100] * read + ids[read:]}

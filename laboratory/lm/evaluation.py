@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data import Example, Row, read_json_lines
+from .data import Example, Row, beginning_of, read_json_lines
 
 __all__ = ["Evaluation"]
 
@@ -44,7 +44,8 @@ class Evaluation:
         self.lambada = _drawn(folder / "lambada_openai.jsonl", lambada)
         sets = _CHOICES if choices != 0 else ()
         self._choices = {name: _drawn(folder / f"{name}.jsonl", choices) for name in sets}
-        self._articles = [self._ids(text)[:768] for text in _wikipedia(articles)]
+        self._beginning = beginning_of(tokenizer)
+        self._articles = [self._begun(text)[:768] for text in _wikipedia(articles)]
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         """Measure general ability.
@@ -58,7 +59,7 @@ class Evaluation:
             right choice has the highest log-likelihood per character, and under ``_loss`` the mean
             −log probability of the right one among the choices; ``wikipedia``, a cross entropy.
         """
-        contexts = [self._ids(example["context"]) for example in self.lambada]
+        contexts = [self._begun(example["context"]) for example in self.lambada]
         words = [self._ids(f" {example['continuation']}") for example in self.lambada]
         scores = _scores(model, [c + w for c, w in zip(contexts, words, strict=True)])
         right = [bool(s[1][-len(w) :].all()) for s, w in zip(scores, words, strict=True)]
@@ -96,14 +97,9 @@ class Evaluation:
         right, generate = 0, getattr(model, "generate")  # noqa: B009 - of no type
         for start in range(0, len(questions), 16):
             batch = questions[start : start + 16]
-            inputs = self.tokenizer(
-                [example.prompt for example in batch],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_token_type_ids=False,
-            ).to(model.device)
+            prompts = {"input_ids": [self._begun(example.prompt) for example in batch]}
+            inputs = self.tokenizer.pad(prompts, padding_side="left", return_tensors="pt")
+            inputs = inputs.to(model.device)
             found = generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
             texts = self.tokenizer.batch_decode(found[:, inputs["input_ids"].shape[1] :], True)
             for text, example in zip(texts, batch, strict=True):
@@ -116,7 +112,7 @@ class Evaluation:
     ) -> dict[str, float]:
         rows, parts = list[list[int]](), list[tuple[int, int]]()
         for example in examples:
-            query = self._ids(f"{example['query'].rstrip()}\nAnswer:")
+            query = self._begun(f"{example['query'].rstrip()}\nAnswer:")
             for choice in example["choices"]:
                 rows.append(query + (ids := self._ids(f" {choice}")))
                 parts.append((len(ids), len(choice)))
@@ -129,6 +125,9 @@ class Evaluation:
             right += int(by_length[own].argmax()) == gold
             loss -= float(sums[own].log_softmax(0)[gold])
         return {name: right / len(examples), f"{name}_loss": loss / len(examples)}
+
+    def _begun(self, text: str) -> list[int]:
+        return self._beginning + self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)

@@ -36,7 +36,7 @@ from ..ledger import Ledger
 from ..points import Point
 from .adapters import with_adapter
 from .arguments import LmArguments
-from .data import Domain, Row, public_rows, read_domain
+from .data import BOARD, Domain, Row, public_rows, read_domain
 from .evaluation import Evaluation
 from .methods import LmMethod
 from .models import load_model
@@ -284,14 +284,15 @@ class Stage:
         }
 
     def _arguments(self, method: LmMethod) -> ConsolidationArguments:
-        args = self.args
+        args, is_board = self.args, self.args.domain == BOARD
         return ConsolidationArguments(
             str(self.folder / "trainer"),
             max_steps=args.steps,
             per_device_train_batch_size=args.batch_size,
             learning_rate=args.learning_rate * method.rate,
             warmup_steps=args.steps // 10,
-            weight_decay=0.0,
+            weight_decay=0.1 if is_board else 0.0,
+            lr_scheduler_type="cosine" if is_board else "linear",
             bf16=args.dtype == "bfloat16",
             use_cpu=args.device == "cpu" or not torch.accelerator.is_available(),
             seed=self.seed,

@@ -6,10 +6,12 @@ import json
 import re
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -17,7 +19,7 @@ from hf_kfc.errors import ConsolidationError, DataError
 from laboratory.ledger import read_ledger
 from laboratory.lm import LmArguments, LmMethod, run_lm
 from laboratory.lm.adapters import with_adapter
-from laboratory.lm.data import read_domain
+from laboratory.lm.data import Example, beginning_of, read_domain
 from laboratory.lm.evaluation import Evaluation
 from laboratory.lm.models import load_model
 from laboratory.lm.stage import Stage
@@ -195,6 +197,82 @@ def test_questions_are_learnt_after_their_prompts_and_answered(data, model, tmp_
     assert stage.tokenizer.decode(row["input_ids"]).startswith("Question: ")
     assert len(stage.domain.test) == args.test_rows
     assert stage.measure(stage.anchor)["new"]["answers"] == 0  # of random weights
+
+
+def test_answers_are_of_prompts_without_their_padding_and_their_last_number_counts(data, model):
+    """A stand-in answers even numbers rightly, with a thousand's comma and a way of working."""
+    _, tokenizer = load_model(model)
+    questions = [Example(f"{n} and 1000?", f"= {n + 1000}") for n in (2, 3, 14, 101)]
+
+    def generate(input_ids, attention_mask, do_sample, max_new_tokens):
+        assert (do_sample, max_new_tokens) == (False, 5)
+        lines = []
+        for ids, mask in zip(input_ids, attention_mask, strict=True):
+            n = int(tokenizer.decode(ids[mask.bool()]).split()[0])
+            answer = f" 7 so {n + 1000 + n % 2:,}."
+            lines.append([*ids.tolist(), *tokenizer(answer).input_ids])
+        return torch.tensor(lines)
+
+    answering = SimpleNamespace(generate=generate, device="cpu")
+    evaluation = Evaluation(data / "lm", tokenizer, 1, 0, 0)
+    assert evaluation.answers(answering, questions, 5) == 0.5
+
+
+def test_the_board_s_protocol_is_kept(data, model, tmp_path, monkeypatch):
+    """Whole rows below a length, that schedule and decay; GSM8K asked; articles measured."""
+    read = {
+        "meta-math/MetaMathQA": [
+            {"query": f"{n} and 1?", "response": f"It is {n + 1}. The answer is: {n + 1}"}
+            for n in range(20)
+        ]
+        + [{"query": "x" * 800, "response": "y" * 501}],
+        "HuggingFaceFW/finewiki": SimpleNamespace(take=lambda count: [{"text": "Of it."}] * count),
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **_: read[name])
+    args = arguments(
+        data, model, tmp_path / "r.jsonl", domain="metamath", length=96, answers=2, wikipedia=3
+    )
+    stage = Stage(args, 0)
+    rows = [*stage.domain.train, *stage.domain.test]
+    assert len(rows) == 20
+    assert all(row["labels"] == row["input_ids"] for row in rows)
+    assert re.fullmatch(
+        r"Question: (\d+) and 1\? Think step by step.\nAnswer:It is .*The answer is: \d+</s>",
+        stage.tokenizer.decode(rows[0]["input_ids"]),
+    )
+    assert {example.prompt.split()[1] for example in stage.domain.questions} == set(
+        map(str, range(30))
+    )
+    training = stage.trainer(LmMethod.parse("none"), stage.anchor).args
+    assert (training.weight_decay, training.lr_scheduler_type) == (0.1, "cosine")
+    found = stage.measure(stage.anchor)
+    assert found["new"]["answers"] == 0
+    assert found["general"]["wikipedia"] > 0
+
+
+def test_a_text_begins_with_the_token_that_the_tokenizer_puts_there(data, model):
+    network, tokenizer = load_model(model)
+    network.train(False)
+    assert beginning_of(tokenizer) == []
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    assert beginning_of(tokenizer) == [0]
+    for domain in ("spanish", "gsm8k"):
+        rows = read_domain(domain, data, tokenizer, length=96, test_rows=2, seed=0).train
+        begun = [row["input_ids"][0] == 0 for row in rows]
+        assert any(begun)
+        assert all(begun) or domain == "spanish"  # whose texts are cut into rows
+        assert not any(0 in row["input_ids"][1:] for row in rows)
+    found = Evaluation(data / "lm", tokenizer, None, None, 0)(network)
+    texts = [tokenizer(f"It is {n}, they say so", return_tensors="pt").input_ids for n in (1, 22)]
+    assert all(ids[0, 0] == 0 for ids in texts)
+    with torch.no_grad():
+        losses = [
+            cross_entropy(network(ids).logits[0, :-1], ids[0, 1:], reduction="sum") for ids in texts
+        ]
+    expected = float(sum(losses)) / sum(ids.shape[1] - 1 for ids in texts)
+    assert found["cross_entropy"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_test_part_has_other_texts_and_every_seed_has_it(data, model):

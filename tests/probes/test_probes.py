@@ -304,9 +304,7 @@ def test_classes_that_may_not_be_take_no_part_in_what_is_kept(offered):
         return outputs._replace(logits=logits)
 
     model, values, gradients = models.text_llama().double(), [], []
-    made = [
-        Probes.from_dataset(model, texts(), pad(), top_k=k, forward=forward) for k in (3, None)
-    ]
+    made = [Probes.from_dataset(model, texts(), pad(), top_k=k, forward=forward) for k in (3, None)]
     moved(model)
     for probes in made:
         model.zero_grad()
