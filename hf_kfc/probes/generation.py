@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
@@ -43,7 +44,20 @@ def sampled_texts(
     Raises:
         ProbeError: There is nothing to begin with, or too few texts are left.
     """
-    starts = _starts(model, tokenizer, prompts)
+    starts = _starts(model, tokenizer, prompts, max_length)
+    ends = _ends(model, tokenizer)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    sampling = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_length=max_length,
+        pad_token_id=padding,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends or None,
+        use_cache=True,
+    )
     known = set[tuple[int, ...]]()
     compared = 0
     for text in drop_repeats_of if drop_repeats_of is not None else ():
@@ -56,14 +70,13 @@ def sampled_texts(
     with (
         torch.random.fork_rng(devices),
         frozen(model),
+        _generating_by(model, sampling),
         torch.no_grad(),
         tqdm(total=count, desc="generating", unit="text", disable=None) as bar,
     ):
         torch.manual_seed(seed)
         while len(texts) < count and counts["generated"] < 4 * count + batch_size:
-            for text in _sample(
-                model, tokenizer, list(islice(begin, batch_size)), max_length, temperature
-            ):
+            for text in _sample(model, list(islice(begin, batch_size)), padding, ends):
                 counts["generated"] += 1
                 reason = None
                 if len(text) < 2:
@@ -95,65 +108,83 @@ def sampled_texts(
 
 
 def _sample(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    starts: list[list[int]],
-    max_length: int,
-    temperature: float,
+    model: PreTrainedModel, starts: list[list[int]], padding: int, ends: list[int]
 ) -> Iterator[list[int]]:
     """Continue texts up to their end, padded on the left as generation needs it."""
     longest = max(len(start) for start in starts)
-    if longest >= max_length:
-        raise ProbeError(f"a prompt has {longest} tokens and max_length is {max_length}; raise it")
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     tokens = [torch.tensor(start) for start in starts]
     left = partial(pad_sequence, batch_first=True, padding_side="left")
     ids, mask = left(tokens, padding_value=padding), left([torch.ones_like(x) for x in tokens])
-    # The model's own generation settings would cut its distribution.
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        max_length=max_length,
-        max_new_tokens=None,
-        pad_token_id=padding,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        use_cache=True,
-    )
     found: Any = model.generate(  # type: ignore[operator]
-        ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+        ids.to(model.device), attention_mask=mask.to(model.device)
     )
     for line, start in zip(found.tolist(), starts, strict=True):
         text = line[longest - len(start) :]
-        if tokenizer.eos_token_id in text[len(start) :]:
-            text = text[: text.index(tokenizer.eos_token_id, len(start)) + 1]
-        yield text
+        end = next((n for n in range(len(start), len(text)) if text[n] in ends), len(text))
+        yield text[: end + 1]
+
+
+@contextmanager
+def _generating_by(model: PreTrainedModel, settings: Any) -> Iterator[None]:
+    """Put settings in the place of the model's own, which would cut its distribution.
+
+    Given to ``generate``, what they leave unsaid would be filled in from the model's own.
+    """
+    holders = [module for module in model.modules() if "generation_config" in vars(module)]
+    before = [module.generation_config for module in holders]  # an adapter's model lies within
+    try:
+        for module in holders:
+            module.generation_config = settings
+        yield
+    finally:
+        for module, own in zip(holders, before, strict=True):
+            module.generation_config = own
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens by which a text ends, of which a model may have more than its tokenizer."""
+    own = model.generation_config.eos_token_id
+    known = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return sorted({token for token in known if token is not None})
 
 
 def _starts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str | Sequence[int]] | None,
+    max_length: int,
 ) -> list[list[int]]:
     if model.config.is_encoder_decoder or not hasattr(model, "generate"):
         raise ProbeError(
             f"{type(model).__name__} is no causal language model and cannot write inputs of its "
             "own; use Probes.from_dataset or Probes.from_tokens"
         )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if 0 < (positions or 0) < max_length:
+        raise ProbeError(
+            f"max_length is {max_length} and {type(model).__name__} has {positions} positions; "
+            "lower it"
+        )
     if prompts is not None:
         starts = [_tokens(prompt, tokenizer) for prompt in prompts]
         if not starts or not all(starts):
             raise ProbeError("a prompt has no tokens, or there are none; give others or None")
-        return starts
-    # Many models begin a text with what ends the one before.
-    begin = tokenizer.bos_token_id
-    begin = tokenizer.eos_token_id if begin is None else begin
-    if begin is None:
-        raise ProbeError("the tokenizer has no BOS or EOS token to begin with; give prompts")
-    return [[begin]]
+    else:
+        # Many models begin a text with what ends the one before.
+        begin = tokenizer.bos_token_id
+        begin = tokenizer.eos_token_id if begin is None else begin
+        if begin is None:
+            raise ProbeError(
+                "the tokenizer has no BOS or EOS token to begin with; save it with one, or give "
+                "Probes.generate prompts"
+            )
+        starts = [[begin]]
+    longest = max(map(len, starts))
+    if longest >= max_length:
+        raise ProbeError(
+            f"a prompt has {longest} tokens and max_length is {max_length}; raise max_length"
+        )
+    return starts
 
 
 def _tokens(text: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import models
 from tiny.data import pad_lists
 from transformers import BertTokenizerFast, DataCollatorWithPadding
@@ -138,14 +139,80 @@ def test_a_language_model_writes_its_own_probes():
     assert probes.provenance.counts["kept"] == 12
 
 
-def test_texts_follow_the_model_s_own_distribution_whatever_its_generation_settings():
+def test_texts_follow_the_model_s_own_distribution():
     model = writer()
-    model.generation_config.top_k, model.generation_config.repetition_penalty = 1, 50.0
     texts = Probes.generate(model, TOKENIZER, count=60, max_length=9, batch_size=600).rows
     found = torch.tensor([row["input_ids"] for row in texts])[:, 1]
     expected = model.eval()(torch.tensor([[0]])).logits[0, 0].softmax(-1)
     share = torch.bincount(found, minlength=len(expected)) / len(found)
     assert 0.5 * (share - expected).abs().sum() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("begin_suppress_tokens", [1, 2, 3]),
+        ("bad_words_ids", [[token] for token in range(1, 9)]),
+        ("do_sample", False),
+        ("encoder_repetition_penalty", 9.0),
+        ("epsilon_cutoff", 0.2),
+        ("eta_cutoff", 0.2),
+        ("exponential_decay_length_penalty", [1, 9.0]),
+        ("forced_bos_token_id", 5),
+        ("forced_eos_token_id", 5),
+        ("guidance_scale", 2.0),
+        ("max_new_tokens", 3),
+        ("max_time", 1e-9),
+        ("min_length", 12),
+        ("min_new_tokens", 12),
+        ("min_p", 0.9),
+        ("no_repeat_ngram_size", 1),
+        ("num_beams", 3),
+        ("num_return_sequences", 2),
+        ("output_attentions", True),
+        ("output_scores", True),
+        ("prompt_lookup_num_tokens", 2),
+        ("remove_invalid_values", True),
+        ("repetition_penalty", 50.0),
+        ("return_dict_in_generate", True),
+        ("sequence_bias", [[[4], 50.0]]),
+        ("stop_strings", ["a"]),
+        ("suppress_tokens", list(range(1, 9))),
+        ("temperature", 0.01),
+        ("top_k", 1),
+        ("top_p", 0.1),
+        ("typical_p", 0.1),
+        ("use_cache", False),
+        ("watermarking_config", {"greenlist_ratio": 0.1, "bias": 50.0}),
+    ],
+)
+def test_no_generation_setting_of_the_model_has_a_say(field, value):
+    options: Any = {"count": 12, "max_length": 9, "batch_size": 5}
+    expected = Probes.generate(writer(), TOKENIZER, **options)
+    model = writer()
+    setattr(model.generation_config, field, value)
+    before = model.generation_config
+    assert Probes.generate(model, TOKENIZER, **options).fingerprint == expected.fingerprint
+    assert model.generation_config is before
+    assert getattr(before, field) == value
+
+
+def test_generation_settings_come_back_after_an_error_and_under_an_adapter(monkeypatch):
+    model = writer()
+    model.generation_config.num_beams = 3
+    before = model.generation_config
+    adapted: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    assert len(Probes.generate(adapted, TOKENIZER, count=4, max_length=9)) == 4
+    assert model.generation_config is before
+
+    def fails(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "forward", fails)
+    with pytest.raises(KeyboardInterrupt):
+        Probes.generate(model, TOKENIZER, count=4, max_length=9)
+    assert model.generation_config is before
+    assert before.num_beams == 3
 
 
 def test_prompts_of_uneven_length_are_continued_in_turn():
@@ -201,6 +268,16 @@ def test_a_text_ends_where_the_model_ends_it():
     assert all(text.index(3) == len(text) - 1 for text in ended)
 
 
+def test_a_text_ends_at_any_token_by_which_the_model_ends_one():
+    model = writer(0.2)  # nearly uniform
+    model.generation_config.eos_token_id = [3, 5]
+    tokenizer: Any = Tokenizer(bos_token_id=0, eos_token_id=2, pad_token_id=7)
+    rows = Probes.generate(model, tokenizer, count=30, max_length=12).rows
+    ends = {2, 3, 5}
+    assert {row["input_ids"][-1] for row in rows if len(row["input_ids"]) < 12} == ends
+    assert all(ends.isdisjoint(row["input_ids"][:-1]) for row in rows)
+
+
 def test_what_cannot_be_generated_is_refused():
     def refused(match: str, model: Any = None, tokenizer: Any = TOKENIZER, **options: Any) -> None:
         with pytest.raises(ProbeError, match=match):
@@ -210,5 +287,6 @@ def test_what_cannot_be_generated_is_refused():
     refused("no BOS or EOS", tokenizer=Tokenizer(bos_token_id=None, eos_token_id=None))
     refused("prompt has no tokens", prompts=[[]])
     refused("prompt has 9 tokens", prompts=[[1] * 9])
+    refused("17 and GPT2LMHeadModel has 16 positions; lower it", max_length=17)
     refused("neither input_ids nor text", drop_repeats_of=[{"words": 1}])
     refused("1 of 5 texts are left .*duplicates", writer(1e4), temperature=1e-3)
