@@ -31,6 +31,7 @@ COLUMNS = (
     "ARC",
     "new cross entropy",
     "against none",
+    "answers",
     "meter",
     "changed",
     "time of a step",
@@ -114,6 +115,7 @@ class Row:
             **{label: self._share(label) for label in ("LAMBADA", "PIQA", "ARC")},
             "new cross entropy": f"{self.mean(lambda run: run['new']['cross_entropy']):.3f}",
             "against none": "-" if is_none else f"{self.new:+.3f}",
+            "answers": f"{self.mean(lambda run: run['new'].get('answers', 0.0)):.1%}",
             "meter": f"{self.mean(lambda run: run['meter']['kl']):.3f}",
             "changed": f"{self.mean(lambda run: run['meter']['changed']):.1%}",
             "time of a step": "-" if time is None else f"{time:.2f} x",
@@ -158,7 +160,12 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
     }
     rows = rows_of(records)
     plain = next(row for row in rows if row.method == "none")
-    questions = settings["choices"]
+    questions, asked = settings["choices"], settings["answers"]
+    columns = [column for column in COLUMNS if asked or column != "answers"]
+    before_answers = ""
+    if asked:
+        right = fmean(record["new"]["answers"] for record in anchor)
+        before_answers = f" Of up to {asked} questions the anchor answers {right:.1%} rightly."
     lines = [
         f"## {name}",
         "",
@@ -169,14 +176,14 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
         f"{plain.general / before['general'] - 1:.0%}. LAMBADA has {settings['lambada'] or 5153} "
         f"texts here{f', PIQA and ARC {questions} questions each' if questions else ''}; "
         f"{settings['sampled_texts']} texts are sampled, {settings['curvature_texts']} of them for "
-        "the curvature.",
+        f"the curvature.{before_answers}",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---|" + "---:|" * (len(COLUMNS) - 1),
+        f"| {' | '.join(columns)} |",
+        "|---|" + "---:|" * (len(columns) - 1),
     ]
     for row in rows:
         cells = row.cells()
-        lines.append(f"| {' | '.join(cells[column] for column in COLUMNS)} |")
+        lines.append(f"| {' | '.join(cells[column] for column in columns)} |")
     return "\n".join(lines)
 
 

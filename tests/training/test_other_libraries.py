@@ -11,13 +11,18 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny.data import labelled, pad
-from tiny.models import VOCABULARY, classifier, text_llama
+from tiny.models import VOCABULARY, bert, classifier, text_llama
 from tiny.priors import prior_of
 from tiny.trainings import Recorder, gradients
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+from transformers import (
+    BertForMaskedLM,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.training import (
@@ -131,6 +136,39 @@ def embeddings(
     )
 
 
+def sparse_embeddings(
+    ours: bool,
+    folder: Path,
+    priors: Sequence[ConsolidationPrior],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """A prior of a masked language model, on SPLADE, whose regularizers a callback schedules."""
+    library = pytest.importorskip("sentence_transformers")
+    kind = pytest.importorskip("sentence_transformers.sparse_encoder")
+    losses = pytest.importorskip("sentence_transformers.sparse_encoder.losses")
+    modules = pytest.importorskip("sentence_transformers.sparse_encoder.modules")
+    inner = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    masked_model().save_pretrained(folder / "encoder")
+    tokenizer().save_pretrained(folder / "encoder")
+    encoder = inner.Transformer(str(folder / "encoder"), transformer_task="fill-mask")
+    model = library.SparseEncoder(modules=[encoder, modules.SpladePooling()], device="cpu")
+    base = kind.SparseEncoderTrainer
+    rows = Dataset.from_dict({"one": sentences(1), "two": sentences(2)})
+    ranking = losses.SparseMultipleNegativesRankingLoss(model)
+    return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
+        model=model,
+        args=kind.SparseEncoderTrainingArguments(str(folder), **{**ARGUMENTS, **settings}),
+        train_dataset=rows,
+        eval_dataset=rows,
+        loss=losses.SpladeLoss(model, ranking, 0.1, 0.1),
+        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
+    )
+
+
+def masked_model() -> Any:
+    return bert(BertForMaskedLM, seed=0)
+
+
 ARGUMENTS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -150,6 +188,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "sft": (fine_tuning, text_llama),
     "dpo": (preferences, text_llama),
     "embeddings": (embeddings, lambda: classifier().bert),
+    "sparse embeddings": (sparse_embeddings, masked_model),
 }
 
 
