@@ -87,7 +87,8 @@ def collated(rows: list[dict[str, Any]], collator: Collator) -> dict[str, Tensor
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ProbeError(
             f"the collator makes no batch of inputs without labels ({type(error).__name__}: "
-            f"{error}); give probes one that only pads, such as DataCollatorWithPadding"
+            f"{error}); give probes one that only pads, such as DataCollatorWithPadding, by "
+            "`probe_collator=` of a trainer"
         ) from error
     batch = {
         name: value

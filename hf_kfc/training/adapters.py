@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,10 +45,12 @@ class Naming:
     Args:
         own: The model's name of each parameter, by the prior's.
         adapters: What is added to a weight, by the prior's name of it.
+        apart: The parameter that was tied to one and is no longer, by the prior's name of that.
     """
 
     own: dict[str, str]
     adapters: dict[str, LowRank]
+    apart: dict[str, str]
 
 
 def names_for(model: nn.Module, prior: ConsolidationPrior) -> Naming:
@@ -69,12 +71,12 @@ def names_for(model: nn.Module, prior: ConsolidationPrior) -> Naming:
     _refuse_prompts(model)
     layers = _peft_layers(model)
     if not layers:
-        return Naming(own, {})
+        return Naming(own, {}, {})
     plain = _plain_names(model, layers)
     covered = prior.curvature.parameters.keys()
     if covered <= own.keys() and not covered <= plain.keys():
-        return Naming(own, {})
-    return Naming(plain, _adapters(model, layers))
+        return Naming(own, {}, {})
+    return Naming(plain, _adapters(model, layers), _untied(model, layers))
 
 
 def plain_name(name: str) -> str:
@@ -147,6 +149,24 @@ def _adapters(model: nn.Module, layers: dict[str, Any]) -> dict[str, LowRank]:
                     inputs_are_rows=layer.fan_in_fan_out,
                 )
     return adapters
+
+
+def _untied(model: nn.Module, layers: dict[str, Any]) -> dict[str, str]:
+    """Weights of which PEFT trains copies that not all modules use which had them before."""
+    from peft.utils.other import ModulesToSaveWrapper  # noqa: PLC0415
+
+    prefix, owners, untied = _prefix(model), defaultdict[int, list[str]](list), dict[str, str]()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)].append(name.replace(".original_module.", "."))
+    for path, layer in layers.items():
+        for adapter in layer.active_adapters if isinstance(layer, ModulesToSaveWrapper) else ():
+            copies = dict(layer.modules_to_save[adapter].named_parameters())
+            for name, before in layer.original_module.named_parameters():
+                own, uses = f"{path}.{name}", owners[id(before)]
+                if len(owners[id(copies[name])]) < len(uses):
+                    other = next(use for use in uses if use != own)
+                    untied[own.removeprefix(prefix)] = other.removeprefix(prefix)
+    return untied
 
 
 def _problem(layer: Any, uses: Counter[int]) -> str | None:

@@ -126,8 +126,8 @@ def fit(
         PriorError: A covered parameter is missing or has another shape, a trainable one is neither
             covered nor ignored, or nothing is left to be held. A weight that an adapter changes
             counts as trained.
-        ConsolidationError: Adapters that the penalty cannot follow, or ``ignore`` means a part of
-            a layer.
+        ConsolidationError: Adapters that the penalty cannot follow, tied parameters that are
+            trained apart, or ``ignore`` means a part of a layer.
     """
     naming, parameters = names_for(model, prior), dict(model.named_parameters())
     prefix = _Prefix.between(prior.curvature.parameters, naming.own)
@@ -146,6 +146,13 @@ def fit(
         if missing := [name for name in names if name not in naming.own]:
             problems[_MISSING] += missing
             continue
+        if apart := [name for name in names if name in naming.apart]:
+            raise ConsolidationError(
+                f"PEFT trains a copy of {apart[0]} that {naming.apart[apart[0]]} does not share, "
+                "and the prior's curvature is of both uses; name both in `modules_to_save`, with "
+                "ensure_weight_tying=True, or leave them out of the penalty by `ignore` of the "
+                "ConsolidationConfig"
+            )
         own = tuple(naming.own[name] for name in names)
         found = [tuple(parameters[name].shape) for name in own]
         adapter = naming.adapters.get(names[0])

@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny.reference import DensePenalty
 from tiny.trainings import Recorder, assert_near
+from transformers import DataCollatorWithPadding
+
+from hf_kfc import Probes
+from hf_kfc.errors import ProbeError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "trainers"
 LIBRARIES = {
@@ -120,6 +125,35 @@ def test_the_gradient_of_a_prior_is_2_lambda_f_delta(
     )
     assert logged["penalty"] == pytest.approx(float(penalty), rel=1e-4)
     assert logged["task_loss"] == pytest.approx(losses["loss"] / too_much, rel=1e-3)
+
+
+def test_a_preference_trainer_takes_probes_with_a_collator_that_pads(
+    example: Callable[[str], Any],
+) -> None:
+    module = example("dpo")
+    from trl import DPOConfig  # noqa: PLC0415 - an optional dependency
+
+    model, tokenizer = new_model(module), module.tokenizer()
+    pad = DataCollatorWithPadding(tokenizer)
+    rows = [dict(tokenizer(row["prompt"])) for row in module.ROWS[:8]]
+    probes = Probes.from_dataset(model, rows, pad)
+
+    def train(**more: Any) -> Any:
+        trainer = module.ConsolidatedDPOTrainer(
+            model=model,
+            args=DPOConfig("runs", report_to="none", bf16=False, **STEPS),
+            train_dataset=Dataset.from_list(module.ROWS),
+            processing_class=tokenizer,
+            probes=probes,
+            **more,
+        )
+        trainer.train()
+        return trainer
+
+    with pytest.raises(ProbeError, match=r"that only pads, .*, by `probe_collator=` of a trainer"):
+        train()
+    logs = train(probe_collator=pad).state.log_history
+    assert [log["probe_loss"] > 0 for log in logs if "probe_loss" in log] == [False, True]
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

@@ -167,6 +167,22 @@ def test_modules_to_save_and_trained_biases() -> None:
     assert sum("base_layer.bias" in name for name in gradients) == 2
 
 
+def test_copies_of_a_tied_weight_are_held_where_they_are_tied_too() -> None:
+    plain = gpt2()
+    prior = make_prior(plain, "kronecker", distance=0.0)
+    for copied, ignore in ((["wte"], []), (["wte", "lm_head"], ["lm_head"])):
+        apart = adapted(gpt2(), ["c_attn"], modules_to_save=copied)
+        with pytest.raises(ConsolidationError, match=r"a copy of .*wte.weight that lm_head.weight"):
+            fit(prior, apart, ignore)
+        fit(prior, apart, ["*.wte", "lm_head"])
+    tied = {"modules_to_save": ["wte", "lm_head"], "ensure_weight_tying": True}
+    model = adapted(plain, ["c_attn"], **tied).double()
+    with torch.no_grad():
+        model.get_base_model().lm_head.modules_to_save["default"].weight.add_(0.1)
+    gradients = assert_equals_autograd(model, prior, 0.1)
+    assert sum("modules_to_save" in name for name in gradients) == 1
+
+
 def test_adapters_in_a_model_that_is_not_wrapped() -> None:
     plain = ranking_bert()
     prior = make_prior(plain, "kronecker", distance=0.0)
