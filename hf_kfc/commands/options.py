@@ -227,6 +227,28 @@ def export(parser: ArgumentParser) -> None:
     )
 
 
+def push(parser: ArgumentParser) -> None:
+    """Publish a prior in a repository of its own, for its members only.
+
+        hf-kfc push runs/tier1/prior org/tier1-kfc
+        hf-kfc push llm-general-small org/llm-general --anchor org/llm@HASH
+
+    It is published without tokens of few examples, in one commit with a tag. With --anchor the
+    model's parameters are pointed at and not stored again: of a compressed prior they are most.
+    Called again after a failure it does nothing twice.
+    """
+    _prior(parser)
+    parser.add_argument(
+        "repository", metavar="ORG/NAME", type=_repository, help="The repository to publish in."
+    )
+    parser.add_argument(
+        "--anchor",
+        metavar="ORG/MODEL@HASH",
+        help="The model that the prior was made of, where it is published, by the whole hash of a "
+        "commit.",
+    )
+
+
 COMMANDS = {
     estimate: ".estimate:report",
     inspect: ".inspect:report",
@@ -236,6 +258,7 @@ COMMANDS = {
     merge: ".derived:merge",
     compress: ".derived:compress",
     export: ".derived:export",
+    push: ".push:report",
 }
 """Each command with the module and the function that runs it."""
 
