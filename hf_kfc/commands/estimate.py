@@ -12,29 +12,37 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..curvature import default_forward
-from ..errors import ConsolidationError
-from ..priors import ConsolidationPrior
+from ..errors import ConsolidationError, HfKfcError
+from ..priors import ConsolidationPrior, PushedPrior
+from ..priors.card import prior_card
 from ..priors.files import refuse_other_files
+from ..priors.privacy import MIN_EXAMPLES
+from ..priors.push import check_repository
 from ..probes import Probes, pad_tokens, unlabelled_forward
 from .examples import load_examples, prepare
 from .formats import Choices, Prepared
 from .loading import load_model, load_tokenizer
 from .options import curvature_arguments
 from .report import Report, Table
+from .texts import token_limit
 
 __all__ = ["report"]
 
 _WRITTEN = 128  # tokens of a text that the model writes itself
+_STATEMENT = "The model wrote all texts itself; the curvature is of those that are its probes."
 
 
 def report(options: argparse.Namespace) -> Report:
     """Estimate a prior, write it and, if asked to, publish it."""
     args = curvature_arguments(options)
+    _refuse_unread(options)
     output: Path = options.output or Path(options.push_to_hub.rpartition("/")[2])
     refuse_other_files(output)
     model = load_model(options.model, torch.float32)
     nn.Module.to(model, _device(options.device))
     tokenizer = load_tokenizer(options.model)
+    if options.push_to_hub:
+        check_repository(options.push_to_hub)
     prepared, probes = _examples(options, model, tokenizer)
     prior = ConsolidationPrior.estimate(
         model,
@@ -47,8 +55,7 @@ def report(options: argparse.Namespace) -> Report:
         probes=probes,
         checkpoint_dir=output.absolute().parent / f".{output.name}.checkpoint",
     )
-    prior.save_pretrained(output)
-    published = prior.push_to_hub(options.push_to_hub) if options.push_to_hub else None
+    published = _keep(prior, output, options)
     total = sum(p.numel() for p in model.parameters() if p.requires_grad)
     coverage = prior.curvature.coverage
     coverage["free to move"] = total - sum(coverage.values())
@@ -68,6 +75,41 @@ def report(options: argparse.Namespace) -> Report:
     )
 
 
+def _keep(
+    prior: ConsolidationPrior, output: Path, options: argparse.Namespace
+) -> PushedPrior | None:
+    """Write a prior and, if asked to, push it; of texts that the model wrote there is no secret."""
+    least, card = MIN_EXAMPLES, None
+    if options.generate:
+        name = options.push_to_hub or output.name
+        least, card = 0, prior_card(prior, name, data_statement=_STATEMENT)
+    prior.save_pretrained(output, card=card)
+    if not options.push_to_hub:
+        return None
+    try:
+        return prior.push_to_hub(options.push_to_hub, min_examples=least, card=card)
+    except (HfKfcError, OSError) as error:
+        raise ConsolidationError(
+            f"{error}; the prior is kept in {output}, and from there Python pushes it: "
+            f"ConsolidationPrior.from_pretrained('{output}').push_to_hub('{options.push_to_hub}', "
+            f"min_examples={least})"
+        ) from error
+
+
+def _refuse_unread(options: argparse.Namespace) -> None:
+    """Refuse what would have no say, before any work."""
+    unread = ["drop_repeats_of"]
+    if options.generate:
+        of_any = () if options.drop_repeats_of else ("config", "split")
+        unread = ["probes", "said_twice", "text_columns", "label_column", *of_any]
+    if given := [f"--{name}" for name in unread if getattr(options, name)]:
+        reason = "of --generate all texts are probes, and no such data set is read"
+        raise ConsolidationError(
+            f"{', '.join(given)}: {reason if options.generate else 'it is of --generate'}; leave "
+            "that out"
+        )
+
+
 def _examples(
     options: argparse.Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Prepared, Probes | None]:
@@ -77,21 +119,21 @@ def _examples(
             "--said_twice is for the --probes of a causal language model; give their number, or "
             "leave it out"
         )
+    name = options.dataset or options.drop_repeats_of
+    dataset = name and load_examples(name, options.config, options.split or "train")
     if options.dataset:
         choices = Choices(options.text_columns, options.label_column, options.max_length)
-        dataset = load_examples(options.dataset, options.config, options.split)
         prepared = prepare(dataset, model, tokenizer, choices)
         return prepared, _probes_of(prepared, model, tokenizer, options) if options.probes else None
-    if options.probes:
-        raise ConsolidationError(
-            "--probes is a number of a --dataset's examples; of --generate all texts are probes"
-        )
+    longest = token_limit(model, tokenizer, options.max_length or _WRITTEN)
+    assert longest is not None
     probes = Probes.generate(
         model,
         tokenizer,
         count=options.generate,
-        max_length=options.max_length or _WRITTEN,
+        max_length=longest,
         seed=options.curvature_seed,
+        drop_repeats_of=dataset,
     )
     texts = datasets.Dataset.from_list([dict(row) for row in probes.rows])
     return Prepared(texts, _next_tokens), probes
@@ -115,7 +157,7 @@ def _probes_of(
         def said_twice(ids: list[int]) -> dict[str, list[int]]:
             start = int(ids[0] == begin)
             half = ids[start : (start + len(ids) + 1) // 2]
-            return {"input_ids": ids[:start] + half * 2}
+            return {"input_ids": (ids[:start] + half * 2)[: len(ids)]}  # no longer than it was
 
         columns = examples.column_names
         examples = examples.map(said_twice, input_columns="input_ids", remove_columns=columns)

@@ -43,6 +43,12 @@ def estimate(parser: ArgumentParser) -> None:
         "--generate", metavar="N", type=_count, help="How many texts it writes instead."
     )
     parser.add_argument(
+        "--drop_repeats_of",
+        metavar="DATASET",
+        help="With --generate: texts of which the model may have learnt some by heart; what it "
+        "writes that has 13 tokens in a row with one of them is dropped, and counted.",
+    )
+    parser.add_argument(
         "--probes",
         metavar="N",
         type=_count,
@@ -61,11 +67,11 @@ def estimate(parser: ArgumentParser) -> None:
         "--push_to_hub",
         metavar="ORG/NAME",
         type=_repository,
-        help="The repository to publish in, for its members only and without tokens of few "
-        "examples; the whole prior is in the folder NAME.",
+        help="The repository to publish in, for its members only and, of a DATASET, without tokens "
+        "of few examples; the whole prior is in the folder NAME.",
     )
     parser.add_argument("--config", help="Name of the data set's configuration.")
-    parser.add_argument("--split", default="train", help="The part that was learnt.")
+    parser.add_argument("--split", help="The part of it that is read (default: train).")
     parser.add_argument(
         "--text_columns", nargs="+", metavar="COLUMN", help="The text, or the two of a pair."
     )

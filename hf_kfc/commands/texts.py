@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..text import printable
 from .formats import Choices, ExampleFormat, Prepared
 
-__all__ = ["TEXT_FORMATS"]
+__all__ = ["TEXT_FORMATS", "token_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _text_format(
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         if not {"input_ids", "labels"} <= set(dataset.column_names):
-            limit = _limit(model, tokenizer, choices)
+            limit = token_limit(model, tokenizer, choices.max_length)
 
             def tokenize(*texts: Any, **options: Any) -> Any:
                 return tokenizer(*texts, truncation=bool(limit), max_length=limit, **options)
@@ -251,12 +251,12 @@ def _numbering(data: _Source, column: str) -> Callable[[Any], Any]:
     return of_name
 
 
-def _limit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, choices: Choices
+def token_limit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int | None
 ) -> int | None:
     """Return the most tokens of an example: what is asked for and what the model takes."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    limits = (choices.max_length, tokenizer.model_max_length, positions)
+    limits = (most, tokenizer.model_max_length, positions)
     return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 

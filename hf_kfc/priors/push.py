@@ -28,7 +28,7 @@ from .privacy import (
 )
 from .store import save_pretrained
 
-__all__ = ["PushedPrior", "push_to_hub"]
+__all__ = ["PushedPrior", "check_repository", "push_to_hub"]
 
 logger = logging.getLogger(__name__)
 
@@ -122,15 +122,34 @@ def push_to_hub(
         )
         name = None if create_pr else _checked(tag or _tag_of(public))
         message = commit_message or f"Publish the prior of {public.task}"
-        repository = _Repository(repo_id, folder, revision, message, token)
+        push = _Push(repo_id, folder, revision, message, token)
         with hub_errors_as(
             f"{repo_id}: the prior of '{public.task}' is not pushed, or without an answer "
             "({reason}); try again, what was done is not done twice"
         ):
-            open_repository(repository.api, repo_id, private=private)
-            pushed = repository.propose() if name is None else repository.put(name)
+            open_repository(push.api, repo_id, private=private)
+            pushed = push.propose() if name is None else push.put(name)
     logger.info("the prior of '%s' is pushed as %s", printable(public.task), pushed)
     return pushed
+
+
+def check_repository(repo_id: str) -> None:
+    """Make sure that a prior can be pushed to a repository, before hours of work that end in it.
+
+    Args:
+        repo_id: The repository; made, for its members only, if it is not there.
+
+    Raises:
+        HubError: The Hub takes no token or is out of reach, or the repository is somebody else's,
+            is public or holds something else.
+    """
+    repository = _Repository(repo_id, None)
+    with hub_errors_as(
+        f"{repo_id}: a prior cannot be pushed there ({{reason}}); log in with 'hf auth login' or "
+        "set HF_TOKEN, and name a repository that you may write to"
+    ):
+        open_repository(repository.api, repo_id, private=True)
+        repository.refuse_foreign(repository.info(None))
 
 
 def _tell_what_is_left_out(public: BasePrior) -> None:
@@ -172,16 +191,48 @@ def _checked(tag: str) -> str:
 
 
 class _Repository:
+    """What a repository holds."""
+
+    def __init__(self, repo_id: str, token: str | None) -> None:
+        self.api = HfApi(token=token, library_name="hf_kfc")
+        self.repo_id = repo_id
+        self.token = token
+
+    def info(self, revision: str | None) -> RepositoryInfo:
+        return self.api.model_info(self.repo_id, revision=revision, files_metadata=True)
+
+    def at(self, info: RepositoryInfo) -> Snapshot:
+        return Snapshot(Source(self.repo_id, str(info.sha)), self.token)
+
+    def refuse_foreign(self, info: RepositoryInfo) -> None:
+        """Refuse to put a prior over a model, or anything else that has a ``config.json``."""
+        others = sorted(siblings(info).keys() - {".gitattributes", CARD_NAME})
+        if others and self.config_at(info) is None:
+            raise HubError(
+                f"{self.repo_id} holds {', '.join(others[:5])} and no prior; choose another "
+                "repository"
+            )
+
+    def config_at(self, info: RepositoryInfo) -> dict[str, Any] | None:
+        if CONFIG_NAME not in siblings(info):
+            return None
+        snapshot = self.at(info)
+        snapshot.fetch(CONFIG_NAME, CONFIG_LIMIT)  # what fails from here on is no prior
+        try:
+            return read_config(snapshot)
+        except PriorError:
+            return None
+
+
+class _Push(_Repository):
     """A prior's way into a repository; every step finds out by itself whether it is done."""
 
     def __init__(
         self, repo_id: str, folder: Path, revision: str | None, message: str, token: str | None
     ) -> None:
-        self.api = HfApi(token=token, library_name="hf_kfc")
-        self.repo_id = repo_id
+        super().__init__(repo_id, token)
         self.revision = revision
         self.message = message
-        self.token = token
         self.files = {path.name: path for path in sorted(folder.iterdir())}
         self.config = read_config(folder)
 
@@ -224,7 +275,7 @@ class _Repository:
         """Add all files, and delete what an older prior has besides; nothing if it is there."""
         if self._state(head) == "whole":
             return []
-        self._refuse_foreign(head)
+        self.refuse_foreign(head)
         stale = [name for name in siblings(head) if holds_tensors(name) and name not in self.files]
         return [
             *(CommitOperationDelete(name) for name in stale),
@@ -234,16 +285,13 @@ class _Repository:
     def _head(self) -> RepositoryInfo:
         """Return the last commit of the branch, and make the branch if it is not there."""
         try:
-            return self._info(self.revision)
+            return self.info(self.revision)
         except RevisionNotFoundError:
             if self.revision is None:
                 raise
-        self._refuse_foreign(self._info(None))
+        self.refuse_foreign(self.info(None))
         self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
-        return self._info(self.revision)
-
-    def _info(self, revision: str | None) -> RepositoryInfo:
-        return self.api.model_info(self.repo_id, revision=revision, files_metadata=True)
+        return self.info(self.revision)
 
     def _put_tag(self, tag: str, sha: str) -> str:
         """Tag a commit; return the commit that has the tag, which may be somebody else's."""
@@ -261,7 +309,7 @@ class _Repository:
         tags = {ref.name: ref.target_commit for ref in self.api.list_repo_refs(self.repo_id).tags}
         if tag not in tags:
             return None
-        info = self._info(tags[tag])
+        info = self.info(tags[tag])
         if self._state(info) is None:
             raise HubError(
                 f"tag '{tag}' of {self.repo_id} is at {info.sha}, which is not this prior; give "
@@ -271,7 +319,7 @@ class _Repository:
 
     def _state(self, info: RepositoryInfo) -> str | None:
         """Whether a commit holds this prior "whole", every file by its sum, or "damaged"."""
-        config = self._config_at(info)
+        config = self.config_at(info)
         if config is None or _identity(config) != _identity(self.config):
             return None
         files = config["files"].items()
@@ -284,30 +332,8 @@ class _Repository:
         if there.lfs is not None:
             return there.lfs.sha256 == expected.get("sha256")
         # Only a small file is not stored by that sum.
-        path = self._at(info).fetch(name, there.size or 0)
+        path = self.at(info).fetch(name, there.size or 0)
         return bool(checksum_of(path)["sha256"] == expected.get("sha256"))
-
-    def _at(self, info: RepositoryInfo) -> Snapshot:
-        return Snapshot(Source(self.repo_id, str(info.sha)), self.token)
-
-    def _refuse_foreign(self, info: RepositoryInfo) -> None:
-        """Refuse to put a prior over a model, or anything else that has a ``config.json``."""
-        others = sorted(siblings(info).keys() - {".gitattributes", CARD_NAME})
-        if others and self._config_at(info) is None:
-            raise HubError(
-                f"{self.repo_id} holds {', '.join(others[:5])} and no prior; choose another "
-                "repository"
-            )
-
-    def _config_at(self, info: RepositoryInfo) -> dict[str, Any] | None:
-        if CONFIG_NAME not in siblings(info):
-            return None
-        snapshot = self._at(info)
-        snapshot.fetch(CONFIG_NAME, CONFIG_LIMIT)  # what fails from here on is no prior
-        try:
-            return read_config(snapshot)
-        except PriorError:
-            return None
 
 
 def _identity(config: Mapping[str, Any]) -> list[Any]:

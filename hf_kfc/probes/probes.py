@@ -225,9 +225,10 @@ class Probes:
         """Let a causal language model write texts, and keep its outputs on them.
 
         Sampled from its whole distribution, whatever its generation settings, such texts are where
-        the old model puts its mass (arXiv:2605.26097). A model may also repeat what it was trained on, word for word: a text
-        that shares ``ngram`` tokens in a row with one of ``drop_repeats_of`` is dropped, and
-        counted in :attr:`provenance`. What is not given cannot be found.
+        the old model puts its mass (arXiv:2605.26097). A model may also repeat what it was trained
+        on, word for word: a text that shares ``ngram`` tokens in a row with one of
+        ``drop_repeats_of`` is dropped, and counted in :attr:`provenance`. What is not given cannot
+        be found.
 
         Args:
             model: At the parameters to be remembered.

@@ -271,9 +271,6 @@ def test_examples_that_anyone_may_have_are_probes(saved, run, tier, tmp_path):
         assert "labels" not in prior.probes.rows.columns
         if model == writer:
             assert {tuple(row["input_ids"]) for row in prior.probes.rows} < encoded
-    both = run("estimate", "--model", writer, "--generate", 2, "--probes", 2, "--output", "p")
-    assert both.status == 1
-    assert "of --generate all texts are probes" in both.err
 
 
 def test_a_language_models_probes_are_said_twice(saved, run, tmp_path):
@@ -290,8 +287,24 @@ def test_a_language_models_probes_are_said_twice(saved, run, tmp_path):
     for text in TEXTS:
         first, *rest = tokenizer(text)["input_ids"]
         assert first == tokenizer.bos_token_id
-        expected.add((first, *rest[: (len(rest) + 1) // 2] * 2))
+        twice = (first, *rest[: (len(rest) + 1) // 2] * 2)
+        expected.add(twice[: 1 + len(rest)])
     assert {tuple(row["input_ids"]) for row in probes.rows} == expected
+
+
+@pytest.mark.parametrize(("bos", "positions"), [("[CLS]", 8), ("[CLS]", 7), (None, 8), (None, 7)])
+def test_a_text_that_fills_the_model_is_said_twice_in_its_length(
+    saved, run, tmp_path, bos, positions
+):
+    tokenizer = tokenizer_of()
+    tokenizer.bos_token = bos
+    (tmp_path / "books.txt").write_text("\n".join(f"{text} {text}" for text in TEXTS))
+    model = saved(models.gpt2(vocab_size=len(tokenizer), n_positions=positions), tokenizer)
+    words = ("--dataset", tmp_path / "books.txt", "--probes", 4, "--said_twice")
+    result = run("estimate", "--model", model, *words, "--output", tmp_path / "prior")
+    assert result.status == 0, result.err
+    probes = ConsolidationPrior.from_pretrained(tmp_path / "prior").probes
+    assert max(len(row["input_ids"]) for row in probes.rows) == positions
 
 
 @pytest.mark.parametrize("words", [("--probes", 2), ()])
@@ -443,42 +456,13 @@ def test_a_prior_is_published_and_kept(tier, run, hub, tmp_path, monkeypatch):
     assert "estimate it with min_token_examples=10" in result.err
 
 
-def test_a_prior_of_too_few_examples_is_not_published(saved, run, tmp_path):
+def test_a_prior_of_too_few_examples_is_not_published(saved, run, hub, tmp_path):
     tokenizer = tokenizer_of()
     model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
     data = lines(tmp_path / "few.jsonl", text=TEXTS[:3], label=[0, 1, 0])
     result = run("estimate", "--model", model, "--dataset", data, "--push_to_hub", "org/few-kfc")
     assert result.status == 1
     assert "with 3 examples no token stands in min_token_examples=10" in result.err
-
-
-def test_a_language_model_writes_what_its_prior_is_of(saved, run, tmp_path):
-    tokenizer = tokenizer_of()
-    tokenizer.bos_token = tokenizer.cls_token
-    model = saved(gpt2(tokenizer), tokenizer)
-    words = ("estimate", "--model", model, "--generate", 6, "--max_length", 9)
-    result = run(*words, "--output", tmp_path / "prior", "--json")
-    assert result.status == 0, result.err
-    prior = ConsolidationPrior.from_pretrained(tmp_path / "prior")
-    assert prior.task == "general"
-    assert prior.curvature.num_examples == len(prior.probes) == 6
-    assert prior.probes.provenance.name == "generated"
-    rows = [{**row, "labels": row["input_ids"]} for row in prior.probes.rows]
-    expected = ConsolidationPrior.estimate(
-        GPT2LMHeadModel.from_pretrained(model),
-        rows,
-        DataCollatorForTokenClassification(tokenizer_of()),
-        CurvatureArguments(),
-        task="general",
-    )
-    for own, other in zip(prior.curvature.blocks, expected.curvature.blocks, strict=True):
-        theirs = other.operator.state()
-        assert all(torch.equal(value, theirs[n]) for n, value in own.operator.state().items())
-    both = run(*words, "--dataset", "d", "--output", tmp_path / "other")
-    assert both.status == 2
-    assert "not allowed with" in both.err
-    for wrong in ("0", "-1", "many"):
-        assert run("estimate", "--model", model, "--generate", wrong, "--output", "p").status == 2
 
 
 def test_a_build_for_an_accelerator_that_is_not_there_runs_on_the_cpu(

@@ -57,7 +57,7 @@ def test_every_layer_is_listed_with_kind_and_size():
 def test_counts_labels_and_metrics_are_told():
     text = card_of(num_examples=12345).text
     for row in (
-        "| training examples of the task | 12,345 |",
+        "| examples of the task | 12,345 |",
         f"| examples that the curvature is a mean over | {prior().curvature.num_examples} |",
         "| labels of the Fisher | exact |",
         "| positions that share a weight | expand |",
@@ -98,7 +98,7 @@ def test_merged_and_compressed_priors_say_so():
     assert text.startswith(
         '# What models knew of the tasks "a", "b"\n\nA merged consolidation prior'
     )
-    assert "right after it had learnt" not in text
+    assert "none of the task's data" not in text
     assert "damping=0.3" in text
     lines = text.splitlines()
     for row in (

@@ -244,7 +244,7 @@ def test_a_fault_of_the_program_is_not_told_as_one_of_the_hub(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fault in (ValueError("max() arg is an empty sequence"), RuntimeError("no"), KeyError("x")):
-        monkeypatch.setattr(push_module._Repository, "_changes", Mock(side_effect=fault))
+        monkeypatch.setattr(push_module._Push, "_changes", Mock(side_effect=fault))
         with pytest.raises(type(fault)) as raised:
             push()
         assert raised.value is fault
