@@ -44,6 +44,8 @@ def test_sharing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("probes", ("--ranker", "cnn"), "probes and 1 prior"),
         ("scaling", (), "penalty, power of tasks"),
         ("size", ("--ranker", "cnn"), "published, rank 4, bfloat16"),
+        ("paper", (), "of that, the vocabulary"),
+        ("processes", (), "penalty: a process's share of multiplications"),
         ("causal", (), "peak memory, published, every 4th step, over plain"),
     ],
 )

@@ -4,14 +4,13 @@
 
 The same examples in batches of the same total size, one thread for each process, on as many cores
 as there are processes. Both processes are started once and wait while the single one works. For
-the penalty, each trains one step with DDP; then what its penalty holds and multiplies is
-counted and compared with what one process has.
+the penalty, each trains one step with DDP; then what its penalty multiplies, and with which bytes
+of factors, is counted and compared with what one process has. Each has read the whole prior.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import socket
 import tempfile
@@ -65,28 +64,10 @@ def penalty_part(arguments: argparse.Namespace, folder: str, processes: int) -> 
     with FlopCounterMode(display=False) as counter:
         penalty()
     placed = [term._product for layer in penalty._layers for term in layer]
-    if processes > 1:
-        distributed.barrier()  # all hold it
-    in_memory = mapped_bytes(prior)
-    if processes > 1:
-        distributed.barrier()
     return {
         "factors placed where they are multiplied": held_bytes(placed),
-        "memory of the prior, mapped from its files": in_memory,
         "multiplications": counter.get_total_flops(),
     }
-
-
-def mapped_bytes(folder: Path) -> int:
-    """Count this process's memory of a folder's files; what others map too is divided by them."""
-    total, counts = 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        name, *rest = line.split()
-        if not name.endswith(":"):
-            counts = str(folder) in line
-        elif counts and name == "Pss:":
-            total += 1024 * int(rest[0])
-    return total
 
 
 def held_bytes(holder: object) -> int:
@@ -169,7 +150,6 @@ def main() -> None:
         }
         seconds = alternate(contestants, arguments.repetitions)
         whole = penalty_part(arguments, folder, 1)
-        gc.collect()  # this process maps the prior no longer
         parts = ask(pipes, "penalty")
         for pipe in pipes:
             pipe.send("")
