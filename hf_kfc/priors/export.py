@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..curvature import Block
+from ..curvature import Block, Operator
 from ..errors import PriorError
 from ..files import path_of, refuse_blocked, replace_file
 from ..precision import wide
@@ -27,13 +27,15 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
     names of the linear layers, as ``torch.save`` writes it. PEFT itself sums XᵀX over the positions
     of a text, divided by the square of its largest entry, and takes the mean over texts: of one
     text that is A up to a factor, which CorDA's adapters do not depend on; of several, texts with
-    large entries count less there.
+    large entries count less there. The Gram matrices of RegMean (arXiv:2212.09849) and the Hessian
+    of GPTQ (arXiv:2210.17323) are multiples of A.
 
     Args:
         path: The file to write, CorDA's ``covariance_file``.
 
     Returns:
-        Number of layers; those that have a diagonal alone are left out, and a warning names one.
+        Number of layers; those that have a diagonal alone are left out, and a warning names one. So
+        does one of layers whose A is not exact: of a prior that was compressed or merged, or EKFAC.
 
     Raises:
         PriorError: No layer has such a factor, as ``kronecker`` curvature has.
@@ -58,12 +60,38 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
             prior.task,
             left[0],
         )
+    _tell_what_is_rough(prior, covariances)
     path = path_of(path)
     refuse_blocked(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as partial:
         torch.save(covariances, partial)
     return len(covariances)
+
+
+def _tell_what_is_rough(prior: BasePrior, covariances: Collection[str]) -> None:
+    blocks = [block for block in prior.curvature.blocks if block.name in covariances]
+    rough = {block.name: said for block in blocks if (said := _roughness(block.operator))}
+    if rough:
+        logger.warning(
+            "Covariances of %d layers of prior '%s' (%s, ...) are not those of the inputs but %s; "
+            "export a prior of curvature='kronecker' before it is compressed or merged",
+            len(rough),
+            prior.task,
+            next(iter(rough)),
+            " or ".join(dict.fromkeys(rough.values())),
+        )
+
+
+def _roughness(operator: Operator) -> str:
+    """Say what A has lost; nothing, if it is that of one product as it was estimated."""
+    factors = [A for _, A in operator.stored_factors()]
+    ranks = {A.columns.shape[1] for A in factors if A.columns is not None}
+    said = [] if factors else ["weighed by gradients"]
+    said += [f"mixed of {len(factors)} products"] * (len(factors) > 1)
+    said += [f"of rank {rank}" for rank in ranks]
+    said += ["in bfloat16"] * any(A.values.dtype == torch.bfloat16 for A in factors)
+    return ", ".join(said)
 
 
 def _input_moments(prior: BasePrior) -> Iterator[tuple[str, Tensor]]:

@@ -122,6 +122,36 @@ def test_the_rule_of_contributing_covers_its_layer(monkeypatch):
         RULES.update(before)
 
 
+def test_regmean_of_the_guide_is_the_least_squares_of_all_inputs(tmp_path):
+    """Of a bias the mean is taken."""
+    (code,) = code_blocks(ROOT / "docs" / "guides" / "command-line.md", "run: RegMean")
+    names = {}
+    exec(code, names)
+    torch.manual_seed(0)
+    models, inputs, files = [nn.Sequential(nn.Linear(4, 3)) for _ in range(2)], [], []
+    for number, model in enumerate(models):
+        x = torch.randn(9 + number, 5, 4) @ torch.randn(4, 4) + number
+        rows = [{"x": own, "labels": torch.tensor(0)} for own in x]
+        prior = ConsolidationPrior.estimate(
+            model,
+            rows,
+            lambda rows: {name: torch.stack([row[name] for row in rows]) for name in rows[0]},
+            task=str(number),
+            forward=lambda model, batch: Outputs(model(batch["x"]).mean(1), batch["labels"]),
+        )
+        files.append(tmp_path / f"{number}.pt")
+        prior.export_covariances(files[-1])
+        inputs.append(x.flatten(0, 1) / x[..., 0].numel() ** 0.5)
+    with torch.no_grad():
+        wanted = torch.cat([x @ model[0].weight.T for x, model in zip(inputs, models, strict=True)])
+        bias = (models[0][0].bias + models[1][0].bias) / 2
+    expected = torch.linalg.lstsq(torch.cat(inputs), wanted).solution.T
+    merged = names["regmean"](models, files, alpha=1.0)
+    assert merged is models[0]
+    torch.testing.assert_close(merged[0].weight.detach(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged[0].bias.detach(), bias)
+
+
 def test_the_operator_of_contributing_is_known_and_multiplies(monkeypatch):
     try:
         module = contributed("operator", monkeypatch)

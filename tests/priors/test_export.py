@@ -112,6 +112,29 @@ def test_they_are_means_over_all_positions_of_all_texts(
         torch.testing.assert_close(found[name].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_gptqs_hessian_is_a_multiple(tmp_path: Path) -> None:
+    """It is 2/n Σ x xᵀ of n texts, however they are batched (`add_batch` of its authors)."""
+    model, name = text_llama().eval(), "model.layers.0.mlp.down_proj"
+    texts = torch.randint(1, 9, (6, 7), generator=torch.Generator().manual_seed(0))
+    hessian, seen = torch.zeros(()), 0
+
+    def add_batch(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal hessian, seen
+        (x,) = args
+        hessian = hessian * (seen / (seen + len(x)))
+        seen += len(x)
+        rows = x.flatten(0, 1)
+        hessian = hessian + 2 / seen * rows.T @ rows
+
+    model.get_submodule(name).register_forward_hook(add_batch)
+    with torch.no_grad():
+        for batch in texts.split(4):
+            model(batch)
+    prior_of_texts(text_llama, list(texts)).export_covariances(tmp_path / "c.pt")
+    expected = 2 * texts.shape[1] * torch.load(tmp_path / "c.pt")[name]
+    torch.testing.assert_close(hessian, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
     prior = prior_of_texts(text_llama, raw_texts(3))
     prior.save_pretrained(tmp_path / "prior")
@@ -120,6 +143,38 @@ def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
     places = {name: tensor.untyped_storage().data_ptr() for name, tensor in found.items()}
     layer = "model.layers.0.self_attn."
     assert places[f"{layer}q_proj"] == places[f"{layer}v_proj"] != places[f"{layer}o_proj"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda prior: prior.compress(rank=2, dtype=torch.bfloat16), "of rank 2, in bfloat16"),
+        (lambda prior: prior.compress(dtype=torch.bfloat16), "in bfloat16"),
+        (lambda prior: ConsolidationPrior.merge([prior, other_texts()], rank=2), "mixed of 2 prod"),
+        (lambda _: prior_of_texts(text_llama, raw_texts(3), curvature="kronecker_eigen"), "weigh"),
+    ],
+    ids=["low rank", "bfloat16", "merged", "EKFAC"],
+)
+def test_what_is_not_the_inputs_own_moments_is_told(
+    change: Callable[[ConsolidationPrior], ConsolidationPrior],
+    said: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = prior_of_texts(text_llama, raw_texts(3))
+    whole.export_covariances(tmp_path / "whole.pt")
+    assert not caplog.records
+    changed = change(whole)
+    caplog.clear()
+    changed.export_covariances(tmp_path / "changed.pt")
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("Covariances of ") and said in told and "before it is" in told
+    exact, found = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "changed"))
+    assert max((found[n] - exact[n]).norm() / exact[n].norm() for n in exact) > 1e-3
+
+
+def other_texts() -> ConsolidationPrior:
+    return prior_of_texts(text_llama, raw_texts(6)[3:])
 
 
 def test_a_prior_without_factors_leaves_no_file(tmp_path: Path) -> None:
