@@ -90,9 +90,8 @@ def _keep(
         return prior.push_to_hub(options.push_to_hub, min_examples=least, card=card)
     except (HfKfcError, OSError) as error:
         raise ConsolidationError(
-            f"{error}; the prior is kept in {output}, and from there Python pushes it: "
-            f"ConsolidationPrior.from_pretrained('{output}').push_to_hub('{options.push_to_hub}', "
-            f"min_examples={least})"
+            f"{error}; the prior is kept, and this publishes it without another estimate: hf-kfc "
+            f"push {output} {options.push_to_hub} --min_examples {least}"
         ) from error
 
 

@@ -17,7 +17,8 @@ DAMPING = 0.1
 """The relative damping that conditions are told for: the trainer's default."""
 
 UNSEEN = 10
-"""In how many examples a token must stand for the curvature of a published prior to see it."""
+"""In how many examples a token must stand for the curvature of a published prior to see it, and for
+the prior to tell it."""
 
 
 def estimate(parser: ArgumentParser) -> None:
@@ -253,6 +254,14 @@ def push(parser: ArgumentParser) -> None:
         help="The model that the prior was made of, where it is published, by the whole hash of a "
         "commit.",
     )
+    parser.add_argument(
+        "--min_examples",
+        metavar="N",
+        type=_number,
+        default=UNSEEN,
+        help="In how many examples a token must stand to be published; 0, as for texts that the "
+        "model wrote itself, publishes all that the prior tells.",
+    )
 
 
 COMMANDS = {
@@ -267,6 +276,12 @@ COMMANDS = {
     push: ".push:report",
 }
 """Each command with the module and the function that runs it."""
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no whole number; give 0 or more")
+    return int(text)
 
 
 def _count(text: str) -> int:

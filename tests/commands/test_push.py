@@ -50,6 +50,7 @@ def test_a_small_prior_is_published_and_points_at_its_model(run, hub: HubServer,
 def test_what_cannot_be_published_is_told(run, hub: HubServer, folder: Path):
     result = run("push", folder / "prior", "kfc")
     assert (result.status, "give ORG/NAME" in result.err) == (2, True)
+    assert run("push", folder / "prior", "org/kfc", "--min_examples", -1).status == 2
     result = run("push", folder / "prior", "org/kfc", "--anchor", "org/model@main")
     assert result.status == 1
     assert "org/model is not pinned by 'main'" in result.err
