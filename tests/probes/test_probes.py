@@ -493,3 +493,10 @@ def test_another_model_than_the_anchor_is_refused():
     probes.check(models.classifier())
     with pytest.raises(ProbeError, match=r"tokens from 1 to 19, and \w+ has 5"):
         probes.check(models.bert(BertForSequenceClassification, vocab_size=5))
+
+
+def test_a_decision_among_many_takes_520_bytes():
+    model = models.gpt2(seed=0, vocab_size=2000)
+    rows = [{"input_ids": ids.tolist()} for ids in torch.randint(2000, (4, 12))]
+    _, tensors = Probes.from_dataset(model, rows, pad()).state()
+    assert sum(tensor.nbytes for tensor in tensors.values()) / (4 * 12) == pytest.approx(520, abs=4)
