@@ -254,6 +254,26 @@ def test_the_page_of_language_models_is_that_of_its_results(
         assert committed.exists()
 
 
+def test_answers_have_a_column_where_questions_were_asked(tmp_path, monkeypatch):
+    lines = (BENCHMARKS / "lm" / "spanish-120.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    records[0]["settings"]["answers"] = 8
+    for record in records:
+        if "point" in record:
+            record["new"]["answers"] = 0.125 if record["point"]["method"] == "individual" else 0.25
+    text = "\n".join(map(json.dumps, records))
+    (tmp_path / "asked.jsonl").write_text(f"{text}\n", "utf-8")
+    tables = load("lm/tables.py", monkeypatch)
+    words = ["tables.py", "--results", str(tmp_path), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    tables.main()
+    page = (tmp_path / "results.md").read_text("utf-8")
+    assert "Of up to 8 questions the anchor answers 12.5% rightly." in page
+    header, _, *rows = [line.split(" | ") for line in page.splitlines() if line.startswith("|")][:6]
+    place = header.index("answers")
+    assert {row[place] for row in rows} == {"25.0%"}
+
+
 def test_the_table_of_static_coverage_is_made_of_its_lines(monkeypatch):
     static = load("architectures/static.py", monkeypatch)
     lines = (BENCHMARKS / "architectures" / "static.jsonl").read_text("utf-8").splitlines()

@@ -6,6 +6,7 @@ python benchmarks/lm/tables.py
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -115,7 +116,7 @@ class Row:
             **{label: self._share(label) for label in ("LAMBADA", "PIQA", "ARC")},
             "new cross entropy": f"{self.mean(lambda run: run['new']['cross_entropy']):.3f}",
             "against none": "-" if is_none else f"{self.new:+.3f}",
-            "answers": f"{self.mean(lambda run: run['new'].get('answers', 0.0)):.1%}",
+            "answers": f"{self.mean(lambda run: run['new'].get('answers', math.nan)):.1%}",
             "meter": f"{self.mean(lambda run: run['meter']['kl']):.3f}",
             "changed": f"{self.mean(lambda run: run['meter']['changed']):.1%}",
             "time of a step": "-" if time is None else f"{time:.2f} x",

@@ -19,6 +19,7 @@ from ..priors.files import refuse_other_files
 from ..priors.privacy import MIN_EXAMPLES
 from ..priors.push import check_repository
 from ..probes import Probes, pad_tokens, unlabelled_forward
+from ..probes.inputs import said_twice
 from .examples import load_examples, prepare
 from .formats import Choices, Prepared
 from .loading import load_model, load_tokenizer
@@ -151,15 +152,12 @@ def _probes_of(
     is_default = prepared.forward is default_forward
     examples = prepared.dataset
     if options.said_twice:
-        begin = tokenizer.bos_token_id
+        begin, columns = tokenizer.bos_token_id, examples.column_names
 
-        def said_twice(ids: list[int]) -> dict[str, list[int]]:
-            start = int(ids[0] == begin)
-            half = ids[start : (start + len(ids) + 1) // 2]
-            return {"input_ids": (ids[:start] + half * 2)[: len(ids)]}  # no longer than it was
+        def twice(ids: list[int]) -> dict[str, list[int]]:
+            return {"input_ids": said_twice(ids, begin)}
 
-        columns = examples.column_names
-        examples = examples.map(said_twice, input_columns="input_ids", remove_columns=columns)
+        examples = examples.map(twice, input_columns="input_ids", remove_columns=columns)
     return Probes.from_dataset(
         model,
         examples,

@@ -19,6 +19,7 @@ __all__ = [
     "collated",
     "inputs_of",
     "pad_tokens",
+    "said_twice",
     "special_tokens_around",
     "vocabulary_of",
     "with_decoder_inputs",
@@ -136,3 +137,15 @@ def vocabulary_of(model: nn.Module) -> int:
             "TokenTable.uniform(...) or another table"
         )
     return size
+
+
+def said_twice(ids: Sequence[int], begin: int | None) -> list[int]:
+    """Return the first half of a text, twice, and no longer than the text.
+
+    Args:
+        ids: Its tokens.
+        begin: The token of beginnings, which stands once if the text begins with it.
+    """
+    start = int(ids[0] == begin)
+    half = list(ids[start : (start + len(ids) + 1) // 2])
+    return [*ids[:start], *half, *half][: len(ids)]

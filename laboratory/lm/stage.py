@@ -28,6 +28,7 @@ from hf_kfc import Probes
 from hf_kfc.curvature import CurvatureArguments
 from hf_kfc.priors import ConsolidationPrior
 from hf_kfc.probes import pad_tokens
+from hf_kfc.probes.inputs import said_twice
 from hf_kfc.training import ConsolidationArguments, ConsolidationTrainer
 
 from ..arguments import settings_of
@@ -209,11 +210,13 @@ class Stage:
         rows = [*self.public[:taken], *probes.rows[: len(probes) - taken]]
         random.Random(self.seed).shuffle(rows)
         twice = round(method.repeated * len(rows))
-        rows = [*map(_said_twice, rows[:twice]), *rows[twice:]]
+        begin = self.tokenizer.bos_token_id
+        texts = [row["input_ids"] for row in rows]
+        texts[:twice] = [said_twice(ids, begin) for ids in texts[:twice]]
         with self._precision():
             return Probes.from_dataset(
                 self.anchor,
-                [{"input_ids": row["input_ids"]} for row in rows],
+                [{"input_ids": ids} for ids in texts],
                 pad_tokens,
                 top_k=self.args.top_k,
                 source="public",
@@ -313,11 +316,6 @@ class Stage:
     def _precision(self) -> AbstractContextManager[Any]:
         is_mixed = self.args.dtype == "bfloat16"
         return torch.autocast(self.anchor.device.type, torch.bfloat16, enabled=is_mixed)
-
-
-def _said_twice(row: Row) -> Row:
-    half: list[int] = list(row["input_ids"][: len(row["input_ids"]) // 2])
-    return {"input_ids": half * 2}
 
 
 class Rival(ConsolidationTrainer):

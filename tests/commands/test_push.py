@@ -10,6 +10,7 @@ from tiny.models import VOCABULARY, classifier
 
 from hf_kfc import ConsolidationPrior, CurvatureArguments
 from hf_kfc.hub import push_model
+from hf_kfc.priors.privacy import MIN_EXAMPLES
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def test_a_small_prior_is_published_and_points_at_its_model(run, hub: HubServer,
     assert "low_rank_kronecker" in {block.operator.kind for block in found.curvature.blocks}
     pushed = hub.repositories["model", "org/kfc"]
     assert pushed.private
+    assert found.provenance.min_examples == MIN_EXAMPLES
     assert b"anchor/" not in pushed.resolve("main").files["prior.safetensors"].content
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_kfc.errors import ConsolidationError, DataError
+from hf_kfc.probes.inputs import said_twice
 from laboratory.ledger import read_ledger
 from laboratory.lm import LmArguments, LmMethod, run_lm
 from laboratory.lm.adapters import with_adapter
@@ -258,6 +259,9 @@ def test_a_text_begins_with_the_token_that_the_tokenizer_puts_there(data, model)
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
     assert beginning_of(tokenizer) == [0]
+    half = [0, 4, 5, 4, 5]
+    assert said_twice([0, 4, 5, 6, 7], tokenizer.bos_token_id) == half
+    assert said_twice([4, 5, 6, 7], tokenizer.bos_token_id) == half[1:]
     for domain in ("spanish", "gsm8k"):
         rows = read_domain(domain, data, tokenizer, length=96, test_rows=2, seed=0).train
         begun = [row["input_ids"][0] == 0 for row in rows]

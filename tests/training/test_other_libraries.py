@@ -123,17 +123,10 @@ def embeddings(
     tokenizer().save_pretrained(folder / "encoder")
     encoder = modules.Transformer(str(folder / "encoder"))
     model = library.SentenceTransformer(modules=[encoder, modules.Pooling(8)], device="cpu")
-    base = library.SentenceTransformerTrainer
-    scored = {"one": sentences(1), "two": sentences(2), "label": [0.1 * n for n in range(8)]}
-    rows = Dataset.from_dict(scored)
-    return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
-        model=model,
-        args=library.SentenceTransformerTrainingArguments(str(folder), **{**ARGUMENTS, **settings}),
-        train_dataset=rows,
-        eval_dataset=rows,
-        loss=losses.CosineSimilarityLoss(model),
-        **({"priors": priors, "consolidation": CONFIG} if ours else {}),
-    )
+    rows = {"one": sentences(1), "two": sentences(2), "label": [0.1 * n for n in range(8)]}
+    args = library.SentenceTransformerTrainingArguments(str(folder), **{**ARGUMENTS, **settings})
+    loss = losses.CosineSimilarityLoss(model)
+    return of_sentences(ours, library.SentenceTransformerTrainer, args, loss, rows, priors)
 
 
 def sparse_embeddings(
@@ -152,15 +145,28 @@ def sparse_embeddings(
     tokenizer().save_pretrained(folder / "encoder")
     encoder = inner.Transformer(str(folder / "encoder"), transformer_task="fill-mask")
     model = library.SparseEncoder(modules=[encoder, modules.SpladePooling()], device="cpu")
-    base = kind.SparseEncoderTrainer
-    rows = Dataset.from_dict({"one": sentences(1), "two": sentences(2)})
-    ranking = losses.SparseMultipleNegativesRankingLoss(model)
-    return type("Trainer", (ConsolidationMixin, base) if ours else (base,), {})(
-        model=model,
-        args=kind.SparseEncoderTrainingArguments(str(folder), **{**ARGUMENTS, **settings}),
-        train_dataset=rows,
-        eval_dataset=rows,
-        loss=losses.SpladeLoss(model, ranking, 0.1, 0.1),
+    rows = {"one": sentences(1), "two": sentences(2)}
+    loss = losses.SpladeLoss(model, losses.SparseMultipleNegativesRankingLoss(model), 0.1, 0.1)
+    args = kind.SparseEncoderTrainingArguments(str(folder), **{**ARGUMENTS, **settings})
+    return of_sentences(ours, kind.SparseEncoderTrainer, args, loss, rows, priors)
+
+
+def of_sentences(
+    ours: bool,
+    base: type,
+    args: Any,
+    loss: Any,
+    rows: Mapping[str, list[Any]],
+    priors: Sequence[ConsolidationPrior],
+) -> Any:
+    """A trainer of sentence-transformers, of the model that its loss has."""
+    data = Dataset.from_dict(dict(rows))
+    return type("Trainer", mixed(ours, base), {})(
+        model=loss.model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        loss=loss,
         **({"priors": priors, "consolidation": CONFIG} if ours else {}),
     )
 
