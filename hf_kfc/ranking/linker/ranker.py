@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     BertForMultipleChoice,
     PreTrainedModel,
@@ -234,10 +235,12 @@ def _no_more_than_first_token(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     encoder: Any = model.base_model.encoder
-    behind_attention = encoder.layer[-1].attention.output
-    handle = behind_attention.register_forward_pre_hook(
-        lambda _, states: tuple(x[:, :1] for x in states)
-    )
+    owner = get_ident()  # who else runs the model meanwhile gets all tokens
+
+    def cut(_: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return tuple(x[:, :1] for x in states) if get_ident() == owner else None
+
+    handle = encoder.layer[-1].attention.output.register_forward_pre_hook(cut)
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import math
 from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import chain
+from threading import Thread
 from types import SimpleNamespace
 
 import datasets
@@ -261,6 +262,30 @@ def test_the_last_layer_works_out_the_token_that_decides_and_no_other(
     monkeypatch.setattr("hf_kfc.ranking.linker.ranker._BY_FIRST_TOKEN", ())
     assert_same(linker([note("knee pain", "ear wound")]), found)
     assert min(lengths) > 1
+
+
+def test_another_thread_gets_all_tokens_while_a_linker_ranks(tokenizer, ontology, tmp_path):
+    """It may train on the same model, or look at what its last layer says."""
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=1, **sizes)
+    bert = AutoModelForMultipleChoice.from_config(config).eval()
+    layer, others, seen = bert.base_model.encoder.layer[0], [], []
+    plain = layer.forward
+
+    def run():
+        seen.append(bert.base_model(torch.ones(1, 5, dtype=torch.long)).last_hidden_state.shape)
+
+    def forward(*args, **more):
+        if not others:
+            others.append(Thread(target=run))
+            others[0].start()
+            others[0].join()
+        return plain(*args, **more)
+
+    layer.forward = forward
+    linker = EntityLinker(bert, tokenizer, ontology, num_candidates=6, cache_dir=tmp_path)
+    linker([note("knee pain", "ear wound")])
+    assert seen == [(1, 5, 16)]
 
 
 def test_a_ranker_that_compares_candidates_gets_them_together(linker, model):
