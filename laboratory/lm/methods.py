@@ -25,6 +25,7 @@ class LmMethod:
         rank: Of the curvature's factors, which are kept in bfloat16 then; 0 for all of them.
         probes: Weight of the KL on texts that the anchor has sampled; None for none.
         rows: Of these in a step; 0 for as many as the command line says.
+        probe_every: They are in every k-th step; 0 for as the command line says.
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         public: Share of public texts among those of probes and curvature.
         repeated: Share of public texts, cut to a half, that stand twice in their row as
@@ -45,6 +46,7 @@ class LmMethod:
     rank: int = 0
     probes: float | None = None
     rows: int = 0
+    probe_every: int = 0
     temperature: float = 1.0
     public: float = 0.0
     repeated: float = 0.0
@@ -74,6 +76,8 @@ class LmMethod:
             )
         if method.damping is not None and method.curvature is None:
             raise ConsolidationError(f"method '{name}' damps no penalty; give kfc, ewc or l2")
+        if method.probe_every and method.probes is None:
+            raise ConsolidationError(f"method '{name}' spaces no probes; give probes beside")
         return method
 
     @property
@@ -114,6 +118,7 @@ LM_METHODS: Mapping[str, Part] = {
     "damping": _part("with a penalty: its relative damping", 0.1, "damping"),
     "rank": _count("rank", "the curvature compressed, as it is published; eigenpairs a factor", 64),
     "rows": _count("rows", "sampled texts of a step", 1),
+    "probe_every": _count("probe_every", "these in every k-th step, at k times their weight", 2),
     "temperature": Part(
         "that of the sampling, below 1 for texts that the model holds more likely",
         lambda value: {"temperature": value},

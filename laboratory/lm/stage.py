@@ -309,7 +309,7 @@ class Stage:
             penalty_dtype=args.dtype,
             probe_weight=method.probes or 0.0,
             probe_batch_size=method.rows or args.probe_batch_size,
-            probe_every=args.probe_every,
+            probe_every=method.probe_every or args.probe_every,
             probe_held_out=0.0,
         )
 

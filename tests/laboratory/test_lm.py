@@ -158,9 +158,12 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
         empty.learnt_from(LmMethod.parse("probes:1+public"))
 
 
-@pytest.mark.parametrize("name", ["probes:1+repeated", "public+repeated", "probes:1+damping:0.1"])
+@pytest.mark.parametrize(
+    "name", ["probes:1+repeated", "public+repeated", "probes:1+damping:0.1", "kfc+probe_every:2"]
+)
 def test_a_part_that_would_do_nothing_is_refused(name):
-    with pytest.raises(ConsolidationError, match=r"repeats what it has not|damps no penalty"):
+    problems = r"repeats what it has not|damps no penalty|spaces no probes"
+    with pytest.raises(ConsolidationError, match=problems):
         LmMethod.parse(name)
 
 
@@ -356,6 +359,8 @@ def test_a_method_has_a_rank_and_rows_of_its_own(data, model, tmp_path):
     assert (whole.args.probe_batch_size, small.args.probe_batch_size) == (2, 1)
     sharp = stage.trainer(LmMethod.parse("kfc:0.1+damping:0.02"), stage.anchor)
     assert (whole.args.damping, sharp.args.damping) == (0.1, 0.02)
+    spaced = stage.trainer(LmMethod.parse("probes+rows:3+probe_every:2"), stage.anchor).args
+    assert (spaced.probe_every, spaced.probe_batch_size, whole.args.probe_every) == (2, 3, 1)
     (own,) = stage.trainer(LmMethod.parse("probes"), stage.anchor).probes.values()
     assert own is stage.probes[0]
     cooler = LmMethod.parse("probes+temperature:0.5")
