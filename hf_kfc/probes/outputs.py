@@ -346,9 +346,12 @@ def _mean(values: Tensor, scores: Tensor) -> Tensor:
 
 def _decided(outputs: Outputs) -> Tensor:
     """Return the scores of all decisions in the order of the examples: [M, K], or [M, 1]."""
-    if outputs.family is Family.CATEGORICAL:
-        return wide(outputs.logits[outputs.decided])
-    return wide(outputs.logits).reshape(-1, 1)
+    logits, decided = outputs.logits, outputs.decided
+    if outputs.family is not Family.CATEGORICAL:
+        return wide(logits).reshape(-1, 1)
+    if bool(decided.all()):  # no copy of a whole vocabulary's scores, nor of their gradient
+        return wide(logits.reshape(-1, logits.shape[-1]))
+    return wide(logits[decided])
 
 
 def _is_offered(scores: Tensor) -> Tensor:
