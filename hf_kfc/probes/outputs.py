@@ -366,8 +366,9 @@ def _offered(scores: Tensor, sizes: Tensor | None, most: int) -> Tensor:
     offered = _is_offered(scores)
     if bool((offered.sum(1) != (most if sizes is None else sizes)).any()):
         raise ProbeError(
-            "the model decides between another number of classes than the anchor did; pass the "
-            "`forward` and a collator like those that the probes were made with"
+            "the model decides between another number of classes than the anchor did; if it has "
+            "another head, take `prior.with_probes(None)`, and if not, pass the `forward` and a "
+            "collator like those that the probes were made with"
         )
     order = offered.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return scores.gather(1, order)

@@ -17,14 +17,27 @@ from torch import Tensor, nn
 
 from ..curvature import Block, Layout
 from ..errors import ConsolidationError, PriorError
+from ..precision import wide
 from ..priors import ConsolidationPrior
 from .adapters import COMPILED, LowRank, Naming, names_for, plain_name
+from .processes import whole
 
-__all__ = ["FittedBlock", "Patterns", "as_priors", "fit", "refuse_compiled", "refuse_idle"]
+__all__ = [
+    "FittedBlock",
+    "Patterns",
+    "as_priors",
+    "fit",
+    "has_another_head",
+    "refuse_compiled",
+    "refuse_idle",
+]
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMED = 3
+_ALIKE = 0.5
+"""Cosine from which a head is the anchor's, moved by training: of one drawn anew it is about 0."""
+_IGNORE = "`ignore` of the ConsolidationConfig (`penalty_ignore` of ConsolidationArguments)"
 _MISSING, _SHAPE, _UNKNOWN = "the model has no parameter ", "", "the prior knows nothing of "
 
 
@@ -150,8 +163,7 @@ def fit(
             raise ConsolidationError(
                 f"PEFT trains a copy of {apart[0]} that {naming.apart[apart[0]]} does not share, "
                 "and the prior's curvature is of both uses; name both in `modules_to_save`, with "
-                "ensure_weight_tying=True, or leave them out of the penalty by `ignore` of the "
-                "ConsolidationConfig"
+                f"ensure_weight_tying=True, or leave them out of the penalty by {_IGNORE}"
             )
         own = tuple(naming.own[name] for name in names)
         found = [tuple(parameters[name].shape) for name in own]
@@ -184,6 +196,34 @@ def fit(
     if prefix != _Prefix():
         logger.info("The prior of task '%s' %s.", prior.task, prefix)
     return fitted
+
+
+def has_another_head(
+    prior: ConsolidationPrior, model: nn.Module, ignore: Iterable[str] | None
+) -> bool:
+    """Whether what ``ignore`` leaves free outside of the base model is not the prior's head.
+
+    Its outputs on probes are then answers to another question. A head that has been trained since
+    is still alike.
+
+    Args:
+        prior: Of an earlier task.
+        model: The model to be trained, unwrapped.
+        ignore: What is not held.
+    """
+    free, base = Patterns(model, ignore), getattr(model, "base_model_prefix", "")
+    values = {plain_name(name): value for name, value in model.named_parameters()}
+    names = [n for n in prior.anchor if n in values and n in free]
+    names = [n for n in names if not base or not n.startswith(f"{base}.")]
+    pairs = [(whole(values[name].detach()), prior.anchor[name]) for name in names]
+    if any(ours.shape != theirs.shape for ours, theirs in pairs):
+        return True
+    if not pairs:
+        return False
+    ours, theirs = (
+        torch.cat([wide(pair[side]).flatten().cpu() for pair in pairs]) for side in (0, 1)
+    )
+    return float(torch.cosine_similarity(ours, theirs, dim=0)) < _ALIKE
 
 
 def refuse_idle(
@@ -302,7 +342,7 @@ def _refuse(
     grown = ", or list them in `added_rows` if their first rows are the old ones"
     raise PriorError(
         f"prior of task '{prior.task}' does not fit {type(model).__name__}: {'; '.join(said)}; "
-        "if that is meant, leave them out of the penalty by `ignore` of the ConsolidationConfig"
+        f"if that is meant, leave them out of the penalty by {_IGNORE}"
         + grown
         * bool(problems[_SHAPE])
     )

@@ -28,6 +28,7 @@ from ..probes.probes import Collator
 from .adapters import plain_name
 from .budget import MOST, Budget
 from .config import PenaltySettings
+from .fitting import has_another_head
 from .processes import reshard, whole
 from .resuming import ConsolidationState
 from .steps import numbered
@@ -107,6 +108,13 @@ class Probing:
         self._given, limit = dict(given), settings.forgetting_budget
         self.budget: Budget | None = None
         if limit is not None:
+            if not any(task.held_out for task in self.tasks):
+                logger.warning(
+                    "No probes are held out: a budget of %g nats goes by those that are trained "
+                    "on, and nothing measures what is forgotten; give more, or raise "
+                    "probe_held_out.",
+                    limit,
+                )
             self.budget = Budget(limit, trainer.state.max_steps)
             ConsolidationState.go_on(trainer.state, self.budget)
         self._sum: Tensor | None = None
@@ -353,19 +361,33 @@ class Probing:
 
 
 def probes_by_task(
-    priors: Sequence[ConsolidationPrior], given: Probes | Sequence[Probes] | None
+    priors: Sequence[ConsolidationPrior],
+    given: Probes | Sequence[Probes] | None,
+    model: nn.Module,
+    ignore: Sequence[str] | None,
 ) -> dict[str, Probes]:
     """Return the probes of each earlier task: those that its prior carries, and others.
 
     Args:
-        priors: Of earlier tasks.
+        priors: Of earlier tasks. The probes of one whose head ``ignore`` leaves free are left out
+            where the model has another one now.
         given: Other probes; the same ones as a prior's are not taken twice.
+        model: The model to be trained, unwrapped.
+        ignore: What is not held.
 
     Raises:
         ConsolidationError: Something else than probes.
     """
-    carried = [(prior.task, prior.probes) for prior in priors]
-    own = [(task, probes) for task, probes in carried if probes is not None]
+    own = list[tuple[str, Probes]]()
+    for prior in priors:
+        if prior.probes is not None and has_another_head(prior, model, ignore):
+            logger.warning(
+                "The probes of '%s' are left out: the head that `ignore` leaves free is another "
+                "than theirs. The prior's penalty holds the rest of the model.",
+                prior.task,
+            )
+        elif prior.probes is not None:
+            own.append((prior.task, prior.probes))
     more: list[Any] = (
         list(given) if isinstance(given, list | tuple) else [given] * (given is not None)
     )

@@ -95,7 +95,7 @@ def refuse_other(identity: dict[str, Any], state_file: Path) -> None:
     try:
         kept = json.loads(state_file.read_text(encoding="utf-8")).get("stateful_callbacks", {})
         was = PLAIN | kept.get(name, {}).get("attributes", {}).get("identity", {})
-        one, two = _without_sources(was), _without_sources(identity)
+        one, two = _compared(was), _compared(identity)
         tasks = ", ".join(prior["task"] for prior in was["priors"])
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         raise ConsolidationError(
@@ -138,7 +138,8 @@ def order_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _without_sources(identity: dict[str, Any]) -> dict[str, Any]:
-    """The same prior may be read from elsewhere when a checkpoint is continued."""
-    priors = [{k: v for k, v in prior.items() if k != "source"} for prior in identity["priors"]]
-    return {**identity, "priors": priors}
+def _compared(identity: dict[str, Any]) -> dict[str, Any]:
+    """Tell strengths from priors; the same prior may be read from elsewhere when one goes on."""
+    priors = [[prior["task"], prior["fingerprint"]] for prior in identity["priors"]]
+    strengths = [prior["strength"] for prior in identity["priors"]]
+    return {**identity, "priors": priors, "strengths": strengths}

@@ -39,7 +39,8 @@ def bayesian_strength(prior: ConsolidationPrior, num_new: float) -> float:
     if not prior.provenance.num_examples or not num_new:
         raise ConsolidationError(
             f"prior of task '{prior.task}' has {prior.provenance.num_examples} examples and the "
-            f"new task {num_new:g}, so there is no Bayesian strength; set `strengths`"
+            f"new task {f'{num_new:g}' if num_new else 'none, or no known number of them'}, so "
+            "there is no Bayesian strength; set `strengths`"
         )
     return prior.provenance.num_examples / (2 * num_new)
 

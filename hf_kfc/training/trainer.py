@@ -111,7 +111,8 @@ class ConsolidationMixin(_Base):
                 "`consolidation`"
             )
         self.priors = as_priors(priors)
-        self.probes = probes_by_task(self.priors, probes)
+        ignore = replace(self.consolidation).ignore
+        self.probes = probes_by_task(self.priors, probes, self._plain_model(), ignore)
         self._probe_collator = probe_collator
         if probe_forward is not None:
             self.probe_forward = probe_forward
@@ -366,6 +367,11 @@ class ConsolidationMixin(_Base):
                     merged_for,
                     config.damping,
                 )
+        if config.forgetting_budget is not None and not self.probes:
+            raise ConsolidationError(
+                "`forgetting_budget` is measured on probes, and the priors have none; give "
+                "`probes` beside them or leave it out"
+            )
         refuse_idle("ignore", config.ignore, model, self.priors)
         refuse_idle("added_rows", config.added_rows, model, self.priors)
 

@@ -176,10 +176,10 @@ def test_refusals(
         ("seed", {"data_seed": 7}),
         ("sampling", {"train_sampling_strategy": "sequential"}),
         ("penalty_dtype", {"penalty_dtype": "bfloat16"}),
+        ("strengths", {"strengths": [0.7]}),
     ],
-    ids=["other_data", "one_less", "other_seed", "other_data_seed", "in_order", "other_dtype"],
 )
-def test_other_examples_to_come_are_refused(
+def test_other_examples_to_come_and_settings_are_refused(
     other: str, changes: dict[str, Any], finished: Any, tmp_path: Path
 ) -> None:
     trainer = make_trainer(tmp_path, priors(), **changes)
