@@ -54,6 +54,10 @@ STEPS_WITH: Mapping[str, tuple[str | None, dict[str, Any]]] = {
     "published": ("published", IN_HALF),
     "published, every 4th step": ("published", EVERY_4TH),
     "published, every 4th step, probes": ("published", EVERY_4TH | {"probe_batch_size": 2}),
+    "published, every 4th step, three probes in every 2nd": (
+        "published",
+        EVERY_4TH | {"probe_batch_size": 3, "probe_every": 2},
+    ),
     "published, every 4th step, one probe": ("published", EVERY_4TH | {"probe_batch_size": 1}),
 }
 """The folder of the prior, and fields of ConsolidationArguments; their probes are made up too."""
