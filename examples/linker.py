@@ -74,7 +74,8 @@ class MadeUp(CandidateRankingBuilder):
             left, right = (" ".join(draw.choices(words, k=4)) for _ in range(2))
             said = meaning if draw.random() < 0.9 else draw.choice(list(self.spoken))  # they err
             text = f"{organ} {draw.choice(self.spoken[said])}"
-            yield Mention(f"{split}-{number}", text, left, right, f"{organ}-{meaning}")
+            concept = f"{organ}-{meaning}"  # left, text and right are the document, spaces too
+            yield Mention(f"{split}-{number}", text, f"{left} ", f" {right}", concept)
 
     def _concepts(self, problems: Any) -> Iterable[Concept]:
         for organ in ORGANS:

@@ -25,7 +25,9 @@ def run(name, monkeypatch, tmp_path):
     ("classifier", "films", "cars"),
     ("linker", "articles", "posts"),
 ])  # fmt: skip
-def test_the_old_task_is_kept_and_the_new_one_learnt(name, old, new, monkeypatch, tmp_path, capsys):
+def test_the_old_task_is_kept_and_the_new_one_learnt(
+    name, old, new, monkeypatch, tmp_path, capsys, caplog
+):
     table = run(name, monkeypatch, tmp_path)
     before, without, with_kfc = (
         table[row] for row in (f"after {old}", f"{new}, no method", f"{new}, KFC")
@@ -35,6 +37,8 @@ def test_the_old_task_is_kept_and_the_new_one_learnt(name, old, new, monkeypatch
     assert with_kfc[old] > without[old] + 0.3 * (before[old] - without[old])
     assert without[new] > 0.85 and with_kfc[new] > without[new] - 0.05
     assert f"{new}, KFC" in capsys.readouterr().out
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("hf_kfc")]
+    assert not ours, "whoever copies the example gets its warnings"
 
 
 def test_the_language_model_keeps_the_old_texts(monkeypatch, tmp_path, capsys):
