@@ -113,7 +113,6 @@ def push_to_hub(
         raise PriorError(f"tag '{tag}' is given for a pull request, which gets none; leave it out")
     public = without_rare_inputs(prior, min_examples)
     refuse_few_examples(public)
-    _tell_what_is_left_out(public)
     with scratch_directory() as base:
         folder = base / "prior"
         text = prior_card(public, repo_id, base_model=anchor) if card is None else card
@@ -128,6 +127,7 @@ def push_to_hub(
             "({reason}); try again, what was done is not done twice"
         ):
             open_repository(push.api, repo_id, private=private)
+            _tell_what_is_left_out(public)  # what can be refused has been, nothing is sent yet
             pushed = push.propose() if name is None else push.put(name)
     logger.info("the prior of '%s' is pushed as %s", printable(public.task), pushed)
     return pushed
@@ -156,14 +156,14 @@ def _tell_what_is_left_out(public: BasePrior) -> None:
     origin = public.provenance
     if public.probes is not None:
         logger.warning(
-            "pushed with %d probes (%s), whose inputs whoever has the prior can read",
+            "will be pushed with %d probes (%s), whose inputs whoever has the prior can read",
             len(public.probes),
             printable(public.probes.provenance.name),
         )
     dropped = {name: number for name, number in origin.dropped_inputs.items() if number}
     for name, number in dropped.items():
         logger.warning(
-            "pushed without %d tokens of %s that fewer than %s examples have",
+            "will be pushed without %d tokens of %s that fewer than %s examples have",
             number,
             printable(name),
             origin.min_examples,

@@ -119,8 +119,14 @@ def test_rare_tokens_are_left_out_and_it_is_said(
     origin = replace(PROVENANCE, min_token_examples=10)
     local = ConsolidationPrior(anchor, curvature, origin)
     with caplog.at_level(logging.WARNING, "hf_kfc"):
+        for refused in ({"anchor": "org/model@main"}, {"tag": "a b"}):
+            with pytest.raises(HfKfcError, match="is not pinned by 'main'|'a b' cannot be a tag"):
+                local.push_to_hub(NAME, **refused)
+        assert not caplog.messages, "it tells of a push that is refused"
         local.push_to_hub(NAME)
-    assert caplog.messages == ["pushed without 3 tokens of words that fewer than 10 examples have"]
+    assert caplog.messages == [
+        "will be pushed without 3 tokens of words that fewer than 10 examples have"
+    ]
     loaded = ConsolidationPrior.from_pretrained(NAME)
     (words,) = (b for b in loaded.curvature.blocks if b.name == "words")
     assert words.inputs is not None

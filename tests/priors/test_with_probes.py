@@ -169,7 +169,7 @@ def test_a_prior_is_pushed_with_its_probes_and_its_card_tells_of_them(hub: HubSe
     probes = Probes.from_tokens(model, table, pad_lists(), count=20, length=4)
     prior = ConsolidationPrior.l2(model, task="old").with_probes(probes)
     pushed = push(prior)
-    assert "pushed with 20 probes (tokens)" in caplog.text
+    assert "will be pushed with 20 probes (tokens)" in caplog.text
     loaded = ConsolidationPrior.from_pretrained(str(pushed))
     assert len(loaded.probes) == 20
     text = ModelCard.load(pushed.repo_id).text
