@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.arrow_writer import SchemaInferenceError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import DataError
@@ -18,6 +19,9 @@ from .texts import TEXT_FORMATS
 __all__ = ["load_examples", "prepare"]
 
 _BUILDERS = {"csv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "text"}
+_OF_NOTHING = (  # the lines of a table but its header, a table of pandas, one of Parquet
+    "corresponds to no data", "No columns to parse from file", "BatchSize must be greater than 0",
+)  # fmt: skip
 
 
 def load_examples(
@@ -34,16 +38,14 @@ def load_examples(
     Raises:
         DataError: It cannot be loaded, is empty, or has no such split.
     """
-    path, revision = split_revision(name)
-    local = Path(path)
     advice = "a folder that save_to_disk made, files of examples, or a data set of the Hub"
     with loading(f"data set '{name}'", advice, DataError):
-        if any((local / f).is_file() for f in ("dataset_info.json", "dataset_dict.json")):
-            found: Any = datasets.load_from_disk(path)
-        elif (suffix := local.suffix[1:]) in _BUILDERS and local.is_file():
-            found = datasets.load_dataset(_BUILDERS[suffix], data_files=path)
-        else:
-            found = datasets.load_dataset(path, config, split=split, revision=revision)
+        try:
+            found = _found(name, config, split)
+        except Exception as error:
+            if not _is_of_nothing(error):
+                raise
+            raise _empty(name) from error
     if isinstance(found, datasets.DatasetDict):
         splits = list(found)
         chosen = split or (splits[0] if len(splits) == 1 else None)
@@ -53,9 +55,30 @@ def load_examples(
             raise DataError(f"{name} holds {held}; give one of {known}")
         found = found[chosen]
     if not len(found):
-        raise DataError(f"{name} has no examples; give a split that has some")
+        raise _empty(name)
     examples: datasets.Dataset = found
     return examples
+
+
+def _found(name: str, config: str | None, split: str | None) -> Any:
+    path, revision = split_revision(name)
+    local = Path(path)
+    if any((local / f).is_file() for f in ("dataset_info.json", "dataset_dict.json")):
+        return datasets.load_from_disk(path)
+    if (suffix := local.suffix[1:]) in _BUILDERS and local.is_file():
+        return datasets.load_dataset(_BUILDERS[suffix], data_files=path)
+    return datasets.load_dataset(path, config, split=split, revision=revision)
+
+
+def _is_of_nothing(error: Exception) -> bool:
+    """Whether a file holds no row, of which each reader of `datasets` makes an error of its own."""
+    cause = error.__cause__ or error
+    said = any(words in str(cause) for words in _OF_NOTHING)
+    return said or isinstance(cause, StopIteration | SchemaInferenceError)
+
+
+def _empty(name: str) -> DataError:
+    return DataError(f"{name} holds no example; give files, or a --split, with some")
 
 
 def prepare(

@@ -383,6 +383,31 @@ def test_what_cannot_be_estimated_is_one_line(saved, run, tmp_path, columns, wor
     assert not output.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.jsonl", ""),
+        ("blank.jsonl", "\n\n"),
+        ("list.json", "[]"),
+        ("empty.txt", ""),
+        ("empty.csv", ""),
+        ("header.csv", "text,label\n"),
+        ("empty.parquet", None),
+    ],
+)
+def test_data_without_an_example_is_called_so(saved, run, tmp_path, name, content):
+    tokenizer = tokenizer_of()
+    model, data = saved(gpt2(tokenizer), tokenizer), tmp_path / name
+    if content is None:
+        datasets.Dataset.from_dict({"text": TEXTS}).select([]).to_parquet(data)
+    else:
+        data.write_text(content)
+    result = run("estimate", "--model", model, "--dataset", data, "--output", tmp_path / "prior")
+    assert result.status == 1
+    said = f"error: {data} holds no example; give files, or a --split, with some"
+    assert result.err.splitlines()[-1] == said
+
+
 def test_a_model_without_its_tokenizer_is_not_read_by_an_empty_one(saved, run, tmp_path):
     tokenizer = tokenizer_of()
     model = saved(bert(BertForSequenceClassification, tokenizer, SENTIMENT), tokenizer)
