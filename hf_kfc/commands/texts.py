@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -53,7 +54,9 @@ class _Source(NamedTuple):
 def _classification(data: _Source) -> Encoding:
     label = _label_column(data, ("label", "labels"))
     texts = _text_columns(data, label)
-    number = _label_numbers(data, label)
+    several = data.model.config.problem_type == "multi_label_classification"
+    several = several or hasattr(data.dataset.features[label], "feature")
+    number = (_several_numbers if several else _label_numbers)(data, label)
     tokenize = data.tokenize
 
     def encode(rows: Rows) -> dict[str, Any]:
@@ -238,7 +241,7 @@ def _numbering(data: _Source, column: str) -> Callable[[Any], Any]:
     if names and {name.lower() for name in names} == known.keys():
         return lambda label: known[names[label].lower()] if label >= 0 else label
     if getattr(feature, "dtype", "string") not in _STRINGS:
-        return lambda label: int(label) if isinstance(label, bool) else label
+        return partial(_class, column) if _has_classes(data.model) else _number
 
     def of_name(label: Any) -> int:
         if str(label).lower() not in known:
@@ -249,6 +252,49 @@ def _numbering(data: _Source, column: str) -> Callable[[Any], Any]:
         return known[str(label).lower()]
 
     return of_name
+
+
+def _several_numbers(data: _Source, column: str) -> Callable[[Any], list[float]]:
+    """Make the function from an example's labels to as many floats as the model has scores."""
+    count = data.model.config.num_labels
+    if data.model.config.problem_type == "single_label_classification":
+        raise DataError(
+            f"column {column} holds lists, and the model has one class for each example; give "
+            "--label_column another one"
+        )
+    # Of classes the numbers say which of them are given, and not whether each is.
+    of_classes = hasattr(getattr(data.dataset.features[column], "feature", None), "names")
+
+    def of_labels(labels: Any) -> list[float]:
+        numbers = labels if isinstance(labels, list) and not of_classes else []
+        if len(numbers) != count or any(x is None or x != x for x in numbers):  # noqa: PLR0124
+            raise DataError(
+                f"column {column} holds {printable(repr(labels), 80)}, and the model needs a list "
+                f"of {count} numbers there, one for each of its labels"
+            )
+        return [float(number) for number in numbers]
+
+    return of_labels
+
+
+def _has_classes(model: PreTrainedModel) -> bool:
+    """Whether labels are numbers of classes, and not numbers to predict."""
+    problem = model.config.problem_type
+    several = problem is None and (model.config.num_labels or 0) > 1
+    return problem == "single_label_classification" or several
+
+
+def _number(label: Any) -> Any:
+    return int(label) if isinstance(label, bool) else label
+
+
+def _class(column: str, label: Any) -> int:
+    """Return the number of a class; a table with gaps has whole numbers as floats."""
+    if not float(label).is_integer():
+        raise DataError(
+            f"column {column} has the label {label}, which is no class; number the classes from 0"
+        )
+    return int(label)
 
 
 def token_limit(
@@ -276,8 +322,14 @@ def _encoded(
     limit: int | None,
 ) -> datasets.Dataset:
     """Encode all examples, leave out those without a token, and say how many may have been cut."""
-    used = dataset.select_columns(list(dict.fromkeys(columns)))
-    found = used.map(encode, batched=True, remove_columns=used.column_names, desc="Encoding")
+    # Under other names: a new column would get its namesake's type, and floats be integers again.
+    names = {name: f"read {name}" for name in columns}
+    used = dataset.select_columns(list(names)).rename_columns(names)
+
+    def encoded(rows: Rows) -> dict[str, Any]:
+        return encode({name: rows[renamed] for name, renamed in names.items()})
+
+    found = used.map(encoded, batched=True, remove_columns=used.column_names, desc="Encoding")
     kept = [n for n, ids in enumerate(found["input_ids"]) if ids]
     if len(kept) < len(found):
         logger.warning(

@@ -120,7 +120,7 @@ def test_rare_tokens_are_left_out_and_it_is_said(
     local = ConsolidationPrior(anchor, curvature, origin)
     with caplog.at_level(logging.WARNING, "hf_kfc"):
         for refused in ({"anchor": "org/model@main"}, {"tag": "a b"}):
-            with pytest.raises(HfKfcError, match="is not pinned by 'main'|'a b' cannot be a tag"):
+            with pytest.raises(HfKfcError, match=r"is not pinned by 'main'|'a b' cannot be a tag"):
                 local.push_to_hub(NAME, **refused)
         assert not caplog.messages, "it tells of a push that is refused"
         local.push_to_hub(NAME)
