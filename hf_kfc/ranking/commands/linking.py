@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...commands.report import Report, Table
+from ...errors import DataError
 from ..candidates import span_mention
 from ..concepts import surface_forms
 from ..corpora.consistency import is_half_a_word, warn_of_halves
@@ -35,10 +36,10 @@ def link(options: argparse.Namespace) -> Report:
             output's format cannot hold something; nothing is written then.
     """
     documents = read_documents(options.notes, options.format)
-    # Not the notes: they may be linked in place.
     inputs = (options.ontology, *options.names_from, *options.development)
     refuse_inputs(options.output, inputs)
     check_place(options.output, options.output_format)
+    _refuse_known(options)
     linker = load_linker(options.model, options)
     counts: Counter[str] = Counter()
     without: list[str] = []
@@ -71,6 +72,19 @@ def link(options: argparse.Namespace) -> Report:
         parts.append(f"{len(without):,} documents have no marked mention: {some}")
     parts += [f"{remark}: {count:,}" for remark, count in counts.items()]
     return Report(values, parts)
+
+
+def _refuse_known(options: argparse.Namespace) -> None:
+    """Refuse to link notes in place, as one may, where they say already what mentions mean."""
+    output: Path = options.output
+    if not (output.exists() and output.samefile(options.notes)):
+        return
+    documents = read_documents(options.notes, options.format)
+    if any(span.concepts for document in documents for span in document.spans):
+        raise DataError(
+            f"{output} has concepts of its mentions already, which would be lost; give --output "
+            "another file"
+        )
 
 
 def load_linker(name: str, options: argparse.Namespace) -> EntityLinker:

@@ -177,6 +177,22 @@ def test_places_that_cannot_be_written_are_told_before_a_model_is_loaded(output,
     assert said in result.err.splitlines()[-1]
 
 
+def test_notes_are_linked_in_place_unless_they_have_codes(run, place):
+    notes = write_notes(Path("notes.jsonl"), note("n", ("head pain", None), ("jaw wound", None)))
+    words = ("link", notes, "--model", place.linker, "--output", "./notes.jsonl")
+    assert run(*words).status == 0
+    linked = notes.read_bytes()
+    assert all(span["code"] for span in spans(notes))
+    again = run(*words[:3], "nowhere", *words[4:])  # before a model is loaded
+    assert (again.status, again.out, notes.read_bytes()) == (1, "", linked)
+    assert again.err.splitlines()[-1] == (
+        "error: notes.jsonl has concepts of its mentions already, which would be lost; give "
+        "--output another file"
+    )
+    no_concept = write_notes(Path("notes.jsonl"), note("n", ("head pain", "-1")))
+    assert run("link", no_concept, *words[2:]).status == 1
+
+
 def test_right_answers_are_not_written_over(run, place):
     before = place.gold.read_bytes()
     link = ("link", place.gold, "--model", "nowhere", "--output", place.gold, "--development")
