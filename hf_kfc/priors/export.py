@@ -38,12 +38,15 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
         does one of layers whose A is not exact: of a prior that was compressed or merged, or EKFAC.
 
     Raises:
-        PriorError: No layer has such a factor, as ``kronecker`` curvature has.
+        PriorError: No layer has such a factor, as ``kronecker`` curvature has, or the file is there
+            and no older export.
 
     Example:
         >>> prior.export_covariances("covariances.pt")  # doctest: +SKIP
         >>> corda = CordaConfig(covariance_file="covariances.pt")  # doctest: +SKIP
     """
+    path = path_of(path)
+    _refuse_other_file(path)
     covariances = dict(_input_moments(prior))
     if not covariances:
         raise PriorError(
@@ -61,12 +64,30 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
             left[0],
         )
     _tell_what_is_rough(prior, covariances)
-    path = path_of(path)
     refuse_blocked(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as partial:
         torch.save(covariances, partial)
     return len(covariances)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Make sure that a file may be written: absent, empty or an older export."""
+    if path.is_file() and path.stat().st_size and not _is_export(path):
+        raise PriorError(
+            f"{path} is there and holds no covariances; give another file, so that nothing is lost"
+        )
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of files of others torch makes errors of many kinds
+        return False
+    # A model's weights are no export either.
+    return isinstance(found, dict) and all(
+        isinstance(A, Tensor) and A.ndim == 2 and A.shape[0] == A.shape[1] for A in found.values()
+    )
 
 
 def _tell_what_is_rough(prior: BasePrior, covariances: Collection[str]) -> None:

@@ -187,6 +187,26 @@ def test_a_prior_without_factors_leaves_no_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_another_file_is_not_written_over(tmp_path: Path) -> None:
+    prior, file = prior_of_texts(text_llama, raw_texts(2)), tmp_path / "c.pt"
+    others: dict[str, Callable[[], Any]] = {
+        "table": lambda: file.write_text("text,label\nfine,1\n"),
+        "model": lambda: torch.save(text_llama().state_dict(), file),
+        "list": lambda: torch.save([torch.eye(2)], file),
+    }
+    for name, write in others.items():
+        write()
+        before = file.read_bytes()
+        with pytest.raises(HfKfcError, match=r"c\.pt is there and holds no covariances; give anot"):
+            prior.export_covariances(file)
+        assert file.read_bytes() == before, name
+    file.write_bytes(b"")
+    for texts in (raw_texts(2), raw_texts(3)):  # an older export may be replaced
+        older = file.read_bytes()
+        prior_of_texts(text_llama, texts).export_covariances(file)
+        assert file.read_bytes() != older
+
+
 def test_a_layer_that_has_no_factor_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
