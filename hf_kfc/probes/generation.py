@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..curvature.modes import frozen
 from ..errors import ProbeError
 from .content import Source
+from .inputs import refuse_long
 
 __all__ = ["NGRAM", "sampled_texts"]
 
@@ -159,12 +160,7 @@ def _starts(
             f"{type(model).__name__} is no causal language model and cannot write inputs of its "
             "own; use Probes.from_dataset or Probes.from_tokens"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if 0 < (positions or 0) < max_length:
-        raise ProbeError(
-            f"max_length is {max_length} and {type(model).__name__} has {positions} positions; "
-            "lower it"
-        )
+    refuse_long(model, f"max_length is {max_length}", max_length)
     if prompts is not None:
         starts = [_tokens(prompt, tokenizer) for prompt in prompts]
         if not starts or not all(starts):

@@ -19,6 +19,7 @@ __all__ = [
     "collated",
     "inputs_of",
     "pad_tokens",
+    "refuse_long",
     "said_twice",
     "special_tokens_around",
     "vocabulary_of",
@@ -126,6 +127,22 @@ def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     ids = list(tokenizer("a")["input_ids"])
     before = list(takewhile(special.__contains__, ids))
     return before, list(takewhile(special.__contains__, reversed(ids[len(before) :])))[::-1]
+
+
+def refuse_long(model: nn.Module, asked: str, tokens: int) -> None:
+    """Make sure that texts are no longer than a model has positions.
+
+    Args:
+        model: The model.
+        asked: What makes them so long, for the message.
+        tokens: Of the longest text.
+
+    Raises:
+        ProbeError: They are.
+    """
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if 0 < (positions or 0) < tokens:
+        raise ProbeError(f"{asked} and {type(model).__name__} has {positions} positions; lower it")
 
 
 def vocabulary_of(model: nn.Module) -> int:

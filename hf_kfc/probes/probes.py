@@ -30,6 +30,7 @@ from .inputs import (
     collated,
     inputs_of,
     pad_tokens,
+    refuse_long,
     special_tokens_around,
     vocabulary_of,
     with_decoder_inputs,
@@ -170,7 +171,8 @@ class Probes:
             **options: ``top_k``, ``batch_size`` and ``forward`` of :meth:`from_dataset`.
 
         Raises:
-            ProbeError: The table has entries of fewer examples, or none.
+            ProbeError: The table has entries of fewer examples, or none, or texts would be longer
+                than the model has positions.
 
         Example:
             >>> table = TokenTable.count(old_examples)  # doctest: +SKIP
@@ -192,8 +194,10 @@ class Probes:
         special: set[int | None] = set(getattr(tokenizer, "all_special_ids", None) or [])
         special.add(getattr(getattr(model, "config", None), "pad_token_id", None))
         before, after = special_tokens_around(tokenizer)
-        texts = table.draw(count, length, seed=seed, without=special)
         low, high = (length, length) if isinstance(length, int) else length
+        longest = len(before) + high + len(after)
+        refuse_long(model, f"length is {length}, with special tokens {longest},", longest)
+        texts = table.draw(count, length, seed=seed, without=special)
         source = Source(
             name,
             settings={"min_examples": table.min_examples, "seed": seed, "from": low, "to": high},

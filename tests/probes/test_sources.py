@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_a_tokenizer_s_special_tokens_stand_around_texts_and_nowhere_else(tmp_pa
         (first, *text, last) = row["input_ids"]
         assert (first, last, len(text)) == (2, 3, 6)
         assert min(text) >= 5
+
+
+def test_texts_longer_than_a_model_are_refused(tmp_path: Path):
+    model, words = models.gpt2(n_positions=8), ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    around = DataCollatorWithPadding(BertTokenizerFast(str(tmp_path / "vocab.txt")))
+    for collator, length, longest in ((pad_lists(), (4, 9), 9), (around, 7, 9)):
+        said = f"length is {length}, with special tokens {longest}, and GPT2LMHeadModel has 8 posi"
+        with pytest.raises(ProbeError, match=re.escape(said)):
+            Probes.from_tokens(model, None, collator, count=10, length=length)
+    assert len(Probes.from_tokens(model, None, pad_lists(), count=10, length=(4, 8))) == 10
 
 
 def test_a_prior_tells_the_frequency_of_tokens_that_enough_examples_have():
