@@ -37,6 +37,7 @@ __all__ = ["EntityLinker"]
 
 logger = logging.getLogger(__name__)
 
+_FEW = 100  # mentions; fewer decide three numbers by chance
 _SEARCHED = 16_384  # mentions that are searched for together
 
 
@@ -241,7 +242,8 @@ class EntityLinker:
         Args:
             development: Documents as in a call, whose spans carry their concepts (those with
                 several are left out), or :class:`~hf_kfc.ranking.schema.Mention` records. What
-                the ranker was trained on would make it look surer than it is.
+                the ranker was trained on would make it look surer than it is. Of fewer than 100 a
+                warning tells.
             least_precision: The precision that the threshold is to reach; by default it is the
                 one with the highest F1.
             batch_size: How many are ranked together; see :meth:`__call__`.
@@ -260,6 +262,13 @@ class EntityLinker:
             raise DataError(
                 f"none of the {len(mentions)} development mentions has a concept of the ontology; "
                 "give some with the identifiers that it has"
+            )
+        if len(mentions) < _FEW:
+            logger.warning(
+                "%d development mentions are too few to calibrate with, and what they choose is "
+                "chance; give %d or more",
+                len(mentions),
+                _FEW,
             )
         ranked = list(self._rank(mentions, batch_size, num_proc))
         shape = len(ranked), max(len(own.positions) for own in ranked)

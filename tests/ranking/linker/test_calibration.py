@@ -136,6 +136,15 @@ def test_documents_calibrate_as_their_mentions_do(linker, ontology):
     assert (measured.num_mentions, measured.num_nil) == (len(spans), len(range(0, len(spans), 5)))
 
 
+def test_too_few_mentions_are_told_of(linker, ontology, caplog):
+    mentions = [*gold(ontology), *gold(ontology)]
+    linker.calibrate(mentions[:100])
+    assert not caplog.text
+    linker.calibrate(mentions[:99])
+    assert "99 development mentions are too few to calibrate with" in caplog.text
+    assert "give 100 or more" in caplog.text
+
+
 def test_nothing_to_measure_is_said(linker):
     with pytest.raises(DataError, match="none of the 0 development mentions"):
         linker.calibrate([])
