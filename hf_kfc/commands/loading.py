@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import ConsolidationError, HfKfcError
 from ..hub import split_revision
@@ -86,14 +87,25 @@ def load_config(name: str, token: str | None = None) -> PreTrainedConfig:
         token: Access token; by default the one logged in with.
 
     Raises:
-        ConsolidationError: It would make more layers or labels than any model has.
+        ConsolidationError: It would make more layers or labels than any model has, or is of a PEFT
+            adapter.
         Exception: Whatever transformers makes of files that anybody wrote; see :func:`loading`.
     """
     path, revision = split_revision(name)
-    _refuse_counts(PreTrainedConfig.get_config_dict(path, revision=revision, token=token)[0], name)
-    config: PreTrainedConfig = AutoConfig.from_pretrained(
-        path, revision=revision, token=token, trust_remote_code=False
-    )
+    place: dict[str, Any] = {"revision": revision, "token": token}
+    try:
+        _refuse_counts(PreTrainedConfig.get_config_dict(path, **place)[0], name)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, **place
+        )
+    except (OSError, ValueError):
+        with suppress(OSError):
+            if find_adapter_config_file(path, **place) is not None:
+                raise ConsolidationError(
+                    f"'{name}' is a PEFT adapter and no whole model; merge it (merge_and_unload) "
+                    "and save that with its tokenizer, or load it in Python"
+                ) from None
+        raise
     return config
 
 

@@ -94,8 +94,8 @@ def sampled_texts(
     if len(texts) < count:
         told = ", ".join(f"{number} {reason}" for reason, number in counts.items())
         raise ProbeError(
-            f"{len(texts)} of {count} texts are left ({told}); ask for fewer, give prompts, raise "
-            "the temperature or ngram"
+            f"{len(texts)} of {count} texts are left ({told}); ask for fewer, or in Python give "
+            "prompts, raise the temperature or ngram"
         )
     settings: dict[str, int | float | str] = {
         "max_length": max_length,
@@ -171,8 +171,8 @@ def _starts(
         begin = tokenizer.eos_token_id if begin is None else begin
         if begin is None:
             raise ProbeError(
-                "the tokenizer has no BOS or EOS token to begin with; save it with one, or give "
-                "Probes.generate prompts"
+                "the tokenizer has no BOS or EOS token to begin with; save it with one, or in "
+                "Python give prompts"
             )
         starts = [[begin]]
     longest = max(map(len, starts))

@@ -328,6 +328,8 @@ def load_pretrained(
     where = "the folder of a model with its tokenizer, or the name of a Hub repository"
     with loading(f"model '{model}'", where, HfKfcError):
         config = load_config(str(model), token)  # first: a tokenizer reads it too, unchecked
+        if learnt:
+            _refuse_classifier(config, str(model))
         tokenizer = AutoTokenizer.from_pretrained(path, **place)
         if num_layers is not None:
             _keep_layers(config, num_layers)
@@ -342,6 +344,16 @@ def load_pretrained(
             "train it to rank first"
         )
     return ranker, tokenizer
+
+
+def _refuse_classifier(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a head of several labels before its shape does; one of a single score may rank."""
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith("Classification") and config.num_labels != 1:
+        raise HfKfcError(
+            f"model '{name}' is no ranker but a {architecture} of {config.num_labels} labels; "
+            "train one to rank first"
+        )
 
 
 def _keep_layers(config: PreTrainedConfig, num_layers: int) -> None:

@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import peft
 import pytest
 import torch
+from huggingface_hub import HfApi
 from tiny import models
 from transformers import (
     BertForMaskedLM,
@@ -421,6 +423,28 @@ def test_a_model_without_its_tokenizer_is_not_read_by_an_empty_one(saved, run, t
     result = run("estimate", *words)
     assert result.status == 1
     assert f"'{model}' has no tokenizer's files; save its tokenizer there" in result.err
+
+
+def test_an_adapter_is_told_from_a_model_that_cannot_be_read(saved, run, hub, tmp_path):
+    tokenizer = tokenizer_of()
+    model, data = saved(gpt2(tokenizer), tokenizer), lines(tmp_path / "data.jsonl", text=TEXTS)
+    peft.get_peft_model(
+        GPT2LMHeadModel.from_pretrained(model), peft.LoraConfig(target_modules=["c_attn"])
+    ).save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    words = ("estimate", "--dataset", data, "--output", tmp_path / "prior", "--model")
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo("org/adapter", private=True)
+    api.upload_folder(repo_id="org/adapter", folder_path=tmp_path / "adapter")
+    for name in (tmp_path / "adapter", "org/adapter"):
+        result = run(*words, name)
+        assert result.status == 1
+        assert result.err.splitlines()[-1] == (
+            f"error: '{name}' is a PEFT adapter and no whole model; merge it (merge_and_unload) "
+            "and save that with its tokenizer, or load it in Python"
+        )
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    assert "Unrecognized model" in run(*words, tmp_path / "adapter").err
 
 
 def test_a_model_of_no_known_format_is_told_what_there_is(saved, run, tmp_path):

@@ -296,7 +296,10 @@ def test_what_cannot_be_generated_is_refused():
             Probes.generate(model or writer(), tokenizer, **{"count": 5, "max_length": 8} | options)
 
     refused("no causal language model", models.text_t5())
-    refused("no BOS or EOS", tokenizer=Tokenizer(bos_token_id=None, eos_token_id=None))
+    refused(
+        "no BOS or EOS .* or in Python give prompts",
+        tokenizer=Tokenizer(bos_token_id=None, eos_token_id=None),
+    )
     refused("prompt has no tokens", prompts=[[]])
     refused("prompt has 9 tokens", prompts=[[1] * 9])
     refused("17 and GPT2LMHeadModel has 16 positions; lower it", max_length=17)

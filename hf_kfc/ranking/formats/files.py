@@ -30,11 +30,12 @@ FORMATS = ("jsonl", "pubtator", "brat")
 _SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".pubtator": "pubtator", ".txt": "pubtator"}
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Path, option: str = "--format") -> str:
     """Tell a file's format by its name; a folder, or a name without a suffix, is brat's.
 
     Args:
         path: The file, gzipped or not, or the folder.
+        option: What says it on the command line.
 
     Raises:
         DataError: The suffix is of no format.
@@ -45,7 +46,7 @@ def format_of(path: Path) -> str:
     if suffix.lower() not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
         raise DataError(
-            f"{path}: the suffix is none of {known}; give --format {', '.join(FORMATS)}"
+            f"{path}: the suffix is none of {known}; give {option} {', '.join(FORMATS)}"
         )
     return _SUFFIXES[suffix.lower()]
 
@@ -109,7 +110,7 @@ def check_place(path: Path, form: str | None = None) -> str:
     Raises:
         DataError: Its suffix is of no format, or something else is there.
     """
-    form = form or format_of(path)
+    form = form or format_of(path, "--output_format")
     refuse_blocked(path if form == "brat" else path.parent)
     if form == "brat" and path.exists() and any(path.iterdir()):
         raise DataError(f"{path} exists and is not empty; choose another folder")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from ranking.commands.conftest import note, write_notes
+from tiny.models import bert
+from transformers import BertForSequenceClassification
 
 from hf_kfc.ranking import EntityLinker
 from hf_kfc.ranking.formats.files import read_documents, write_documents
@@ -144,6 +146,18 @@ def test_a_damaged_linker_is_one_line(run, place):
     assert not Path("linked.jsonl").exists()
 
 
+def test_a_classifier_is_no_ranker(run, place, tokenizer):
+    bert(BertForSequenceClassification, num_labels=3).save_pretrained("classifier")
+    tokenizer.save_pretrained("classifier")
+    words = ("link", place.gold, "--ontology", place.names, "--output", "linked.jsonl")
+    result = run(*words, "--model", "classifier")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.splitlines() == [
+        "error: model 'classifier' is no ranker but a BertForSequenceClassification of 3 labels; "
+        "train one to rank first"
+    ]
+
+
 def test_development_documents_set_the_threshold(run, place):
     """Mentions of no concept are told from the others by how sure the linker is."""
     ills = [
@@ -167,7 +181,8 @@ def test_development_documents_set_the_threshold(run, place):
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("linked.tsv", "give --format"), ("full", "not empty"), (".", "not empty")]
+    ("output", "said"),
+    [("linked.tsv", "give --output_format"), ("full", "not empty"), (".", "not empty")],
 )
 def test_places_that_cannot_be_written_are_told_before_a_model_is_loaded(output, said, run, place):
     Path("full").mkdir()
