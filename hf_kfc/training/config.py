@@ -189,7 +189,8 @@ class ConsolidationConfig(PenaltySettings):
             while training (see :class:`~hf_kfc.training.budget.Budget`). None leaves them alone.
         ignore: What the penalty does not hold, though a prior may know it, as a head of new
             labels: glob patterns of parameter names, module paths, or class names of modules. It
-            also lets buffers move: a module's running statistics.
+            also lets buffers move: a module's running statistics. Where it leaves free a head that
+            is another than a prior's, that prior's probes are left out too.
 
     Raises:
         ConsolidationError: A value out of its range.
