@@ -19,9 +19,11 @@ from .texts import TEXT_FORMATS
 __all__ = ["load_examples", "prepare"]
 
 _BUILDERS = {"csv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "txt": "text"}
-_OF_NOTHING = (  # the lines of a table but its header, a table of pandas, one of Parquet
-    "corresponds to no data", "No columns to parse from file", "BatchSize must be greater than 0",
-)  # fmt: skip
+_OF_NOTHING = (
+    "corresponds to no data",  # a table's header alone
+    "No columns to parse from file",  # nor that, as pandas says
+    "BatchSize must be greater than 0",  # of Parquet
+)
 
 
 def load_examples(

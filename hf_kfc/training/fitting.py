@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_compiled_module
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..curvature import Block, Layout
 from ..errors import ConsolidationError, PriorError
@@ -211,11 +212,15 @@ def has_another_head(
         model: The model to be trained, unwrapped.
         ignore: What is not held.
     """
-    free, base = Patterns(model, ignore), getattr(model, "base_model_prefix", "")
-    values = {plain_name(name): value for name, value in model.named_parameters()}
-    names = [n for n in prior.anchor if n in values and n in free]
-    names = [n for n in names if not base or not n.startswith(f"{base}.")]
-    pairs = [(whole(values[name].detach()), prior.anchor[name]) for name in names]
+    naming, parameters = names_for(model, prior), dict(model.named_parameters())
+    prefix = _Prefix.between(prior.curvature.parameters, naming.own)
+    free, below = Patterns(model, ignore), _base_models(model)
+    names = {name: prefix.of_prior(name) for name in prior.anchor}
+    pairs = [
+        (whole(parameters[naming.own[own]].detach()), prior.anchor[name])
+        for name, own in names.items()
+        if own in free and own in naming.own and not own.startswith(below)
+    ]
     if any(ours.shape != theirs.shape for ours, theirs in pairs):
         return True
     if not pairs:
@@ -224,6 +229,15 @@ def has_another_head(
         torch.cat([wide(pair[side]).flatten().cpu() for pair in pairs]) for side in (0, 1)
     )
     return float(torch.cosine_similarity(ours, theirs, dim=0)) < _ALIKE
+
+
+def _base_models(model: nn.Module) -> tuple[str, ...]:
+    """Return where the base models are that heads stand on, each with a dot at its end."""
+    return tuple(
+        plain_name(f"{path}.{module.base_model_prefix}.").lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, PreTrainedModel) and module.base_model is not module
+    )
 
 
 def refuse_idle(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from tiny.data import labelled, pad
 from tiny.models import classifier
 from tiny.trainings import make_trainer
+from torch import nn
 from transformers import BertForSequenceClassification
 
 from hf_kfc import ConsolidationPrior, ConsolidationTrainer, Probes
@@ -45,18 +48,50 @@ def prior() -> ConsolidationPrior:
 def under_a_new_head(labels: int) -> BertForSequenceClassification:
     """The same model below a head that is drawn anew."""
     model = classifier(labels)
-    torch.nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(5))
+    nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(5))
     return model
 
 
-@pytest.mark.parametrize("labels", [2, 3])
+class Wrapped(nn.Module):
+    """A model inside of another, as in sentence-transformers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, **batch: Any) -> Any:
+        """Run the model inside."""
+        return self.inner(**batch)
+
+
+def adapted(model: BertForSequenceClassification) -> nn.Module:
+    """With adapters below a head that is trained whole."""
+    config = peft.LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
+    return peft.get_peft_model(model, config)
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrap", "path"),
+    [
+        (2, lambda model: model, "classifier"),
+        (3, lambda model: model, "classifier"),
+        (3, Wrapped, "inner.classifier"),
+        (3, adapted, "classifier"),
+    ],
+    ids=["fewer", "as_many", "wrapped", "adapted"],
+)
 def test_probes_of_another_head_are_left_out(
-    labels: int, prior: ConsolidationPrior, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    labels: int,
+    wrap: Callable[[nn.Module], nn.Module],
+    path: str,
+    prior: ConsolidationPrior,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It would answer as the old one did, whatever the new labels say."""
     rows = [row | {"labels": row["labels"] % labels} for row in ROWS]
-    changes = CHANGES | {"train_dataset": rows}
-    trainer = make_trainer(tmp_path, [prior], under_a_new_head(labels), **changes)
+    changes = CHANGES | {"train_dataset": rows, "penalty_ignore": [path]}
+    trainer = make_trainer(tmp_path, [prior], wrap(under_a_new_head(labels)), **changes)
     assert not trainer.probes
     assert "The probes of 'old' are left out: the head that `ignore` leaves free" in caplog.text
     trainer.train()
@@ -67,21 +102,23 @@ def test_probes_stay_where_the_head_has_only_moved(
     prior: ConsolidationPrior, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = classifier()
+    weight = model.classifier.weight
     with torch.no_grad():
-        model.classifier.weight += 0.1 * torch.randn_like(model.classifier.weight)
+        weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(6))
     trainer = make_trainer(tmp_path, [prior], model, **CHANGES)
     assert list(trainer.probes) == ["old"]
     assert "left out" not in caplog.text
 
 
+@pytest.mark.parametrize(("wrap", "path"), [(lambda m: m, ""), (Wrapped, "inner.")])
 def test_probes_stay_where_something_below_the_head_is_free(
-    prior: ConsolidationPrior, tmp_path: Path
+    wrap: Callable[[nn.Module], nn.Module], path: str, prior: ConsolidationPrior, tmp_path: Path
 ) -> None:
     """However far it is: it answers the same question."""
     model = classifier()
-    torch.nn.init.normal_(model.bert.pooler.dense.weight)
-    changes = CHANGES | {"penalty_ignore": ["bert.pooler"]}
-    assert make_trainer(tmp_path, [prior], model, **changes).probes
+    nn.init.normal_(model.bert.pooler.dense.weight, generator=torch.Generator().manual_seed(7))
+    changes = CHANGES | {"penalty_ignore": [f"{path}bert.pooler"]}
+    assert make_trainer(tmp_path, [prior], wrap(model), **changes).probes
 
 
 def test_probes_of_fewer_classes_say_how_to_do_without(

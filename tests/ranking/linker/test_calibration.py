@@ -141,7 +141,7 @@ def test_too_few_mentions_are_told_of(linker, ontology, caplog):
     linker.calibrate(mentions[:100])
     assert not caplog.text
     linker.calibrate(mentions[:99])
-    assert "99 development mentions are too few to calibrate with" in caplog.text
+    assert "99 development mentions are few to choose" in caplog.text
     assert "give 100 or more" in caplog.text
 
 
