@@ -208,7 +208,7 @@ def test_no_bayesian_strength_without_examples() -> None:
     prior = ConsolidationPrior.l2(zoo(), task="old")
     with pytest.raises(ConsolidationError, match=r"'old' has 0 examples.*set `strengths`"):
         bayesian_strength(prior, 10)
-    with pytest.raises(ConsolidationError, match=r"new task 0.*set `strengths`"):
+    with pytest.raises(ConsolidationError, match=r"the new task none.*set `strengths`"):
         bayesian_strength(make_prior(zoo()), 0)
 
 
