@@ -28,6 +28,7 @@ class LmMethod:
         probe_every: They are in every k-th step; 0 for as the command line says.
         temperature: At which these were sampled; the meter's, and the curvature's, are at 1.
         public: Share of public texts among those of probes and curvature.
+        tokens: To which the texts of probes are cut then; 0 for none that is cut.
         repeated: Share of public texts, cut to a half, that stand twice in their row as
             probes; the curvature is of them as they are.
         distilled: Weight of the KL on the new texts themselves; None for none.
@@ -49,6 +50,7 @@ class LmMethod:
     probe_every: int = 0
     temperature: float = 1.0
     public: float = 0.0
+    tokens: int = 0
     repeated: float = 0.0
     distilled: float | None = None
     mixed: float | None = None
@@ -70,9 +72,9 @@ class LmMethod:
         method = replace(cls(name), **changes_of(name, LM_METHODS))
         if method.distilled and method.mixed:
             raise ConsolidationError(f"method '{name}' has two rivals' terms; give lwf or mixed")
-        if method.repeated and not (method.public and method.probes):
+        if (method.repeated or method.tokens) and not (method.public and method.probes):
             raise ConsolidationError(
-                f"method '{name}' repeats what it has not; give probes and public beside it"
+                f"method '{name}' repeats or cuts what it has not; give probes and public beside it"
             )
         if method.damping is not None and method.curvature is None:
             raise ConsolidationError(f"method '{name}' damps no penalty; give kfc, ewc or l2")
@@ -131,6 +133,7 @@ LM_METHODS: Mapping[str, Part] = {
         1.0,
         (0.0, 1.0),
     ),
+    "tokens": _count("tokens", "with public texts: to how many tokens probes are cut", 72),
     "repeated": Part(
         "with public texts: how many of them are half as long and said twice, so that what comes "
         "next stands far back (induction, Olsson et al. 2022)",

@@ -211,7 +211,7 @@ class Stage:
         random.Random(self.seed).shuffle(rows)
         twice = round(method.repeated * len(rows))
         begin = self.tokenizer.bos_token_id
-        texts = [row["input_ids"] for row in rows]
+        texts = [row["input_ids"][: method.tokens or None] for row in rows]
         texts[:twice] = [said_twice(ids, begin) for ids in texts[:twice]]
         with self._precision():
             return Probes.from_dataset(
@@ -239,7 +239,7 @@ class Stage:
         if folder.exists():
             return ConsolidationPrior.from_pretrained(folder)
         args = CurvatureArguments(curvature=curvature, curvature_batch_size=8)
-        rows = self.learnt_from(replace(method, temperature=1.0, repeated=0.0)).rows
+        rows = self.learnt_from(replace(method, temperature=1.0, repeated=0.0, tokens=0)).rows
         ids = [row["input_ids"] for row in rows][: self.args.curvature_texts]
         texts = [{"input_ids": text, "labels": text} for text in ids]
         prior = ConsolidationPrior.estimate(self.anchor, texts, self.collator, args, task=OLD)

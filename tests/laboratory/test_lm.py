@@ -147,10 +147,15 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
         assert all(stage.tokenizer.decode(row) in story for row in public)
     rows = [list(r["input_ids"]) for r in stage.learnt_from(LmMethod.parse(TWICE)).rows]
     assert [row[:16] == row[16:] for row in rows] == [True] * 9 + [False] * 9
+    cut = stage.learnt_from(LmMethod.parse(f"{TWICE}+tokens:20")).rows
+    short = [row[:10] * 2 if i < 9 else row[:20] for i, row in enumerate(rows)]
+    assert [list(row["input_ids"]) for row in cut] == short
     ours, theirs = (stage.prior(LmMethod.parse(f"kfc:0.1{end}")) for end in ("", "+public"))
     assert ours.fingerprint != theirs.fingerprint
     other = Stage(arguments(data, model, tmp_path / "other.jsonl"), 0)  # nothing is kept there
-    assert other.prior(LmMethod.parse(f"kfc:0.1+{TWICE}")).fingerprint == theirs.fingerprint
+    assert (
+        other.prior(LmMethod.parse(f"kfc:0.1+{TWICE}+tokens:20")).fingerprint == theirs.fingerprint
+    )
     empty = Stage(arguments(tmp_path, model, tmp_path / "r.jsonl"), 0)
     with pytest.raises(
         DataError, match=r"has 0 rows of 32 tokens in its \*.txt, and 18 are needed"
@@ -159,10 +164,14 @@ def test_public_texts_stand_among_sampled_ones(data, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["probes:1+repeated", "public+repeated", "probes:1+damping:0.1", "kfc+probe_every:2"]
+    "name",
+    [
+        *("probes:1+repeated", "public+repeated", "probes:1+tokens:8"),
+        *("probes:1+damping:0.1", "kfc+probe_every:2"),
+    ],
 )
 def test_a_part_that_would_do_nothing_is_refused(name):
-    problems = r"repeats what it has not|damps no penalty|spaces no probes"
+    problems = r"repeats or cuts what it has not|damps no penalty|spaces no probes"
     with pytest.raises(ConsolidationError, match=problems):
         LmMethod.parse(name)
 
