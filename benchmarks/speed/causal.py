@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import alternate, command_line, goal, ratio, rows_of, start, write
@@ -47,20 +47,40 @@ ESTIMATES: Mapping[str, dict[str, Any]] = {
 }
 IN_HALF = {"penalty_dtype": "bfloat16"}
 EVERY_4TH = IN_HALF | {"penalty_every": 4}
-STEPS_WITH: Mapping[str, tuple[str | None, dict[str, Any]]] = {
-    "plain": (None, {}),
-    "as estimated": ("whole", IN_HALF),
-    "as estimated, every 4th step": ("whole", EVERY_4TH),
-    "published": ("published", IN_HALF),
-    "published, every 4th step": ("published", EVERY_4TH),
-    "published, every 4th step, probes": ("published", EVERY_4TH | {"probe_batch_size": 2}),
-    "published, every 4th step, three probes in every 2nd": (
+TWO = {"probe_batch_size": 2}
+
+
+class SetUp(NamedTuple):
+    """How steps are trained.
+
+    Args:
+        prior: Its folder.
+        settings: Fields of ConsolidationArguments.
+        share: Tokens of a probe over those of a text.
+    """
+
+    prior: str | None = None
+    settings: Mapping[str, Any] = {}
+    share: float = 1.0
+
+
+STEPS_WITH: Mapping[str, SetUp] = {
+    "plain": SetUp(),
+    "as estimated": SetUp("whole", IN_HALF),
+    "as estimated, every 4th step": SetUp("whole", EVERY_4TH),
+    "published": SetUp("published", IN_HALF),
+    "published, every 4th step": SetUp("published", EVERY_4TH),
+    "published, every 4th step, probes": SetUp("published", EVERY_4TH | TWO),
+    "published, every 4th step, probes of three quarters": SetUp(
+        "published", EVERY_4TH | TWO, 0.75
+    ),
+    "published, every 4th step, three probes in every 2nd": SetUp(
         "published",
         EVERY_4TH | {"probe_batch_size": 3, "probe_every": 2},
     ),
-    "published, every 4th step, one probe": ("published", EVERY_4TH | {"probe_batch_size": 1}),
+    "published, every 4th step, one probe": SetUp("published", EVERY_4TH | {"probe_batch_size": 1}),
 }
-"""The folder of the prior, and fields of ConsolidationArguments; their probes are made up too."""
+"""What is measured; probes are made up too."""
 REMEMBERED = ("plain", "as estimated, every 4th step", "published, every 4th step")
 
 
@@ -111,10 +131,10 @@ def on_the_cpu(work: Callable[[], object]) -> Callable[[], float]:
 
 def step_of(name: str, model: PreTrainedModel, folder: Path, tokens: int) -> float:
     """Train some steps as one set-up does, and return the process's seconds of one."""
-    prior, penalty = STEPS_WITH[name]
+    prior, penalty, share = STEPS_WITH[name]
     probes = None
     if rows := penalty.get("probe_batch_size"):
-        texts = texts_of(model, rows * (WARM_UP + STEPS), tokens)
+        texts = texts_of(model, rows * (WARM_UP + STEPS), round(share * tokens))
         probes = Probes.from_dataset(model, texts, default_collate, top_k=TOP_K)
     return train(
         model,
