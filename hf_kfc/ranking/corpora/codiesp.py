@@ -81,11 +81,10 @@ class CodiEsp(CodedNotes):
 def _read_codiesp(
     path: str | Path,
     texts: Mapping[str, str],
-    label: str = "DIAGNOSTICO",
-    problems: Problems | None = None,
+    label: str,
+    problems: Problems,
 ) -> Iterator[Document]:
     """Read the spans of a label out of ``trainX.tsv``, ``devX.tsv`` or ``testX.tsv``."""
-    problems = problems or Problems()
     table = NoteTable(texts, problems)
     for number, line in read_lines(path, problems):
         where = f"{path}:{number}"
@@ -115,7 +114,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text)
 
 
-def _read_codiesp_texts(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
+def _read_codiesp_texts(path: str | Path, problems: Problems) -> dict[str, str]:
     """Read the Spanish texts, by identifier, out of the archive, without unpacking it.
 
     Its folders ``text_files`` are read and others (the translations, which offsets do not count
@@ -125,7 +124,6 @@ def _read_codiesp_texts(path: str | Path, problems: Problems | None = None) -> d
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; check the path or fetch the corpus")
-    problems = problems or Problems()
     texts: dict[str, str] = {}
     try:
         with tarfile.open(path) as archive:

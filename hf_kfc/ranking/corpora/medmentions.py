@@ -37,9 +37,8 @@ class MedMentions(Pubtator):
     OPTIONAL_FILES = ()
 
 
-def _read_mentions(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+def _read_mentions(path: str | Path, problems: Problems) -> Iterator[Document]:
     """Read each mention in what its line has of its document."""
-    problems = problems or Problems()
     for where, record in read_json_lines(path, problems):
         values = [value for name in _FIELDS if isinstance(value := record.get(name), str)]
         if len(values) != len(_FIELDS) or not all(values[:3]):

@@ -25,11 +25,8 @@ _COLUMNS = ("original_dataset", "instance_id", "phrase")
 _SPAN = re.compile(r"(?P<document>.+?)(?:_(?=[0-9]+\.ann_)|\.ann_)(?P<key>.+)")
 
 
-def _read_mednorm(
-    path: str | Path, vocabulary: str = "meddra", problems: Problems | None = None
-) -> Iterator[Document]:
+def _read_mednorm(path: str | Path, vocabulary: str, problems: Problems) -> Iterator[Document]:
     """Read each row's phrase, mapped to the codes of ``"meddra"`` or ``"snomed"``."""
-    problems = problems or Problems()
     columns = (*_COLUMNS, _CODES[vocabulary])
     for where, row in read_table(path, columns, problems, quotes=True):
         dataset, instance, phrase, codes = (row[column] for column in columns)

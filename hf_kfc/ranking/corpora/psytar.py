@@ -25,9 +25,8 @@ _SENTENCE_TITLES = {2: "drug_id", 3: "sentence_index", 4: "sentences"}
 _CONCEPT = re.compile(r"(?P<cui>C[0-9]{7})[\s/\]]+(?P<name>[^/]*[^/\s])\s*(?:/.*)?", re.I | re.S)
 
 
-def _read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+def _read_psytar(path: str | Path, problems: Problems) -> Iterator[Document]:
     """Read each mention of the table in its sentence."""
-    problems = problems or Problems()
     for where, row in read_table(path, _COLUMNS, problems):
         ids, names = row["cuis"].split("|"), row["cui_names"].split("|")
         if not all((*ids, *names)) or len(ids) != len(names):
@@ -42,9 +41,8 @@ def _read_psytar(path: str | Path, problems: Problems | None = None) -> Iterator
         yield _sentence(row["review"], row["mention"], row["sentence"], concepts, key, where)
 
 
-def _read_psytar_workbook(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+def _read_psytar_workbook(path: str | Path, problems: Problems) -> Iterator[Document]:
     """Read each mention of the workbook in its sentence, sheet by sheet."""
-    problems = problems or Problems()
     workbook = _open_workbook(path)
     sentences: dict[tuple[Any, Any], str] = {}
     for _, row in _rows(workbook, path, _SENTENCES, _SENTENCE_TITLES):

@@ -46,9 +46,8 @@ class PubtatorConfig(RankingConfig):
             raise DataError(f"types is {self.types!r}; give a list of semantic types, or none")
 
 
-def _read_ids(path: str | Path, problems: Problems | None = None) -> dict[str, str]:
+def _read_ids(path: str | Path, problems: Problems) -> dict[str, str]:
     """Read identifiers of documents, one a line, each with its file and line."""
-    problems = problems or Problems()
     ids: dict[str, str] = {}
     for number, line in read_lines(path, problems):
         where = f"{path}:{number}"

@@ -67,7 +67,7 @@ def _parse(path: Path) -> _Label:
     return label
 
 
-def _read_drug_label(path: str | Path, problems: Problems | None = None) -> Iterator[Document]:
+def _read_drug_label(path: str | Path, problems: Problems) -> Iterator[Document]:
     """Read each adverse reaction of a drug label in the section that it is in.
 
     A mention belongs to the reaction of its words, whose normalisations are its concepts. A
@@ -75,7 +75,6 @@ def _read_drug_label(path: str | Path, problems: Problems | None = None) -> Iter
     hypothetical), has none. Mentions of other types (severities, factors, drug classes ...) are
     passed over.
     """
-    problems = problems or Problems()
     try:
         label = _parse(Path(path))
     except (expat.ExpatError, LookupError) as error:  # the latter: an encoding nobody knows

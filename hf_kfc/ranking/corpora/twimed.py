@@ -21,9 +21,8 @@ _NAME = re.compile(r"name:[^:]*:\s*(?P<name>\S.*?)\s*")
 _DISAGREEMENT = "0"  # of the annotators on the concept
 
 
-def _read_brat_names(path: str | Path, problems: Problems | None = None) -> dict[str, list[str]]:
+def _read_brat_names(path: str | Path, problems: Problems) -> dict[str, list[str]]:
     """Read names by identifier from brat's database, ``id<TAB>name:Name:...<TAB>name:...``."""
-    problems = problems or Problems()
     names: dict[str, list[str]] = {}
     for number, line in read_lines(path, problems):
         id_, *fields = line.split("\t")

@@ -40,9 +40,11 @@ def archive(path: Path, texts: dict[str, bytes], mode: str = "w:gz") -> Path:
 
 @pytest.fixture
 def read(tmp_path):
-    def run(*lines: str, problems: Problems | None = None, **options) -> list[Document]:
+    def run(
+        *lines: str, label: str = "DIAGNOSTICO", problems: Problems | None = None
+    ) -> list[Document]:
         (tmp_path / "X.tsv").write_text("\n".join(lines))
-        return list(_read_codiesp(tmp_path / "X.tsv", {"n1": TEXT}, problems=problems, **options))
+        return list(_read_codiesp(tmp_path / "X.tsv", {"n1": TEXT}, label, problems or Problems()))
 
     return run
 
@@ -104,22 +106,22 @@ def test_texts_are_the_spanish_ones(tmp_path, mode):
         "dev/text_files/n2.txt": b"tos\r\n",
     }
     path = archive(tmp_path / "texts", contents, mode)
-    assert _read_codiesp_texts(path) == {"n1": TEXT, "n2": "tos\r\n"}
+    assert _read_codiesp_texts(path, Problems()) == {"n1": TEXT, "n2": "tos\r\n"}
 
 
 def test_malformed_texts(tmp_path):
     contents = {"a/text_files/n1.txt": b"tos", "b/text_files/n1.txt": b"tos"}
     path = archive(tmp_path / "texts", contents)
     with pytest.raises(DataError, match=rf"^{path}:b/text_files/n1.txt: this note comes twice; "):
-        _read_codiesp_texts(path)
+        _read_codiesp_texts(path, Problems())
     archive(path, {"a/text_files/n1.txt": b"ni\xf1a", "a/text_files/n2.txt": b"tos"})
     with pytest.raises(DataError, match=rf"^{path}:a/text_files/n1.txt: not UTF-8; convert the t"):
-        _read_codiesp_texts(path)
+        _read_codiesp_texts(path, Problems())
     problems = Problems("count")
     assert _read_codiesp_texts(path, problems) == {"n2": "tos"}
     assert problems.counts == {"text is not UTF-8": 1}
     with pytest.raises(DataError, match=r"none: no such file; check the path or fetch the corpus$"):
-        _read_codiesp_texts(tmp_path / "none")
+        _read_codiesp_texts(tmp_path / "none", Problems())
 
 
 @given(st.data(), st.sampled_from(["w", "w:gz"]))
@@ -135,7 +137,7 @@ def test_an_archive_cut_short_gives_no_text_cut_short(tmp_path_factory, data, mo
     assert problems.counts in ({}, {"damaged archive": 1})
     if problems.counts:
         with pytest.raises(DataError, match=r"texts: damaged, or no tar archive, after \d texts; "):
-            _read_codiesp_texts(path)
+            _read_codiesp_texts(path, Problems())
     elif mode == "w:gz":  # cut in the checksum
         assert found == texts
 
@@ -163,7 +165,7 @@ def test_builder(tmp_path):
 
 @needs_data
 def test_real_files():
-    texts = _read_codiesp_texts(FILES["texts"])
+    texts = _read_codiesp_texts(FILES["texts"], Problems())
     assert len(texts) == 1000
     codes = set()
     for split, diagnoses, procedures in (
@@ -171,10 +173,10 @@ def test_real_files():
         ("validation", 3431, 1046),
         ("test", 3665, 1112),
     ):
-        notes = list(_read_codiesp(FILES[split], texts))
+        notes = list(_read_codiesp(FILES[split], texts, "DIAGNOSTICO", Problems()))
         assert sum(len(note.spans) for note in notes) == diagnoses
         codes |= {code for note in notes for span in note.spans for code in span.concepts}
-        notes = list(_read_codiesp(FILES[split], texts, label="PROCEDIMIENTO"))
+        notes = list(_read_codiesp(FILES[split], texts, "PROCEDIMIENTO", Problems()))
         assert sum(len(note.spans) for note in notes) == procedures
     assert len(codes) == 2557
 

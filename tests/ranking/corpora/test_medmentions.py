@@ -147,7 +147,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, rows, escaped):
     objects = [dict(zip(names, row, strict=True)) for row in rows]
     lines = [json.dumps(row, ensure_ascii=escaped) + "\n" for row in objects]
     file.write_bytes("".join(lines).encode())
-    read = list(_read_mentions(file))
+    read = list(_read_mentions(file, Problems()))
     for document, (id_, mention, concept, left, right) in zip(read, rows, strict=True):
         (span,) = document.spans
         assert (document.id, span.text, span.concepts) == (id_, mention, (concept,))
@@ -170,7 +170,7 @@ def test_a_line_cut_short_is_never_a_mention(tmp_path_factory, cut):
 @needs_data
 def test_real_lists_are_read_without_a_problem():
     lists = [
-        _read_ids(FOLDER / f"corpus_pubtator_pmids_{split}.txt")
+        _read_ids(FOLDER / f"corpus_pubtator_pmids_{split}.txt", Problems())
         for split in ("trng", "dev", "test")
     ]
     assert [len(ids) for ids in lists] == [2635, 878, 879]

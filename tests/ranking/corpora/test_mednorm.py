@@ -86,7 +86,7 @@ def test_an_ontology_names_the_codes_and_adds_others(corpus):
 def test_documents_are_told_from_the_ids(tmp_path, dataset, instance, document, key):
     path = tmp_path / "table"
     path.write_text(written([COLUMNS, row(dataset, instance, "woe")]))
-    (found,) = _read_mednorm(path)
+    (found,) = _read_mednorm(path, "meddra", Problems())
     assert (found.id, found.spans[0].key, found.spans[0].where) == (document, key, f"{path}:2")
 
 
@@ -146,7 +146,7 @@ def test_bad_configuration_and_header(corpus, tmp_path):
     path = tmp_path / "table"
     path.write_text("original_dataset\tphrase\n")
     with pytest.raises(DataError, match=r"table:1: no column instance_id, single_mapped_meddra_co"):
-        list(_read_mednorm(path, problems=Problems("count")))
+        list(_read_mednorm(path, "meddra", Problems("count")))
 
 
 @given(st.lists(st.tuples(WORDS, st.sampled_from(MEANINGS)), max_size=5), st.data())
@@ -156,11 +156,11 @@ def test_what_is_written_is_read_and_a_cut_file_gives_only_whole_rows(tmp_path, 
     content = written([COLUMNS, *table]).encode()
     path = tmp_path / "table"
     path.write_bytes(content)
-    whole = list(_read_mednorm(path))
+    whole = list(_read_mednorm(path, "meddra", Problems()))
     assert [(d.text, d.spans[0].concepts) for d in whole] == [
         (text, (meddra,)) for text, (meddra, _) in phrases
     ]
     header = len("\t".join(COLUMNS)) + 1
     path.write_bytes(content[: data.draw(st.integers(header, len(content)))])
-    cut = list(_read_mednorm(path, problems=Problems("count")))
+    cut = list(_read_mednorm(path, "meddra", Problems("count")))
     assert cut == whole[: len(cut)]

@@ -194,7 +194,7 @@ def test_the_workbook_gives_the_mentions_of_its_sheets(tmp_path):
         (3, "drug.2", 9, "zaps", "brain shivers"),
     ]
     path = workbook(tmp_path / "book.xlsx", mapped)
-    found = list(_read_psytar_workbook(path))
+    found = list(_read_psytar_workbook(path, Problems()))
     assert [facts(document) for document in found] == [
         ("drug.1", "No sleep", (("C0000001", "Sleepless"),), "ADR_Mapped:2"),
         (
@@ -224,7 +224,7 @@ def test_the_workbook_gives_the_mentions_of_its_sheets(tmp_path):
 def test_malformed_rows_of_the_workbook_raise_or_are_counted(tmp_path, cells, reason):
     path = workbook(tmp_path / "book.xlsx", [cells])
     with pytest.raises(DataError, match=r"book.xlsx:ADR_Mapped:2: .*; (complete|correct)"):
-        list(_read_psytar_workbook(path))
+        list(_read_psytar_workbook(path, Problems()))
     problems = Problems("count")
     assert list(_read_psytar_workbook(path, problems)) == []
     assert problems.counts == {reason: 1}
@@ -233,7 +233,7 @@ def test_malformed_rows_of_the_workbook_raise_or_are_counted(tmp_path, cells, re
 def test_other_workbooks_and_none_are_refused(tmp_path, monkeypatch):
     path = workbook(tmp_path / "book.xlsx", [], titles=("id", "review"))
     with pytest.raises(DataError, match=r"no sheet 'ADR_Mapped' with drug_id, UMLS1, UMLS2; add"):
-        list(_read_psytar_workbook(path))
+        list(_read_psytar_workbook(path, Problems()))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
         DataError, match=r"book.xlsx: not a readable workbook \(.*\); fetch it agai"
@@ -241,7 +241,7 @@ def test_other_workbooks_and_none_are_refused(tmp_path, monkeypatch):
         list(_read_psytar_workbook(path, Problems("count")))
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(DataError, match=r"a workbook needs openpyxl; install hf_kfc\[ranking\]$"):
-        list(_read_psytar_workbook(path))
+        list(_read_psytar_workbook(path, Problems()))
 
 
 @given(
@@ -256,7 +256,7 @@ def test_what_is_written_is_read_and_a_cut_file_gives_no_wrong_mention(tmp_path,
     content = "\n".join([HEADER, *lines]).encode()
     path = tmp_path / "table"
     path.write_bytes(content)
-    whole = list(_read_psytar(path))
+    whole = list(_read_psytar(path, Problems()))
     expected = [(mention, tuple(concepts)) for mention, concepts in mentions]
     assert [facts(document)[1:3] for document in whole] == expected
     path.write_bytes(content[: data.draw(st.integers(len(HEADER), len(content)))])
@@ -273,7 +273,7 @@ def place(document: Document) -> tuple:
 @needs_data
 def test_real_workbook_has_the_mentions_of_the_real_table():
     pytest.importorskip("openpyxl")
-    table = list(_read_psytar(DATA / "psytar" / "psytar_mentions.tsv.gz"))
+    table = list(_read_psytar(DATA / "psytar" / "psytar_mentions.tsv.gz", Problems()))
     assert len(table) == 7280
     assert len({document.id for document in table}) == 850
     assert len({cui for document in table for cui in document.spans[0].concepts}) == 833

@@ -183,7 +183,7 @@ def test_a_document_in_two_lists_is_refused(corpus):
 def test_read_ids(tmp_path):
     file = tmp_path / "ids"
     file.write_text(" 12 \r\n\nPMC3\n")
-    assert _read_ids(file) == {"12": f"{file}:1", "PMC3": f"{file}:3"}
+    assert _read_ids(file, Problems()) == {"12": f"{file}:1", "PMC3": f"{file}:3"}
     problems = Problems("count")
     file.write_bytes(b"1\n\xff\n1\n")
     assert list(_read_ids(file, problems)) == ["1"]

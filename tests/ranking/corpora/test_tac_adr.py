@@ -79,7 +79,9 @@ def corpus(tmp_path):
 
 def read(path: Path, content: str, problems: Problems | None = None) -> list:
     path.write_text(content)
-    return [(document, *document.spans) for document in _read_drug_label(path, problems)]
+    return [
+        (document, *document.spans) for document in _read_drug_label(path, problems or Problems())
+    ]
 
 
 def test_mentions_are_linked_by_their_words(tmp_path):
@@ -190,7 +192,7 @@ def test_damaged_labels_give_no_wrong_mention(tmp_path, data):
     inserted = data.draw(st.binary(max_size=5))
     path = tmp_path / "damaged.xml"
     path.write_bytes(content[:start] + inserted + content[end:])
-    for found in _read_drug_label(path, problems=Problems("count")):
+    for found in _read_drug_label(path, Problems("count")):
         (span,) = found.spans
         assert found.id
         assert pieces_text(found.text, span.pieces).split() == span.text.split()

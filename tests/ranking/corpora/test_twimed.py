@@ -136,7 +136,7 @@ def test_malformed_names_raise_or_are_counted(tmp_path, line):
     path = tmp_path / "Concepts.txt"
     path.write_text(CONCEPTS + line)
     with pytest.raises(DataError, match=r"Concepts.txt:6: expected 'id<TAB>name:Name:...', got "):
-        _read_brat_names(path)
+        _read_brat_names(path, Problems())
     problems = Problems("count")
     assert len(_read_brat_names(path, problems)) == 5
     assert problems.counts == {"line is not 'id<TAB>name:Name:...'": 1}
@@ -151,4 +151,4 @@ def test_names_that_are_written_are_read(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("names") / "Concepts.txt"
     rows = [[id_, *(f"name:Name:{name}" for name in own)] for id_, own in names.items()]
     path.write_text("".join("\t".join(fields) + "\n" for fields in rows))
-    assert _read_brat_names(path) == names
+    assert _read_brat_names(path, Problems()) == names
