@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..curvature_arguments import CurvatureArguments
 
-__all__ = ["COMMANDS", "DAMPING", "curvature_arguments"]
+__all__ = ["COMMANDS", "DAMPING", "count", "curvature_arguments", "number"]
 
 DAMPING = 0.1
 """The relative damping that conditions are told for: the trainer's default."""
@@ -41,7 +41,7 @@ def estimate(parser: ArgumentParser) -> None:
     learnt = parser.add_mutually_exclusive_group(required=True)
     learnt.add_argument("--dataset", help="What it has learnt.")
     learnt.add_argument(
-        "--generate", metavar="N", type=_count, help="How many texts it writes instead."
+        "--generate", metavar="N", type=count, help="How many texts it writes instead."
     )
     parser.add_argument(
         "--drop_repeats_of",
@@ -52,7 +52,7 @@ def estimate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--probes",
         metavar="N",
-        type=_count,
+        type=count,
         help="Of how many examples the prior keeps what the model says, and the examples: of a "
         "DATASET that anyone may have.",
     )
@@ -78,7 +78,7 @@ def estimate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--label_column", metavar="COLUMN", help="What is predicted of it.")
     parser.add_argument(
-        "--max_length", type=_count, help="The most tokens of an example (of a text written: 128)."
+        "--max_length", type=count, help="The most tokens of an example (of a text written: 128)."
     )
     parser.add_argument("--task", help="Name of the task (default: the data set's, or general).")
     parser.add_argument("--device", help="cpu, cuda:1, ... (default: an accelerator, if any).")
@@ -166,7 +166,7 @@ def audit(parser: ArgumentParser) -> None:
     parser.add_argument("--non_members", metavar="DATASET", help="Like examples that it was not.")
     parser.add_argument("--earlier", metavar="PRIOR", help="An older revision, to hold against it.")
     parser.add_argument("--added", metavar="DATASET", help="Members that the older one has not.")
-    parser.add_argument("--max_length", type=_count, help="The most tokens of an example.")
+    parser.add_argument("--max_length", type=count, help="The most tokens of an example.")
 
 
 def merge(parser: ArgumentParser) -> None:
@@ -257,7 +257,7 @@ def push(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--min_examples",
         metavar="N",
-        type=_number,
+        type=number,
         default=UNSEEN,
         help="In how many examples a token must stand to be published; 0, as for texts that the "
         "model wrote itself, publishes all that the prior tells.",
@@ -278,13 +278,15 @@ COMMANDS = {
 """Each command with the module and the function that runs it."""
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """Read an option that is 0 or more."""
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is no whole number; give 0 or more")
     return int(text)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read an option that is 1 or more."""
     if not text.isdecimal() or not int(text):
         raise ArgumentTypeError(f"{text!r} is no number of one or more")
     return int(text)

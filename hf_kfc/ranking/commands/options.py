@@ -7,6 +7,8 @@ that help and a wrong option are answered at once.
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
+from ...commands.options import count, number
+
 __all__ = ["COMMANDS"]
 
 FORMATS = ("jsonl", "pubtator", "brat")
@@ -120,10 +122,10 @@ def _linker(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch_size",
-        type=_positive,
+        type=count,
         help="Mentions ranked at once (default: what suits a processor; a GPU takes more).",
     )
-    parser.add_argument("--num_proc", type=_positive, help="Processes that look for candidates.")
+    parser.add_argument("--num_proc", type=count, help="Processes that look for candidates.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="Of the weights."
@@ -132,8 +134,8 @@ def _linker(parser: ArgumentParser) -> None:
 
 def _measured(parser: ArgumentParser) -> None:
     parser.add_argument("--html", metavar="FILE", type=_writable, help="A page to write.")
-    parser.add_argument("--resamples", type=_positive, default=1000, help="Of the bootstrap.")
-    parser.add_argument("--seed", type=_seed, default=0, help="Of its random numbers.")
+    parser.add_argument("--resamples", type=count, default=1000, help="Of the bootstrap.")
+    parser.add_argument("--seed", type=number, default=0, help="Of its random numbers.")
 
 
 def _format(parser: ArgumentParser, what: str) -> None:
@@ -158,15 +160,3 @@ def _writable(name: str) -> Path:
     if not folder.is_dir():
         raise ArgumentTypeError(f"{name} cannot be written: {folder} is no folder")
     return Path(name)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
