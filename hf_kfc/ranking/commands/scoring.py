@@ -12,7 +12,7 @@ from ...errors import DataError
 from ...files import refuse_blocked, replace_file
 from ..formats.documents import Document
 from ..formats.files import read_documents, refuse_inputs
-from ..ontologies import Ontology, read_ontology
+from ..ontologies.readers import read_file
 from ..scoring import (
     Regressions,
     Scores,
@@ -36,7 +36,7 @@ def score(options: argparse.Namespace) -> Report:
     """
     inputs = (options.predictions, options.gold, options.ontology, *options.train)
     _check_page(options.html, inputs)
-    ontology = _ontology(options)
+    ontology = options.ontology and read_file(options.ontology, options.ontology_format)
     answers = answers_of_documents(
         read_documents(options.predictions, options.format),
         read_documents(options.gold, options.format),
@@ -62,7 +62,7 @@ def regressions(options: argparse.Namespace) -> Report:
     """
     _check_page(options.html, (options.old, options.new, options.gold, options.ontology))
     gold = list(read_documents(options.gold, options.format))
-    ontology = _ontology(options)
+    ontology = options.ontology and read_file(options.ontology, options.ontology_format)
     old, new = (
         answers_of_documents(_said(name, gold, options), gold, ontology)
         for name in (options.old, options.new)
@@ -78,13 +78,6 @@ def _said(name: str, gold: list[Document], options: argparse.Namespace) -> list[
     from .linking import linked_documents, load_linker  # noqa: PLC0415 - loads models' code
 
     return list(linked_documents(load_linker(name, options), gold, options))
-
-
-def _ontology(options: argparse.Namespace) -> Ontology | None:
-    if options.ontology is None:
-        return None
-    form = options.ontology_format or ("json" if ".jsonl" in options.ontology.suffixes else "names")
-    return Ontology(read_ontology([options.ontology], form))
 
 
 def _check_page(path: Path | None, inputs: Iterable[str | Path | None]) -> None:

@@ -15,7 +15,8 @@ from ...errors import DataError, HfKfcError, HubError
 from ...files import read_bounded, refuse_foreign, replace_directory, scratch_directory
 from ...hub import MODEL_FILES, PushedModel, Snapshot, push_model, split_revision
 from ..loading import load_pretrained
-from ..ontologies import Ontology, read_ontology, write_concepts
+from ..ontologies import Ontology, write_concepts
+from ..ontologies.readers import read_file
 from .calibration import Calibration
 from .recorded import recorded_settings
 from .settings import LinkerSettings
@@ -128,13 +129,6 @@ def _find(name: str, revision: str | None, token: str | None) -> tuple[Path | Sn
         if isinstance(error.__cause__, EntryNotFoundError):
             return place, _Config()
         raise
-
-
-def read_file(path: str | Path, format_: str | None = None) -> Ontology:
-    """Read a file of concepts; the format is told by its name where nobody says it."""
-    if format_ is None:
-        format_ = "json" if str(path).removesuffix(".gz").endswith(".jsonl") else "names"
-    return Ontology(read_ontology([path], format_))
 
 
 def _own_ontology(place: Path | Snapshot, sha256: str) -> Ontology:

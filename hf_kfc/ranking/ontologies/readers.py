@@ -17,9 +17,10 @@ from .medic import read_medic
 from .mesh import read_mesh
 from .names import read_names
 from .obo import read_obo
+from .ontology import Ontology
 from .umls import read_umls
 
-__all__ = ["ONTOLOGY_FORMATS", "read_ontology"]
+__all__ = ["ONTOLOGY_FORMATS", "read_file", "read_ontology"]
 
 _NUMBERED = re.compile(r"\S*[0-9]\S*")  # as identifiers are: one word with a digit
 _ENOUGH = 10  # concepts, to tell what a column holds
@@ -68,6 +69,13 @@ def read_ontology(
     except TypeError as error:
         raise DataError(f"ontology format {format_!r} with options {options}: {error}") from error
     return _checked(concepts, ", ".join(map(str, paths)), format_)
+
+
+def read_file(path: str | Path, format_: str | None = None) -> Ontology:
+    """Hold a file of concepts; the format is told by its name where nobody says it."""
+    if format_ is None:
+        format_ = "json" if str(path).removesuffix(".gz").endswith(".jsonl") else "names"
+    return Ontology(read_ontology([path], format_))
 
 
 def _checked(concepts: Iterable[Concept], where: str, format_: str) -> Iterator[Concept]:
