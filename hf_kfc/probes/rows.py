@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -175,9 +175,6 @@ class Rows(Sequence[dict[str, Any]]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return {name: column.row(index % len(self)) for name, column in self.columns.items()}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
 
 
 def _numbers(name: str, values: np.ndarray[Any, Any]) -> Tensor:

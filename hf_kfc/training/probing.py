@@ -39,9 +39,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_MEASURED = 256
 """Probes of an earlier task of which is measured what is forgotten."""
-_SAME = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Nats up to which a model's outputs are those that were kept, by the dtype it computes in."""
-_SAME_IN_FEW_BITS = 0.05
+_SAME, _SAME_IN_FEW_BITS = 1e-3, 0.05
+"""Nats up to which a model's outputs are those that were kept, by the precision it computes in."""
 
 
 class ProbeOrder:
@@ -273,10 +272,10 @@ class Probing:
                     f"the probes of '{task.name}' are of a model with other parameters, as {lost}; "
                     f"give those that were made of {type(module).__name__}"
                 )
-            few_bits = self._trainer.accelerator.mixed_precision in ("fp16", "bf16", "fp8")
+            mixed = self._trainer.accelerator.mixed_precision in ("fp16", "bf16", "fp8")
             dtype = next(iter(values.values())).dtype
-            most = _SAME_IN_FEW_BITS if few_bits else _SAME.get(dtype, _SAME_IN_FEW_BITS)
-            if forgotten <= most:
+            few_bits = mixed or dtype not in (torch.float32, torch.float64)
+            if forgotten <= (_SAME_IN_FEW_BITS if few_bits else _SAME):
                 continue
             moved = sum(digest_of(values[name]) != known[name] for name in shared)
             if known and not moved:

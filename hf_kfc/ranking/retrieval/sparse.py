@@ -15,11 +15,12 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
+from typing_extensions import override
 
 from ...errors import DataError
 from ..ontologies import Ontology
 from ..problems import refuse_text
-from .base import Hit, filled
+from .base import Hit, Retriever, filled
 from .postings import Postings
 
 __all__ = ["SparseRetriever", "count_vectorizer"]
@@ -42,7 +43,7 @@ def count_vectorizer(**options: Any) -> Any:
     return CountVectorizer(lowercase=False, dtype=np.float64, **options)
 
 
-class SparseRetriever(ABC):
+class SparseRetriever(Retriever, ABC):
     """Base class of the retrievers: every name and every query is a sparse vector of features.
 
     A subclass says how a text is normalised (:meth:`normalised`), what its features are
@@ -97,19 +98,9 @@ class SparseRetriever(ABC):
         self._postings = Postings.from_matrix(weights, owners)
         self._counter = self._vectorizer(features)
 
+    @override
     def extended(self, ontology: Ontology, changed: Collection[int]) -> Self:
-        """Make the retriever of an ontology that says more; only what is new is read.
-
-        The weights of all names are computed anew from the features' counts, which are kept: one
-        name more changes how rare its words are.
-
-        Args:
-            ontology: The retriever's own with more concepts after its own, in its order.
-            changed: Which of its own concepts have other names now.
-
-        Returns:
-            What ``type(retriever)(ontology)`` would be.
-        """
+        """Weigh all names anew by the features' counts: one more changes how rare its words are."""
         from scipy.sparse import csc_matrix, csr_matrix, vstack  # noqa: PLC0415 - slow
 
         fresh = [*sorted(changed), *range(self._num_concepts, len(ontology))]
@@ -191,19 +182,13 @@ class SparseRetriever(ABC):
                 yield text
 
     @property
+    @override
     def num_names(self) -> int:
-        """How many distinct names are searched."""
         return len(self._postings.owners)
 
+    @override
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Find the best concepts for each query; queries that normalise alike are searched once.
-
-        Args:
-            queries: Texts to search for.
-            k: How many concepts to return.
-
-        Returns:
-            For each query its hits, the best first.
+        """Search once for queries that normalise alike.
 
         Raises:
             DataError: ``k`` is not positive, the queries are one text, or one of them is none.
