@@ -1,4 +1,4 @@
-"""An ontology of any size, invented from a seed and made as it is read."""
+"""An ontology of any size, invented and made as it is read: always the same."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ _CHUNK = 50_000
 _NAMES_OF_CONCEPTS = (1, 1, 2, 6)  # 2.5 on average, as in UMLS
 
 
-def invented_concepts(count: int, seed: int = 0) -> Iterator[Concept]:
+def invented_concepts(count: int) -> Iterator[Concept]:
     """Invent concepts of one, two or six names of two to six words.
 
     Words follow Zipf's law, so that the commonest stands in a fifth of the names. A synonym
     differs from the preferred name in one word.
 
     Args:
-        count: How many; they have 2.5 times as many names.
-        seed: The same seed gives the same concepts, a longer list those of a shorter one.
+        count: How many; they have 2.5 times as many names. A longer list begins with a shorter one.
 
     Yields:
         The concepts.
     """
-    words, cumulative = _vocabulary(seed)
+    words, cumulative = _vocabulary()
     for start in range(0, count, _CHUNK):
-        rng = np.random.default_rng((seed, start))
+        rng = np.random.default_rng((0, start))
         sizes = rng.permuted(np.tile(_NAMES_OF_CONCEPTS, (_CHUNK // 4, 1)), axis=1).ravel()
         lengths = rng.integers(2, 7, _CHUNK)
         drawn = np.searchsorted(cumulative, rng.random((_CHUNK, 12)))  # 6 words, 6 replacements
@@ -52,17 +51,16 @@ def invented_concepts(count: int, seed: int = 0) -> Iterator[Concept]:
             yield Concept(f"C{number:07d}", names[0], tuple(names[1:]))
 
 
-def invented_queries(count: int, concepts: int, seed: int = 0) -> list[str]:
+def invented_queries(count: int, concepts: int) -> list[str]:
     """Invent what texts may call such concepts: names of which every second lacks a word.
 
     Args:
         count: How many.
         concepts: How many concepts the ontology has; they are drawn from its beginning.
-        seed: That of the concepts.
     """
-    rng = np.random.default_rng((seed, 1, count))
+    rng = np.random.default_rng((0, 1, count))
     queries = []
-    for number, concept in enumerate(invented_concepts(min(concepts, 2 * count), seed)):
+    for number, concept in enumerate(invented_concepts(min(concepts, 2 * count))):
         words = concept.names[rng.integers(len(concept.names))].split()
         if number % 2:
             del words[rng.integers(len(words))]
@@ -70,9 +68,9 @@ def invented_queries(count: int, concepts: int, seed: int = 0) -> list[str]:
     return list(dict.fromkeys(rng.permutation(queries).tolist()))[:count]
 
 
-def _vocabulary(seed: int) -> tuple[list[str], np.ndarray]:
+def _vocabulary() -> tuple[list[str], np.ndarray]:
     """Invent words, the commonest first, and their cumulative frequency."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     words: dict[str, None] = {}
     while len(words) < _WORDS:
         for row in rng.integers(0, len(_SYLLABLES), (_WORDS, 5)).tolist():

@@ -68,10 +68,10 @@ def relative_error(matrix: Tensor, exact: Tensor) -> float:
     return float((matrix - exact).norm() / exact.norm())
 
 
-def rounded(tensor: Tensor, digits: int = 4) -> Any:
-    """Return nested lists, to this many digits of the largest entry."""
+def rounded(tensor: Tensor) -> Any:
+    """Return nested lists, to four digits of the largest entry."""
     largest = float(tensor.abs().max()) or 1.0
-    decimals = digits - 1 - floor(log10(largest))
+    decimals = 3 - floor(log10(largest))
     if tensor.ndim > 1:
         return [[round(v, decimals) for v in row] for row in tensor.tolist()]
     return [round(v, decimals) for v in tensor.tolist()]

@@ -50,7 +50,7 @@ def save_two_parameter_figure(results: Mapping[str, Any], path: Path) -> None:
         results: Of :func:`~laboratory.toys.two_parameters`, as stored.
         path: A PNG or SVG file.
     """
-    figure = _figure(9, 4.9)
+    figure = _figure(4.9)
     (left, right), below = figure.subplots(2, 2, height_ratios=(1, 0.36))
     anchor, grid = results["anchor"], results["grid"]
     lowest = results["end_points"]["none"]["new_loss"]
@@ -85,7 +85,7 @@ def save_cnn_fisher_figure(results: Mapping[str, Any], path: Path) -> None:
         path: A PNG or SVG file.
     """
     pictures = results["pictures"]
-    figure = _figure(9, 3.1 * len(pictures))
+    figure = _figure(3.1 * len(pictures))
     rows = figure.subplots(len(pictures), 3, squeeze=False)
     for row, picture in zip(rows, pictures, strict=True):
         errors = results["models"][picture["model"]]["errors"][picture["block"]]
@@ -128,7 +128,7 @@ def save_hessian_figure(results: Mapping[str, Any], path: Path) -> None:
         path: A PNG or SVG file.
     """
     strengths = sorted({run["strength"] for run in results["runs"]} - {0.0})
-    figure = _figure(9, 7.2)
+    figure = _figure(7.2)
     rows = figure.subplots(3, len(strengths), sharex=True, sharey="row", squeeze=False)
     for row, (key, label) in zip(
         rows,
@@ -165,10 +165,10 @@ def save_hessian_figure(results: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(height: float) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(9, height), layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> None:

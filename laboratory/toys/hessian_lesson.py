@@ -28,7 +28,7 @@ _STEPS, _RECORD_EVERY = 750, 15
 _STRENGTHS = (0.5, 2.0, 8.0)  # N_old / (2 N_new) of tasks of one size, and multiples of it
 
 
-def hessian_lesson(seed: int = 0) -> dict[str, Any]:
+def hessian_lesson() -> dict[str, Any]:
     """Learn a new task against a penalty made of the Hessian's diagonal, and of the Fisher's.
 
     A classifier with two hidden GELU layers learns an old task, not to the end, and then a new one
@@ -37,9 +37,6 @@ def hessian_lesson(seed: int = 0) -> dict[str, Any]:
     Hessian there is no minimum at any λ: along one parameter the loss grows no faster than the
     distance, and the penalty falls with its square. λ decides how soon that wrecks training.
 
-    Args:
-        seed: Of the classifier's first parameters.
-
     Returns:
         ``hessian`` and ``fisher``: size, share of negative entries and extremes of each diagonal;
         ``refusal``: why the library makes no prior of the Hessian; ``runs``: for each penalty and
@@ -47,7 +44,7 @@ def hessian_lesson(seed: int = 0) -> dict[str, Any]:
     """
     data = _curved_task(0.0, 0.0, seed=0)
     old, new = (default_collate(own) for own in (data, _curved_task(3.0, 2.0, seed=1)))
-    model = _Classifier(seed)
+    model = _Classifier()
     train(model, old, steps=20, learning_rate=0.02)
     anchor = copy_parameters(model)
     at_anchor = {"old": quality(model, old), "new": quality(model, new)}
@@ -127,10 +124,10 @@ def _second_derivatives(gradient: Tensor, parameter: Tensor) -> Tensor:
 class _Classifier(nn.Module):
     """Two inputs, two hidden layers, two classes."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             self.first = nn.Linear(2, 8)
             self.second = nn.Linear(8, 8)
             self.output = nn.Linear(8, 2)
