@@ -28,7 +28,7 @@ from .reading import ReadProbes, batches_of, read_layers
 
 __all__ = ["Separation", "area_under_curve", "membership_auc"]
 
-# Enough to keep directions that no member used dear, and above the rounding of float32 factors.
+# Enough for directions that no member used to cost much, and above the rounding of float32 factors.
 _DAMPING = 1e-3
 _NORMAL_95 = 1.959964
 

@@ -46,7 +46,7 @@ def estimate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--drop_repeats_of",
         metavar="DATASET",
-        help="With --generate: texts of which the model may have learnt some by heart; what it "
+        help="With --generate: texts of which the model may have memorised some; what it "
         "writes that has 13 tokens in a row with one of them is dropped, and counted.",
     )
     parser.add_argument(

@@ -29,7 +29,7 @@ class Family(Enum):
     """What is decided at a model's scores z; the value is the loss, in words.
 
     * ``CATEGORICAL``: one class of K by their softmax; the gradient is softmax(z) − onehot(y).
-    * ``BERNOULLI``: yes or no at each score; the gradient is σ(z) − y, with y in [0, 1].
+    * ``BERNOULLI``: a binary label at each score; the gradient is σ(z) − y, with y in [0, 1].
     * ``GAUSSIAN``: a number at each score, with variance ½: −log p = (z − y)² + constant is the MSE
       of transformers itself, and not twice as with unit variance; the gradient is 2(z − y).
     """

@@ -1,7 +1,7 @@
 """What is differentiated: the scores of a batch, as the loss of a model of transformers reads them.
 
 Labels say what it is: classes (of an example, of each position, of the next position), numbers,
-yes or no at each label, or where an answer starts and ends. The model's own loss, where it has
+several binary labels, or where an answer starts and ends. The model's own loss, where it has
 one, is asked whether that is right.
 """
 
@@ -85,7 +85,7 @@ def default_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs:
     """Run a Hugging Face model, and say what its scores are of.
 
     Integer labels are classes. Numbers are regression where there is one score for each example,
-    or the config's ``problem_type`` says so, and else several labels of yes or no: Gaussian and
+    or the config's ``problem_type`` says so, and else several binary labels: Gaussian and
     Bernoulli, as the losses of transformers are (see :class:`~hf_kfc.curvature.Family`).
     ``start_positions`` and ``end_positions`` are two decisions over an example's positions, of
     which padding is none; a position outside of them is no decision.
@@ -248,7 +248,7 @@ def refuse_classes(labels: Tensor, classes: int) -> None:
 
 
 def _are_whole_numbers_for_scores(shape: Sequence[int], labels: Tensor) -> bool:
-    """Whether labels are yes or no at each score, in integers: classes have a dimension less."""
+    """Whether labels are binary at each score, in integers: classes have a dimension less."""
     return tuple(shape) == tuple(labels.shape) and not labels.is_floating_point()
 
 
@@ -256,7 +256,7 @@ def _refuse_shapes(model: nn.Module, shape: Sequence[int] | None, labels: Tensor
     if shape is not None and _are_whole_numbers_for_scores(shape, labels):
         raise CurvatureError(
             f"labels of shape {list(labels.shape)} are as many whole numbers as "
-            f"{type(model).__name__} gives scores; several labels of yes or no at once must be "
+            f"{type(model).__name__} gives scores; several binary labels at once must be "
             "floats, so let the collator return labels.float()"
         )
     given = "no `logits`" if shape is None else f"logits of shape {list(shape)}"

@@ -19,7 +19,7 @@ def unlabelled_forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Outputs
     """Run a Hugging Face model on inputs alone, and say what it decides.
 
     * Scores [N, K] are one decision of each example: classes, or as ``problem_type`` of the config
-      says several labels of yes or no, or numbers, which a single score is too.
+      says several binary labels, or numbers, which a single score is too.
     * Scores [N, T, K] are one of each attended position: the class of a token, the token itself, or
       the next one. In an encoder-decoder the positions are the decoder's.
     * Where an answer starts and ends are two decisions over the attended positions.

@@ -31,7 +31,7 @@ class Divergences(NamedTuple):
     Args:
         loss: Mean over the decisions, at the temperature asked for, with a gradient; 0 of none.
         each: Of every decision, shape [M], without gradient: KL(anchor ‖ model) in nats of classes
-            and of labels of yes or no; the squared difference of numbers.
+            and of binary labels; the squared difference of numbers.
         changed: Whether another class, or the other of yes and no, is the likeliest; shape [M].
             A number is never a changed decision.
         owners: Which example of the batch each decision is of, shape [M].

@@ -22,7 +22,7 @@ __all__ = [
 
 
 def assign(costs: Sequence[int], processes: int) -> list[int]:
-    """Assign blocks to processes, the dearest first, each to the one that has least to do.
+    """Assign blocks to processes, the most expensive first, each to the one that has least to do.
 
     Longest processing time first (Graham 1969): at most 4/3 of the best that is possible. Every
     process computes the same.

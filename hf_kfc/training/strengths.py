@@ -67,7 +67,7 @@ def count_labels(
     """Return how many labels a data set has: a mean loss is one over these.
 
     A causal language model's loss is a mean over labelled tokens, a classifier's over examples, of
-    numbers and of yes or no over each of an example's, and of answers over starts and ends.
+    numbers and of binary labels over each of an example's, and of answers over starts and ends.
     Of a data set of more than 1,024 examples, as many at equal distances are counted. Random
     numbers that the collator draws do not change those of the training.
 
