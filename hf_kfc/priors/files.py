@@ -28,6 +28,7 @@ __all__ = [
     "FORMAT_VERSION",
     "checksum_of",
     "describe",
+    "find",
     "holds_tensors",
     "read_config",
     "read_files",

@@ -29,13 +29,12 @@ def without_rare_inputs(prior: PriorT, min_examples: int = MIN_EXAMPLES) -> Prio
     The A of an embedding is the frequency of each token in the data, and an anchor that differs
     from the pretrained row tells that its token was seen. The rows left out move freely; so do
     those of tokens never seen, which an undamped curvature does not hold either. Which tokens are
-    kept can still be read off the prior, the counts of examples cannot.
+    kept can still be read off the prior, the counts of examples cannot. Its probes stay as they
+    are: they are inputs that anyone may have.
 
     Args:
         prior: With the counts of examples that the estimate made.
         min_examples: In how many examples a token must stand to be kept; 0 keeps all.
-
-    Its probes stay as they are: they are inputs that anyone may have.
 
     Returns:
         A prior without rare tokens and without the counts; ``provenance.min_examples`` and

@@ -87,15 +87,12 @@ class SplitCounts:
         """
         return sum(self.gold_at[:k]) / self.kept if self.kept else 0.0
 
-    def recall_of_linked(self, k: int | None = None) -> float:
-        """The same as a share of all linked mentions, those without a name as misses.
+    def recall_of_linked(self) -> float:
+        """Share of all linked mentions, those without a name as misses, with their gold retrieved.
 
         Where ``max_examples`` drew a part, the recall of that part stands for all.
-
-        Args:
-            k: By default as many as there are candidates.
         """
-        return self.recall(k) * self.named / self.linked if self.linked else 0.0
+        return self.recall() * self.named / self.linked if self.linked else 0.0
 
     def __str__(self) -> str:
         text = (

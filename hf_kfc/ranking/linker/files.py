@@ -14,6 +14,7 @@ from ...cards import render
 from ...errors import DataError, HfKfcError, HubError
 from ...files import read_bounded, refuse_foreign, replace_directory, scratch_directory
 from ...hub import MODEL_FILES, PushedModel, Snapshot, push_model, split_revision
+from ...priors.files import find
 from ..loading import load_pretrained
 from ..ontologies import Ontology, write_concepts
 from ..ontologies.readers import read_file
@@ -133,11 +134,7 @@ def _find(name: str, revision: str | None, token: str | None) -> tuple[Path | Sn
 
 def _own_ontology(place: Path | Snapshot, sha256: str) -> Ontology:
     """Read the ontology that a linker was saved with, and hold it against its hash."""
-    if isinstance(place, Snapshot):
-        path = place.fetch(ONTOLOGY_FILE, _ONTOLOGY_LIMIT)
-    else:
-        path = place / ONTOLOGY_FILE
-    ontology = read_file(path, "json")
+    ontology = read_file(find(place, ONTOLOGY_FILE, _ONTOLOGY_LIMIT), "json")
     if ontology.fingerprint != sha256:
         raise DataError(
             f"{ONTOLOGY_FILE} of {place} is not the one that {CONFIG_FILE} names; save the linker "
