@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..curvature import Block, Operator
+from ..curvature_arguments import Sharing
 from ..errors import PriorError
 from ..files import path_of, refuse_blocked, replace_file
 from ..precision import wide
@@ -35,7 +36,8 @@ def export_covariances(prior: BasePrior, path: str | Path) -> int:
 
     Returns:
         Number of layers; those that have a diagonal alone are left out, and a warning names one. So
-        does one of layers whose A is not exact: of a prior that was compressed or merged, or EKFAC.
+        does one of layers whose A is not exact: of a prior that was compressed or merged, EKFAC, or
+        ``sharing="reduce"``, whose A is of each example's mean.
 
     Raises:
         PriorError: No layer has such a factor, as ``kronecker`` curvature has, or the file is there
@@ -92,11 +94,13 @@ def _is_export(path: Path) -> bool:
 
 def _tell_what_is_rough(prior: BasePrior, covariances: Collection[str]) -> None:
     blocks = [block for block in prior.curvature.blocks if block.name in covariances]
-    rough = {block.name: said for block in blocks if (said := _roughness(block.operator))}
+    is_of_means = Sharing.REDUCE in (prior.provenance.sharing or "")
+    rough = {b.name: said for b in blocks if (said := _roughness(b.operator, is_of_means))}
     if rough:
         logger.warning(
             "Covariances of %d layers of prior '%s' (%s, ...) are not those of the inputs but %s; "
-            "export a prior of curvature='kronecker' before it is compressed or merged",
+            "export a prior of curvature='kronecker' and sharing='expand' before it is compressed "
+            "or merged",
             len(rough),
             prior.task,
             next(iter(rough)),
@@ -104,11 +108,17 @@ def _tell_what_is_rough(prior: BasePrior, covariances: Collection[str]) -> None:
         )
 
 
-def _roughness(operator: Operator) -> str:
-    """Say what A has lost; nothing, if it is that of one product as it was estimated."""
+def _roughness(operator: Operator, is_of_means: bool) -> str:
+    """Say what A has lost; nothing, if it is that of one product as it was estimated.
+
+    Args:
+        operator: Of a layer.
+        is_of_means: Whether each example is read as the mean of its positions.
+    """
     factors = [A for _, A in operator.stored_factors()]
     ranks = {A.columns.shape[1] for A in factors if A.columns is not None}
     said = [] if factors else ["weighed by gradients"]
+    said += ["of the means of examples"] * is_of_means
     said += [f"mixed of {len(factors)} products"] * (len(factors) > 1)
     said += [f"of rank {rank}" for rank in ranks]
     said += ["in bfloat16"] * any(A.values.dtype == torch.bfloat16 for A in factors)

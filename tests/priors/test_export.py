@@ -152,8 +152,9 @@ def test_shared_factors_are_stored_once(tmp_path: Path) -> None:
         (lambda prior: prior.compress(dtype=torch.bfloat16), "in bfloat16"),
         (lambda prior: ConsolidationPrior.merge([prior, other_texts()], rank=2), "mixed of 2 prod"),
         (lambda _: prior_of_texts(text_llama, raw_texts(3), curvature="kronecker_eigen"), "weigh"),
+        (lambda _: prior_of_texts(text_llama, raw_texts(3), sharing="reduce"), "of the means of "),
     ],
-    ids=["low rank", "bfloat16", "merged", "EKFAC"],
+    ids=["low rank", "bfloat16", "merged", "EKFAC", "reduce"],
 )
 def test_what_is_not_the_inputs_own_moments_is_told(
     change: Callable[[ConsolidationPrior], ConsolidationPrior],
