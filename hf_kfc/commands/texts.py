@@ -308,9 +308,11 @@ def token_limit(
 
 def _strings(rows: Rows, column: str) -> list[str]:
     if wrong := [value for value in rows[column] if not isinstance(value, str)]:
+        advice = "remove such examples"
+        if isinstance(wrong[0], list | dict):  # a conversation
+            advice = "make one, of conversations by tokenizer.apply_chat_template(tokenize=False)"
         raise DataError(
-            f"column {column} holds {printable(repr(wrong[0]), 80)}, which is no text; remove such "
-            "examples"
+            f"column {column} holds {printable(repr(wrong[0]), 80)}, which is no text; {advice}"
         )
     return rows[column]
 

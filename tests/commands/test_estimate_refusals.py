@@ -20,6 +20,7 @@ from .test_estimate import SENTIMENT, TEXTS, bert, gpt2, lines, tokenizer_of
         ({"a": TEXTS, "b": TEXTS, "label": [0] * 4}, (), "give --text_columns one of a, b"),
         ({"text": TEXTS, "label": [0] * 4}, ("--text_columns", "body"), "no column body"),
         ({"text": ["a", None, "b", "c"], "label": [0] * 4}, (), "column text holds None"),
+        ({"text": [["a"]] * 4, "label": [0] * 4}, (), "of conversations by tokenizer.apply_chat"),
         ({"text": TEXTS, "label": [0, 1, None, 0]}, (), "column label has no label in some examp"),
         ({"text": TEXTS, "label": [0] * 4}, ("--curvature_seed", 2**63), "give one below 2**63"),
         ({"text": TEXTS, "label": list("abcd")}, (), "label 'a', which the model does not know"),
