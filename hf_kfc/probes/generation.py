@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..curvature.modes import frozen
 from ..errors import ProbeError
 from .content import Source
-from .inputs import refuse_long
+from .inputs import refuse_long, special_tokens_around
 
 __all__ = ["NGRAM", "sampled_texts"]
 
@@ -163,6 +163,11 @@ def _starts(
     refuse_long(model, f"max_length is {max_length}", max_length)
     if prompts is not None:
         starts = [_tokens(prompt, tokenizer) for prompt in prompts]
+        if any(isinstance(prompt, str) for prompt in prompts):
+            _, after = special_tokens_around(tokenizer)  # a text to go on with does not end
+            for prompt, start in zip(prompts, starts, strict=True):
+                if after and isinstance(prompt, str) and start[-len(after) :] == after:
+                    del start[-len(after) :]
         if not starts or not all(starts):
             raise ProbeError("a prompt has no tokens, or there are none; give others or None")
     else:

@@ -123,7 +123,8 @@ def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special tokens that a tokenizer puts before and after a text."""
     if not callable(tokenizer):
         return [], []
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    special = set(getattr(tokenizer, "all_special_ids", None) or ())
+    special.discard(getattr(tokenizer, "unk_token_id", None))
     ids = list(tokenizer("a")["input_ids"])
     before = list(takewhile(special.__contains__, ids))
     return before, list(takewhile(special.__contains__, reversed(ids[len(before) :])))[::-1]

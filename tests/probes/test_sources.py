@@ -243,6 +243,25 @@ def test_prompts_of_uneven_length_are_continued_in_turn():
         assert row["input_ids"] == ids[0].tolist()
 
 
+class Ending(Tokenizer):
+    """It puts an end after each text, as some of Llama's do."""
+
+    all_special_ids = (9,)
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [*super().__call__(text)["input_ids"], 9]}
+
+
+def test_a_prompt_is_gone_on_with_before_the_end_that_its_tokenizer_adds():
+    given: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 9, "pad_token_id": 0}
+    found = [
+        Probes.generate(writer(), kind(**given), count=6, max_length=8, prompts=["abc", [4, 9]])
+        for kind in (Tokenizer, Ending)
+    ]
+    assert found[0].fingerprint == found[1].fingerprint
+    assert [row["input_ids"][:2] for row in found[1].rows[1::2]] == [[4, 9]] * 3  # as it is given
+
+
 def test_texts_that_repeat_the_training_data_are_dropped_and_counted():
     model = writer()
     free = Probes.generate(model, TOKENIZER, count=40, max_length=9, batch_size=40)
