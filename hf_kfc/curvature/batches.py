@@ -96,6 +96,10 @@ class Collate:
         return {n: v for n, v in batch.items() if self._is_read(n, v) or n == _MASK}
 
     def _refuse_other_tokens(self, ids: Any) -> None:
+        if isinstance(ids, Tensor) and ids.ndim > 1 and len(ids) and not ids.numel():
+            raise CurvatureError(
+                "an example has no token (its input_ids are empty); leave such examples out"
+            )
         if self._tokens is None or not isinstance(ids, Tensor) or not ids.numel():
             return
         least, most = (int(value) for value in ids.aminmax())

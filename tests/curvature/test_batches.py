@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import models
 from tiny.curvatures import assert_equal_matrices, estimate, images
+from tiny.data import pad_texts
 from tiny.layers import Mlp, vectors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
@@ -173,3 +174,10 @@ def test_padding_does_not_count_though_the_model_reads_no_mask() -> None:
         images(estimate_curvature(model, padded(length), default_collate)) for length in (4, 7)
     )
     assert_equal_matrices(other, one)
+
+
+def test_an_example_without_a_token_is_refused_by_what_it_is() -> None:
+    model = models.text_llama()
+    texts = [torch.tensor([1, 2, 3]), torch.tensor([], dtype=torch.long)]
+    with pytest.raises(CurvatureError, match=r"an example has no token .* leave such examples out"):
+        estimate_curvature(model, texts, pad_texts(), CurvatureArguments())

@@ -459,6 +459,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     refused("expected mappings", model, [[1, 2]], pad())
     refused("finite numbers", model, [{"input_ids": ["a"]}], pad())
     refused("example 1 has no 'input_ids'", model, [texts()[0], {"x": 1}], pad())
+    refused("example 1 has no token", model, [texts()[0], {**texts()[0], "input_ids": []}], pad())
     refused("more than 31 bits", model, [{"input_ids": [2**40]}], pad())
     refused("lists in some rows", model, [{"input_ids": [1]}, {"input_ids": 1}], pad())
     refused("without labels .*by `probe_collator=` of a trainer", model, data.labelled(), data.pad)
