@@ -17,7 +17,7 @@ from .inputs import Collator, collated
 from .outputs import Cache, kept_of
 from .rows import Rows
 
-__all__ = ["ALL_CLASSES", "TOP_K", "outputs_of"]
+__all__ = ["ALL_CLASSES", "TOP_K", "outputs_of", "refuse_random"]
 
 ALL_CLASSES = 1024
 """Of how many classes all log-probabilities are kept."""
@@ -46,7 +46,7 @@ def outputs_of(
             chosen = rows[start : start + batch_size]
             batch = collated(chosen, collator)
             if not parts:
-                _refuse_random(batch, collated(rows[start : start + batch_size], collator))
+                refuse_random(batch, collated(rows[start : start + batch_size], collator))
             outputs = forward(model, {name: value.to(device) for name, value in batch.items()})
             if len(outputs.logits) != len(chosen):
                 raise ProbeError(
@@ -65,13 +65,22 @@ def outputs_of(
     return cache
 
 
-def _refuse_random(batch: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+def refuse_random(batch: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+    """Refuse a collator that makes something else of the same rows each time.
+
+    Args:
+        batch: What it made of some.
+        again: What it made of them again.
+
+    Raises:
+        ProbeError: They differ.
+    """
     for name, value in batch.items():
         if not torch.equal(value, again[name]):
             raise ProbeError(
                 f"the collator makes another {name} of the same examples each time (it masks at "
                 "random), and the anchor's outputs are kept for one; mask the examples beforehand "
-                "and give a collator that only pads"
+                "and give a collator that only pads, in a trainer by `probe_collator=`"
             )
 
 

@@ -24,6 +24,8 @@ from ..dataset import random_numbers_kept
 from ..errors import ConsolidationError
 from ..priors import ConsolidationPrior
 from ..probes import Divergences, Probes, digest_of
+from ..probes.caching import refuse_random
+from ..probes.inputs import collated
 from ..probes.probes import Collator
 from .adapters import plain_name
 from .budget import MOST, Budget
@@ -31,12 +33,15 @@ from .config import PenaltySettings
 from .fitting import has_another_head
 from .processes import reshard, whole
 from .resuming import ConsolidationState
+from .scale import averages_kept
 from .steps import numbered
 
 __all__ = ["ProbeOrder", "ProbedTask", "Probing", "probes_by_task"]
 
 logger = logging.getLogger(__name__)
 
+_LOOKED_AT = 32
+"""Probes of an earlier task that are collated twice, to see whether they are the same."""
 _MOST_MEASURED = 256
 """Probes of an earlier task of which is measured what is forgotten."""
 _SAME, _SAME_IN_FEW_BITS = 1e-3, 0.05
@@ -104,6 +109,7 @@ class Probing:
         args = trainer.args
         self._seed: int = args.seed if args.data_seed is None else args.data_seed
         self.tasks = [self._split(name, probes) for name, probes in given.items()]
+        self._refuse_random()
         self._given, limit = dict(given), settings.forgetting_budget
         self.budget: Budget | None = None
         if limit is not None:
@@ -120,6 +126,13 @@ class Probing:
         self._steps = 0
         # Where a training goes on, what was measured stands in its log.
         self._measured_at: int | None = trainer.state.global_step or None
+
+    def _refuse_random(self) -> None:
+        """Refuse a collator that masks at random: the anchor has said nothing of such inputs."""
+        with random_numbers_kept(self._seed):
+            for task in self.tasks:
+                rows = task.probes.rows[:_LOOKED_AT]
+                refuse_random(*(collated(list(rows), self._collator) for _ in range(2)))
 
     @property
     def share(self) -> int:
@@ -234,7 +247,8 @@ class Probing:
         elif at_an_end:
             self._tell_what_is_over(found)
         is_due = trainer.control.should_log
-        trainer.log(found)
+        with averages_kept(trainer):
+            trainer.log(found)
         trainer.control.should_log = is_due  # the Trainer's own log comes yet
 
     def _tell_what_is_over(self, end: Mapping[str, float]) -> None:
@@ -243,6 +257,8 @@ class Probing:
         if limit is None:
             return
         for task in self.tasks:
+            if task.held_out is None:
+                continue
             forgotten = end.get(f"forgetting_{task.name}", end["forgetting"])
             if forgotten > limit and self.factor(task.name) >= MOST:
                 logger.warning(
@@ -263,8 +279,7 @@ class Probing:
         module = self._plain
         values = {plain_name(n): whole(p) for n, p in module.named_parameters()}
         for task in self.tasks:
-            forgotten = start.get(f"forgetting_{task.name}", start["forgetting"])
-            known = task.probes.anchor_digests
+            known = {plain_name(n): d for n, d in task.probes.anchor_digests.items()}
             shared = known.keys() & values.keys()
             if len(shared) < len(known) / 2:
                 lost = next(name for name in known if name not in shared)
@@ -272,13 +287,17 @@ class Probing:
                     f"the probes of '{task.name}' are of a model with other parameters, as {lost}; "
                     f"give those that were made of {type(module).__name__}"
                 )
+            if task.held_out is None:  # nothing was measured of it
+                continue
+            forgotten = start.get(f"forgetting_{task.name}", start["forgetting"])
             mixed = self._trainer.accelerator.mixed_precision in ("fp16", "bf16", "fp8")
             dtype = next(iter(values.values())).dtype
             few_bits = mixed or dtype not in (torch.float32, torch.float64)
             if forgotten <= (_SAME_IN_FEW_BITS if few_bits else _SAME):
                 continue
             moved = sum(digest_of(values[name]) != known[name] for name in shared)
-            if known and not moved:
+            added = sum(_adds(n, value) for n, value in values.items() if n not in known)
+            if known and not moved and not added:
                 raise ConsolidationError(
                     f"{type(module).__name__} is the model that the probes of '{task.name}' were "
                     f"made of, and says something else of them ({forgotten:.3g} nats); give the "
@@ -286,12 +305,13 @@ class Probing:
                 )
             logger.warning(
                 "The training starts %.3g nats from what the model of '%s' said of the probes, "
-                "with %d of %d parameters moved: right if other tasks were learnt since; if not, "
+                "with %d of %d parameters moved%s: right if other tasks were learnt since; if not, "
                 "give probes of this model.",
                 forgotten,
                 task.name,
                 moved,
                 len(known),
+                f" and {added} added" if added else "",
             )
 
     @property
@@ -357,6 +377,12 @@ class Probing:
         """Switch dropout off, and keep random numbers, as of a collator, from the training's."""
         with evaluating(self._plain), random_numbers_kept(self._seed + step):
             yield
+
+
+def _adds(name: str, value: Tensor) -> bool:
+    """Whether a parameter that the anchor had not changes anything: LoRA's B·A does by its B."""
+    is_idle = any(part in name for part in (".lora_A.", ".original_module."))
+    return not is_idle and bool(value.any())
 
 
 def probes_by_task(

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-__all__ = ["LossScale"]
+__all__ = ["LossScale", "averages_kept"]
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def averages_kept(trainer: Trainer) -> Iterator[None]:
+    """Leave what TRL's trainers average from log to log as it is: accuracies, entropies.
+
+    Their losses add to it, and each of their logs empties it. What is computed or logged beside
+    the training's own steps is to do neither.
+    """
+    kept: Any = getattr(trainer, "_metrics", None)
+    if not isinstance(kept, dict):
+        yield
+        return
+    vars(trainer)["_metrics"] = {mode: defaultdict(list) for mode in kept}
+    try:
+        yield
+    finally:
+        vars(trainer)["_metrics"] = kept
 
 
 class LossScale:
@@ -48,11 +68,12 @@ class LossScale:
     ) -> None:
         """Find out once whether a loss changes with ``num_items_in_batch``, without a trace."""
         model.eval()  # dropout draws nothing
-        with torch.no_grad():
+        with torch.no_grad(), averages_kept(self._trainer):
             results = loss_of(items), loss_of(2 * items)
         model.train()
         one, two = (x[0] if isinstance(x, tuple) else x for x in results)
-        seen = torch.stack([(one != two).any(), (one == two).all() & (one != 0).any()]).float()
+        tells = (one != 0) & ~one.isnan()  # of a micro-batch without labels, a mean is NaN
+        seen = torch.stack([((one != two) & tells).any(), ((one == two) & tells).any()]).float()
         if self._trainer.accelerator.num_processes > 1:
             seen = self._trainer.accelerator.reduce(seen)  # all must go on in the same way
         depends, does_not = seen.tolist()

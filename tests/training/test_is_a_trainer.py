@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 import torch
 from launching import launch_two
 from text_worker import CASES
-from tiny.data import labelled, pad, texts
-from tiny.models import classifier, text_llama, text_t5
+from tiny.data import labelled, pad, pad_lists, texts
+from tiny.models import bert, classifier, text_llama, text_t5
 from tiny.priors import prior_of
 from tiny.trainings import gradients, train
 from torch import Tensor, nn
 from transformers import (
+    BertForMaskedLM,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
@@ -24,6 +26,7 @@ from transformers import (
 )
 from transformers.trainer_utils import HPSearchBackend
 
+from hf_kfc import Probes
 from hf_kfc.errors import ConsolidationError
 from hf_kfc.training import (
     ConsolidationArguments,
@@ -184,6 +187,83 @@ def test_a_head_whose_loss_is_a_mean_over_the_micro_batch(
     (log,) = [log for log in trainer.state.log_history if "loss" in log]
     assert log["task_loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
     assert [m for m in caplog.messages if "mean over the micro-batch" in m] == caplog.messages[:1]
+
+
+def test_a_first_micro_batch_without_labels_tells_nothing_of_a_loss(tmp_path: Path) -> None:
+    """Of BERT's masked language model it is NaN, which is unequal to itself, with gradients of 0.
+
+    Taken for a loss that is divided already, all micro-batches would count as often as there are.
+    """
+    model, rows = bert(BertForMaskedLM, seed=0), texts()[:4]
+    rows[0] = {**rows[0], "labels": torch.full_like(rows[0]["labels"], -100)}
+    trainer = train(
+        Consolidated,
+        model,
+        rows,
+        tmp_path,
+        [prior_of(bert(BertForMaskedLM, seed=0))],
+        CONFIG,
+        gradient_accumulation_steps=4,
+        train_sampling_strategy="sequential",
+    )
+    ((start, _),) = trainer.recorder.steps
+    model = bert(BertForMaskedLM, seed=0).train()
+    model.load_state_dict(start, strict=False)
+    (sum(model(**pad([row])).loss for row in rows[1:]) / 4).backward()
+    expected = [p.grad.flatten() + GRADIENT for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(gradients(trainer), torch.cat(expected), rtol=1e-4, atol=1e-6)
+
+
+class Averaging(Trainer):
+    """It keeps what its losses note until it logs, as those of TRL."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._metrics: Any = {"train": defaultdict(list), "eval": defaultdict(list)}
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        mode = "train" if model.training else "eval"
+        self._metrics[mode]["tokens"].append(int(inputs["labels"].ne(-100).sum()))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        logs |= {f"{mode}_{n}": sum(v) / len(v) for n, v in self._metrics[mode].items()}
+        super().log(logs, start_time)
+        self._metrics[mode].clear()
+
+
+class ConsolidatedAveraging(ConsolidationMixin, Averaging):
+    pass
+
+
+def test_what_a_trainer_averages_until_it_logs_is_of_its_own_steps(tmp_path: Path) -> None:
+    """Neither trying out the loss nor measuring what is forgotten has a part in it."""
+    probes = Probes.from_dataset(text_llama(), texts(), pad_lists())
+    plain, ours = (
+        train(
+            kind,
+            text_llama(),
+            texts(),
+            tmp_path,
+            [prior_of(text_llama()).with_probes(probes)],
+            ConsolidationConfig(strengths=[0.0], probe_weight=0.0, forgetting_every=1),
+            more={"eval_dataset": texts()[:1]}
+            | ({"probe_collator": pad_lists()} if kind is not Averaging else {}),
+            gradient_accumulation_steps=2,
+            logging_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+        )
+        for kind in (Averaging, ConsolidatedAveraging)
+    )
+    assert [log for log in ours.state.log_history if "forgetting" in log]
+    for name in ("train_tokens", "eval_tokens"):
+        of_each = [
+            [(log["step"], log[name]) for log in trainer.state.log_history if name in log]
+            for trainer in (plain, ours)
+        ]
+        assert of_each[0] == of_each[1] != []
 
 
 @pytest.mark.parametrize("func", [None, weighted], ids=["own", "function"])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from hf_kfc.curvature import Outputs
-from hf_kfc.errors import ConsolidationError
+from hf_kfc.errors import ConsolidationError, ProbeError
 from hf_kfc.ranking.objective import ranking_forward
 from hf_kfc.training.probing import ProbeOrder
 
@@ -363,6 +363,79 @@ def test_adapters_alone_have_a_gradient(tmp_path: Path) -> None:
     assert with_probes.keys() == expected.keys()
     for name, gradient in expected.items():
         assert_near(with_probes[name] - without[name], 2 * gradient, name)
+
+
+def with_adapter(std: float) -> Any:
+    """A ranker with LoRA, which has learnt something if its B is not 0."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=2, target_modules=["query", "value"])
+    model = peft.get_peft_model(RANKERS["bert"](), config)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            nn.init.normal_(parameter, std=std)
+    return model
+
+
+def trained_from(folder: Path, model: Any, probes: Any, **changes: Any) -> Any:
+    return trained(
+        folder,
+        (),
+        model,
+        probes=probes,
+        probe_collator=pad_candidates,
+        probe_held_out=0.4,
+        max_steps=1,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_probes_of_a_model_with_adapters_are_of_that_model(
+    merged: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its names are those of its parts, whatever wraps them, and after a merge as well."""
+    model, probes = with_adapter(1.0), probes_of(with_adapter(1.0))
+    trainer = trained_from(tmp_path, model.merge_and_unload() if merged else model, probes)
+    assert logged(trainer, "forgetting")[0]["forgetting"] < 1e-6
+    assert not [m for m in caplog.messages if "nats" in m]
+
+
+def test_an_adapter_that_has_learnt_is_told_and_one_that_has_not_is_no_excuse(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The frozen weights have not moved, but what is said has: of a task learnt since."""
+    probes = probes_of(RANKERS["bert"]())
+    trained_from(tmp_path, with_adapter(1.0), probes)
+    (message,) = [m for m in caplog.messages if "nats" in m]
+    assert "with 0 of 41 parameters moved and 2 added: right if other tasks" in message
+    others = probes_of(moved("bert"))
+    others.anchor_digests = probes.anchor_digests
+    with pytest.raises(ConsolidationError, match="says something else of them"):
+        trained_from(tmp_path, with_adapter(0.0), others)
+
+
+def test_a_collator_that_masks_at_random_is_refused(tmp_path: Path) -> None:
+    """The anchor has said nothing of such inputs; where it has moved, nothing else would tell."""
+
+    def masking(rows: Any) -> Any:
+        batch = pad_candidates(rows)
+        hidden = torch.rand(batch["input_ids"].shape) < 0.5
+        return {**batch, "input_ids": batch["input_ids"].masked_fill(hidden, 1)}
+
+    trainer = make_trainer(
+        tmp_path, (), moved("bert", 0.1), probes=probes_of(moved("bert")), probe_collator=masking
+    )
+    with pytest.raises(ProbeError, match="another input_ids of the same examples each time"):
+        trainer.train()
+
+
+def test_what_was_not_measured_of_a_task_is_not_taken_from_another(tmp_path: Path) -> None:
+    """Of the second none is held out: what the first has lost is not its loss."""
+    few = probes_of(RANKERS["bert"](), PROBED[:2])
+    trainer = make(tmp_path, [probes_of(moved("bert")), few], max_steps=1)
+    trainer.train()
+    assert logged(trainer, "forgetting")[0]["forgetting"] > 0.05
 
 
 def test_the_model_is_in_the_modes_that_it_was_in(tmp_path: Path) -> None:
