@@ -194,20 +194,20 @@ def test_a_first_micro_batch_without_labels_tells_nothing_of_a_loss(tmp_path: Pa
 
     Taken for a loss that is divided already, all micro-batches would count as often as there are.
     """
-    model, rows = bert(BertForMaskedLM, seed=0), texts()[:4]
+    model, rows = bert(BertForMaskedLM, seed=0, dropout=0.0), texts()[:4]
     rows[0] = {**rows[0], "labels": torch.full_like(rows[0]["labels"], -100)}
     trainer = train(
         Consolidated,
         model,
         rows,
         tmp_path,
-        [prior_of(bert(BertForMaskedLM, seed=0))],
+        [prior_of(bert(BertForMaskedLM, seed=0, dropout=0.0))],
         CONFIG,
         gradient_accumulation_steps=4,
         train_sampling_strategy="sequential",
     )
     ((start, _),) = trainer.recorder.steps
-    model = bert(BertForMaskedLM, seed=0).train()
+    model = bert(BertForMaskedLM, seed=0, dropout=0.0).train()
     model.load_state_dict(start, strict=False)
     (sum(model(**pad([row])).loss for row in rows[1:]) / 4).backward()
     expected = [p.grad.flatten() + GRADIENT for p in model.parameters() if p.grad is not None]
@@ -246,16 +246,18 @@ def test_what_a_trainer_averages_until_it_logs_is_of_its_own_steps(tmp_path: Pat
             text_llama(),
             texts(),
             tmp_path,
-            [prior_of(text_llama()).with_probes(probes)],
+            [prior_of(text_llama())],
             ConsolidationConfig(strengths=[0.0], probe_weight=0.0, forgetting_every=1),
-            more={"eval_dataset": texts()[:1]}
-            | ({"probe_collator": pad_lists()} if kind is not Averaging else {}),
+            more={"eval_dataset": texts()[:1], **more},
             gradient_accumulation_steps=2,
             logging_steps=2,
             eval_strategy="steps",
             eval_steps=2,
         )
-        for kind in (Averaging, ConsolidatedAveraging)
+        for kind, more in (
+            (Averaging, {}),
+            (ConsolidatedAveraging, {"probes": probes, "probe_collator": pad_lists()}),
+        )
     )
     assert [log for log in ours.state.log_history if "forgetting" in log]
     for name in ("train_tokens", "eval_tokens"):
