@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 
 from laboratory.ledger import read_ledger
 from laboratory.points import Point
-from laboratory.report.figures import name_points
 
 HERE = Path(__file__).parent
 Records = Mapping[Point, Mapping[str, Any]]
 COLUMNS = (
+    "number",
     "method",
     "seeds",
     "general cross entropy",
@@ -56,12 +56,13 @@ class Row:
     """A method's means over its seeds.
 
     Args:
+        number: Of the row, by which the picture names it.
         method: Its name.
         runs: Of each seed what the run, plain fine-tuning and the anchor came to.
     """
 
-    def __init__(self, method: str, runs: Sequence[tuple[Any, Any, Any]]) -> None:
-        self.method, self.runs = method, runs
+    def __init__(self, number: int, method: str, runs: Sequence[tuple[Any, Any, Any]]) -> None:
+        self.number, self.method, self.runs = number, method, runs
 
     def mean(self, of: Callable[[Any], float]) -> float:
         """Return the mean over seeds.
@@ -109,6 +110,7 @@ class Row:
         """Return the cells of the table."""
         is_none, time = self.method == "none", self.time
         return {
+            "number": str(self.number),
             "method": f"`{self.method}`",
             "seeds": str(len(self.runs)),
             "general cross entropy": f"{self.general:.3f}",
@@ -143,7 +145,7 @@ def rows_of(records: Records) -> list[Row]:
         if len(point.tasks) == 2 and point.seed in plain:
             three = record, plain[point.seed], anchors[point.seed]
             runs.setdefault(point.method, []).append(three)
-    return [Row(method, of) for method, of in runs.items()]
+    return [Row(number, method, of) for number, (method, of) in enumerate(runs.items(), 1)]
 
 
 def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
@@ -180,7 +182,7 @@ def section(name: str, settings: Mapping[str, Any], records: Records) -> str:
         f"the curvature.{before_answers}",
         "",
         f"| {' | '.join(columns)} |",
-        "|---|" + "---:|" * (len(columns) - 1),
+        "|---:|---|" + "---:|" * (len(columns) - 2),
     ]
     for row in rows:
         cells = row.cells()
@@ -221,46 +223,48 @@ def meter(files: Mapping[str, Records]) -> str:
 def draw(records: Records, path: Path) -> None:
     """Draw what was kept against what was learnt, and the meter against what was lost.
 
+    Points of methods have the numbers of their rows.
+
     Args:
         records: Of one results file.
         path: Of the picture.
     """
     with rc_context({"svg.hashsalt": "hf_kfc"}):  # the same file of the same results
-        figure = Figure(figsize=(10, 4.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure = Figure(figsize=(12, 4.2), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
         rows = rows_of(records)
         for row in rows:
-            left.scatter(row.new, 100 * row.prevented, color=_color(row.method), s=25)
-        left.axvline(_LITTLE, color="0.8", zorder=0)
+            words = row.mean(lambda run: run["general"]["lambada"])
+            for axes, share in ((left, row.prevented), (middle, words)):
+                place = row.new, 100 * share
+                axes.scatter(*place, color=_color(row.method), s=90, edgecolors="white")
+                axes.text(
+                    *place,
+                    str(row.number),
+                    fontsize=6,
+                    color="white",
+                    ha="center",
+                    va="center_baseline",
+                )
+        for axes in (left, middle):
+            axes.locator_params(axis="x", nbins=5)
+            axes.axvline(_LITTLE, color="0.8", zorder=0)
+            axes.set_xlabel("cross entropy of new texts, less that of none (nats)")
         left.axhline(95, color="0.8", zorder=0)
-        left.set_xlabel("cross entropy of new texts, less that of none (nats)")
         left.set_ylabel("rise of the general cross entropy prevented (%)")
+        anchors = [record for point, record in records.items() if len(point.tasks) == 1]
+        before = fmean(record["general"]["lambada"] for record in anchors)
+        middle.axhline(100 * before, color="0.2", linewidth=1, linestyle=":", zorder=0)
+        middle.set_ylabel("last words (%); dotted: the anchor's")
         for label, color in _COLORS.items():
             left.scatter([], [], color=color, s=25, label=label)
         figure.legend(fontsize=7, loc="outside lower center", ncols=len(_COLORS))
         for point, record in records.items():
             place = record["meter"]["kl"], record["general"]["cross_entropy"]
             right.scatter(*place, color=_color(point.method), s=25)
-        right.set_xlabel("meter: KL(anchor ‖ model) on held-out sampled texts (nats)")
+        right.set_xlabel("meter: KL(anchor ‖ model) on sampled texts (nats)")
         right.set_ylabel("general cross entropy (nats)")
-        figure.draw_without_rendering()  # lays the axes out
-        named = [row for row in rows if _has_name(row, rows)]
-        named.sort(key=lambda row: row.new - row.prevented)  # the best have the first choice
-        name_points(left, {row.method: (row.new, 100 * row.prevented) for row in named})
         figure.savefig(path, metadata={"Date": None})
-
-
-def _has_name(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether a picture names it: the best, and rivals but for averages."""
-    is_best = not any(_is_better(other, row) for other in rows)
-    is_rival = _color(row.method) == _COLORS["rivals"]
-    return is_best or (is_rival and "average" not in row.method)
-
-
-def _is_better(one: Row, other: Row) -> bool:
-    """Whether it keeps no less, up to all, and costs no more, and is not the same in both."""
-    mine, theirs = ((min(row.prevented, 1.0), -row.new) for row in (one, other))
-    return mine != theirs and all(m >= t for m, t in zip(mine, theirs, strict=True))
 
 
 def _color(method: str) -> str:
