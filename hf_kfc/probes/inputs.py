@@ -13,12 +13,14 @@ from torch.nn.utils.rnn import pad_sequence
 from ..curvature.batches import named_arguments, tokens_of
 from ..errors import ProbeError
 from .forward import right_padded
+from .rows import Rows
 
 __all__ = [
     "Collator",
     "collated",
     "inputs_of",
     "pad_tokens",
+    "refuse_empty",
     "refuse_long",
     "said_twice",
     "special_tokens_around",
@@ -123,11 +125,29 @@ def special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the special tokens that a tokenizer puts before and after a text."""
     if not callable(tokenizer):
         return [], []
-    special = set(getattr(tokenizer, "all_special_ids", None) or ())
-    special.discard(getattr(tokenizer, "unk_token_id", None))
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     ids = list(tokenizer("a")["input_ids"])
     before = list(takewhile(special.__contains__, ids))
     return before, list(takewhile(special.__contains__, reversed(ids[len(before) :])))[::-1]
+
+
+def refuse_empty(rows: Rows, numbers: Sequence[int]) -> None:
+    """Refuse examples without a token: in a batch of nothing else no model reads them.
+
+    Args:
+        rows: Of all examples.
+        numbers: By which the message calls them.
+
+    Raises:
+        ProbeError: There is one.
+    """
+    ids = rows.columns.get("input_ids")
+    lengths = ids.lengths[0].tolist() if ids is not None and ids.lengths else []
+    for number, length in zip(numbers, lengths, strict=False):
+        if not length:
+            raise ProbeError(
+                f"example {number} has no token (its input_ids are empty); leave such examples out"
+            )
 
 
 def refuse_long(model: nn.Module, asked: str, tokens: int) -> None:

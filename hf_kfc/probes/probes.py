@@ -30,6 +30,7 @@ from .inputs import (
     collated,
     inputs_of,
     pad_tokens,
+    refuse_empty,
     refuse_long,
     special_tokens_around,
     vocabulary_of,
@@ -132,7 +133,7 @@ class Probes:
         chosen = torch.randperm(len(dataset), generator=generator)[:max_probes].sort().values
         examples = [with_decoder_inputs(model, dataset[index]) for index in chosen.tolist()]
         rows = Rows.of(examples, inputs_of(model, examples[0], columns))
-        _refuse_empty(rows, chosen.tolist())
+        refuse_empty(rows, chosen.tolist())
         if isinstance(source, str):
             source = Source(source, counts={"examples": len(dataset)})
         config = getattr(model, "config", None)
@@ -460,14 +461,3 @@ class Probes:
         """
         digests = {n: value for n, value in self.anchor_digests.items() if n not in names}
         return type(self)(self.rows, self._cache, self.provenance, digests)
-
-
-def _refuse_empty(rows: Rows, numbers: Sequence[int]) -> None:
-    """Refuse examples without a token: in a batch of nothing else no model reads them."""
-    ids = rows.columns.get("input_ids")
-    lengths = ids.lengths[0].tolist() if ids is not None and ids.lengths else []
-    for number, length in zip(numbers, lengths, strict=False):
-        if not length:
-            raise ProbeError(
-                f"example {number} has no token (its input_ids are empty); leave such examples out"
-            )

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "curve_names",
-    "name_points",
     "new_figure",
     "save_figure",
     "save_frontier_figure",
@@ -104,7 +103,7 @@ def save_frontier_figure(measures: Measures, paths: Sequence[Path]) -> None:
     axes.set_ylabel("old tasks: CF reduction (%)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()  # lays the axes out
-    name_points(axes, drawn)
+    _name_points(axes, drawn)
     save_figure(figure, paths)
 
 
@@ -112,7 +111,7 @@ _ALIGNED = {8: "left", -8: "right", 0: "center"}
 """How a name lies that many points across from its own."""
 
 
-def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write the name of each point beside it, at the nearest free place within the axes.
 
     Args:

@@ -122,6 +122,9 @@ def test_a_prior_tells_the_frequency_of_tokens_that_enough_examples_have():
 class Tokenizer(SimpleNamespace):
     """As much of a tokenizer as generation asks for."""
 
+    all_special_ids: tuple[int, ...] = ()
+    unk_token_id = None
+
     def __call__(self, text: str) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") + 1 for letter in text]}
 
