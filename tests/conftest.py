@@ -17,6 +17,13 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+def pytest_runtest_setup() -> None:
+    """Let every test draw the same models and data each time, whatever ran before it."""
+    from transformers import set_seed  # noqa: PLC0415 - torch reads the number of threads above
+
+    set_seed(0)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """The Hub that the client talks to in this test, with a cache of its own.

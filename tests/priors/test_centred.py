@@ -58,7 +58,10 @@ def test_compressed(made: ConsolidationPrior, tmp_path: Path) -> None:
 
 
 def test_merged(made: ConsolidationPrior) -> None:
-    """With as many products as all have, the sum is exact; of one product it is near."""
+    """With as many products as all have, the sum is exact.
+
+    The nearest one product leaves √(1 − σ₁² / Σσ²) of it, so at most √¾ of four (Eckart and Young).
+    """
     other = estimate(bert(), seed=1)
     exact, near = (ConsolidationPrior.merge([made, other], rank=rank) for rank in (4, 1))
     delta = {name: torch.randn_like(value) for name, value in made.anchor.items()}
@@ -66,7 +69,7 @@ def test_merged(made: ConsolidationPrior) -> None:
     torch.testing.assert_close(exact.curvature.quadratic(delta), expected)
     kinds = {type(b.operator) for b in near.curvature.blocks if b.operator.kronecker_terms()}
     assert kinds == {Kronecker}
-    assert 0 < max(errors(near.curvature, exact.curvature).values()) < 0.5
+    assert 0 < max(errors(near.curvature, exact.curvature).values()) <= 0.75**0.5
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.1])
