@@ -4,11 +4,13 @@
     python benchmarks/speed/causal.py --texts 64 --tokens 64 --repetitions 2
     python benchmarks/speed/causal.py --model FOLDER
     python benchmarks/speed/causal.py --what estimate        # or training: the rest alone
+    python benchmarks/speed/causal.py --precision float32    # where a processor has no bfloat16
 
 Texts are made up, of one length and with token ids by a law of Zipf. Seconds are those of the
 process on the CPU, for a round takes minutes and the machine may have other work: nothing here runs
 in two threads. ``plain`` is a forward and backward pass with the gradients of all parameters, in
-float32, in batches of 8 texts; a step is one of ``trainer.train()`` in bfloat16 mixed precision.
+float32, in batches of 8 texts; a step is one of ``trainer.train()`` in bfloat16 mixed precision, or
+in float32.
 Peak memory is of a fresh process that loads the model and the prior and trains six steps.
 """
 
@@ -45,8 +47,7 @@ ESTIMATES: Mapping[str, dict[str, Any]] = {
     "Kronecker, bfloat16 products": {"products": "bfloat16"},
     "diagonal": {"curvature": "diagonal"},
 }
-IN_HALF = {"penalty_dtype": "bfloat16"}
-EVERY_4TH = IN_HALF | {"penalty_every": 4}
+EVERY_4TH = {"penalty_every": 4}
 TWO = {"probe_batch_size": 2}
 
 
@@ -66,9 +67,9 @@ class SetUp(NamedTuple):
 
 STEPS_WITH: Mapping[str, SetUp] = {
     "plain": SetUp(),
-    "as estimated": SetUp("whole", IN_HALF),
+    "as estimated": SetUp("whole"),
     "as estimated, every 4th step": SetUp("whole", EVERY_4TH),
-    "published": SetUp("published", IN_HALF),
+    "published": SetUp("published"),
     "published, every 4th step": SetUp("published", EVERY_4TH),
     "published, every 4th step, probes": SetUp("published", EVERY_4TH | TWO),
     "published, every 4th step, probes of three quarters": SetUp(
@@ -129,7 +130,7 @@ def on_the_cpu(work: Callable[[], object]) -> Callable[[], float]:
     return contestant
 
 
-def step_of(name: str, model: PreTrainedModel, folder: Path, tokens: int) -> float:
+def step_of(name: str, model: PreTrainedModel, folder: Path, tokens: int, precision: str) -> float:
     """Train some steps as one set-up does, and return the process's seconds of one."""
     prior, penalty, share = STEPS_WITH[name]
     probes = None
@@ -144,8 +145,9 @@ def step_of(name: str, model: PreTrainedModel, folder: Path, tokens: int) -> flo
         device=str(model.device),
         priors=None if prior is None else [ConsolidationPrior.from_pretrained(folder / prior)],
         probes=probes,
-        bf16=True,
+        bf16=precision == "bfloat16",
         now=time.process_time,
+        penalty_dtype=precision,
         **penalty,
     )[0]
 
@@ -162,19 +164,19 @@ def measure_estimates(
     model: PreTrainedModel,
     texts: list[Example],
     sizes: Mapping[str, Any],
-) -> ConsolidationPrior:
-    """Measure estimates beside plain passes, write the results, and return the Kronecker one."""
+) -> ConsolidationPrior | None:
+    """Measure estimates beside plain passes, write the results, and return a Kronecker one."""
     made: dict[str, ConsolidationPrior] = {}
 
     def estimate(name: str) -> None:
         made[name] = estimated(model, texts, **ESTIMATES[name])
 
     work = {"plain": partial(plain, model, texts)}
-    work |= {name: partial(estimate, name) for name in ESTIMATES}
+    work |= {name: partial(estimate, name) for name in arguments.estimates}
     rounds = alternate(
         {name: on_the_cpu(own) for name, own in work.items()}, arguments.repetitions, uncounted=0
     )
-    over_plain = {own: ratio(rounds, own, "plain")["median"] for own in ESTIMATES}
+    over_plain = {own: ratio(rounds, own, "plain")["median"] for own in arguments.estimates}
     write(
         arguments,
         f"causal-estimate-{arguments.texts}",
@@ -187,14 +189,20 @@ def measure_estimates(
         rounds=rounds,
         unit=UNIT,
     )
-    return made["Kronecker"]
+    return made.get("Kronecker")
 
 
-def main() -> None:
-    """Measure and write the results."""
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
     parser = command_line(__doc__)
     parser.add_argument("--model", default="smollm2", help="folder or Hub name")
     parser.add_argument("--what", choices=("estimate", "training"), help="measure this alone")
+    parser.add_argument(
+        "--estimates", nargs="+", choices=ESTIMATES, default=list(ESTIMATES), help="these alone"
+    )
+    parser.add_argument(
+        "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of training"
+    )
     parser.add_argument("--texts", type=int, default=64, help="of the prior")
     parser.add_argument("--tokens", type=int, default=96, help="of a text")
     parser.add_argument("--rank", type=int, default=64, help="of the published prior, in bfloat16")
@@ -203,10 +211,17 @@ def main() -> None:
     arguments = start(parser, least=1)
     if arguments.tiny:
         arguments.texts, arguments.tokens, arguments.rank, arguments.repetitions = 8, 12, 4, 1
+    return arguments
+
+
+def main() -> None:
+    """Measure and write the results."""
+    arguments = parsed()
     if arguments.setup:
         folder = Path(arguments.work)
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-        step_of(arguments.setup, loaded.to(arguments.device), folder, arguments.tokens)
+        loaded.to(arguments.device)
+        step_of(arguments.setup, loaded, folder, arguments.tokens, arguments.precision)
         print(json.dumps(peak_memory(arguments.device)))
         return
     model = model_of(arguments.model, arguments.tiny).to(arguments.device)
@@ -219,12 +234,12 @@ def main() -> None:
         "texts": arguments.texts,
         "tokens of a text": arguments.tokens,
     }
-    if arguments.what == "training":
-        whole = estimated(model, texts)
-    else:
+    whole = None
+    if arguments.what != "training":
         whole = measure_estimates(arguments, model, texts, sizes)
         if arguments.what:
             return
+    whole = whole or estimated(model, texts)
     in_half = without_rare_inputs(whole).compress(dtype=torch.bfloat16)
     published = without_rare_inputs(whole).compress(rank=arguments.rank, dtype=torch.bfloat16)
     name = f"published, rank {arguments.rank}, bfloat16"
@@ -240,8 +255,9 @@ def main() -> None:
         whole.save_pretrained(folder / "whole")
         published.save_pretrained(folder / "published")
         del whole, in_half, published, priors
+        given = model, folder, arguments.tokens, arguments.precision
         of_steps = alternate(
-            {own: partial(step_of, own, model, folder, arguments.tokens) for own in STEPS_WITH},
+            {own: partial(step_of, own, *given) for own in STEPS_WITH},
             arguments.repetitions,
             uncounted=0,
         )
@@ -263,8 +279,8 @@ def main() -> None:
     rows += [{"what": "bytes", "contestant": row.pop("prior"), **row} for row in of_priors]
     write(
         arguments,
-        "causal",
-        sizes=sizes | {"texts of a step": STEP_BATCH},
+        "causal" if arguments.precision == "bfloat16" else f"causal-{arguments.precision}",
+        sizes=sizes | {"texts of a step": STEP_BATCH, "training": arguments.precision},
         rows=rows,
         goals=goals,
         rounds=of_steps,

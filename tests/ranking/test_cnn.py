@@ -98,7 +98,9 @@ def test_padding_embedding_stays_zero(model, batch):
     batch["input_ids"][..., 0] = 0
     model(**batch, labels=torch.tensor([0, 3, 1])).loss.backward()
     assert (model.embeddings.weight.grad[0] == 0).all()
-    assert all((p.grad != 0).any() for p in model.parameters())
+    others = dict(model.named_parameters())
+    del others["classifier.bias"]  # which shifts all candidates alike
+    assert all((p.grad != 0).any() for p in others.values())
 
 
 def test_initializer_range_sets_the_embeddings():

@@ -266,7 +266,8 @@ def test_two_processes_learn_and_remember_what_one_does(recipes, tier1, tmp_path
     # A bias that shifts all candidates alike has no gradient but rounding errors, which Adam blows
     # up; the classifier's input moves with the one below it.
     for name in (name for name in expected if not name.endswith(("bias", "classifier/A"))):
-        atol = 1e-2 if "probes" in name else 1e-3  # what the model says of them, after all layers
+        # What the model says of probes and reads in its upper layers is after those below.
+        atol = 1e-2 if "probes" in name or name.endswith("dense/A") else 1e-3
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=atol, msg=name)
         if "curvature" not in name and "probes" not in name:
             start_name = f"model.safetensors/{name.rpartition('/')[2]}"

@@ -89,6 +89,12 @@ def test_the_threshold_is_the_best_of_all(seed):
                 best_threshold(p, right, linkable, wanted)
 
 
+def test_the_threshold_gives_what_it_was_chosen_by_whatever_rounding_does():
+    p, right = np.array([0.9, 0.6, 0.6 - 2e-6, 0.3]), np.array([True, True, False, False])
+    chosen = best_threshold(p, right, right, None)
+    assert list(p - 1e-6 >= chosen) == list(p + 1e-6 >= chosen) == [True, True, True, False]
+
+
 def gold(ontology):
     """Mentions by their names; every fourth is of something that the ontology does not have."""
     for n, concept in enumerate(ontology):
