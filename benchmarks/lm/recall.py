@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -106,7 +107,7 @@ def main() -> None:
         for kind, texts in sets.items()
     }
     found = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "texts": given.texts,
         "shares of tokens": shares_of,
         "rows": rows,

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -192,7 +193,7 @@ def write(
     """
     results = {
         "benchmark": name,
-        "command": " ".join([*_allocator(), "python", *sys.argv]),
+        "command": shlex.join([*_allocator(), "python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(arguments),
         "sizes": dict(sizes),

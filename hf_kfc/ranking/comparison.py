@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -314,8 +315,9 @@ def require_matplotlib() -> None:
 
 
 def command() -> str:
-    """Return the command line, from the script on."""
-    return " ".join(sys.argv)
+    """Return the command line, from the script on, as it can be typed again."""
+    script, *words = sys.argv
+    return " ".join([script, *map(shlex.quote, words)])
 
 
 def versions() -> dict[str, str]:

@@ -47,9 +47,9 @@ def test_table_tells_change_and_reduction_of_every_method(comparison):
 
 
 def test_to_dict_has_everything_needed_to_repeat_it(comparison, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["recipes/tier2.py", "--seed", "3"])
+    monkeypatch.setattr("sys.argv", ["recipes/tier2.py", "--seed", "3", "--data_dir", "my data"])
     values = comparison.to_dict()
-    assert values["command"] == "recipes/tier2.py --seed 3"
+    assert values["command"] == "recipes/tier2.py --seed 3 --data_dir 'my data'"
     assert set(values["versions"]) == {
         *("python", "hf_kfc", "torch", "transformers", "datasets", "accelerate")
     }
