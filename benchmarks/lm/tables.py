@@ -262,7 +262,7 @@ def draw(records: Records, path: Path) -> None:
         for point, record in records.items():
             place = record["meter"]["kl"], record["general"]["cross_entropy"]
             right.scatter(*place, color=_color(point.method), s=25)
-        right.set_xlabel("meter: KL(anchor ‖ model) on sampled texts (nats)")
+        right.set_xlabel("meter: KL on sampled texts (nats)")
         right.set_ylabel("general cross entropy (nats)")
         figure.savefig(path, metadata={"Date": None})
 
