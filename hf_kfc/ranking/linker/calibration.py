@@ -219,7 +219,7 @@ def best_threshold(
             highest F1.
 
     Returns:
-        One of the probabilities, less what rounding makes of it.
+        One of the probabilities, less what rounding makes of it, and above the next lower one.
 
     Raises:
         DataError: No threshold reaches the precision.
@@ -228,13 +228,14 @@ def best_threshold(
     p, hits = probabilities[order], np.cumsum(right[order])
     given = np.arange(1, len(p) + 1)
     # A threshold takes all that are as probable: only where the next is less can it stand.
-    stands = p - np.append(p[1:], 0.0) > 2 * _ROUNDING
+    gaps = p - np.append(p[1:], 0.0)
+    stands, thresholds = gaps > 0, p - np.minimum(_ROUNDING, gaps / 2)
     if not stands.any():
         raise DataError("retrieval found no concept for any development mention; check the names")
     precision, recall = hits / given, hits / max(1, int(linkable.sum()))
     if least_precision is None:
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        return float(p[np.argmax(np.where(stands, f1, -1.0))] - _ROUNDING)
+        return float(thresholds[np.argmax(np.where(stands, f1, -1.0))])
     reaching = np.flatnonzero(stands & (precision >= least_precision))
     if not len(reaching):
         highest = precision[stands].max()
@@ -242,4 +243,4 @@ def best_threshold(
             f"no threshold reaches a precision of {least_precision} on the development mentions "
             f"(the highest is {highest:.3f}); ask for less"
         )
-    return float(p[reaching[-1]] - _ROUNDING)
+    return float(thresholds[reaching[-1]])
